@@ -1,0 +1,60 @@
+# What a newcomer types: `make demo`, `make test`. Each sets everything up first, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The Python to build .venv with; `make setup PYTHON=python3.12` picks another.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.manyhands-installed
+DOCS_STAMP := .venv/.manyhands-docs-installed
+
+# One thread per process in numeric libraries: the tests run many processes on few cores.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help setup demo test check bench docs lint format types layers clean
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(STAMP) ## build .venv with everything in it; skipped when nothing changed
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup scripts/system-packages
+	@PYTHON="$(PYTHON)" scripts/setup dev
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@PYTHON="$(PYTHON)" scripts/setup docs
+	@touch $@
+
+demo: setup ## train a network on handwritten digits with three peers on this machine
+	@$(BIN)/manyhands demo
+
+test: setup ## all tests: those in one process side by side, then real processes one at a time
+	@$(BIN)/pytest -n 2 tests --ignore=tests/processes
+	@$(BIN)/pytest tests/processes
+
+check: setup lint types layers ## what must hold before each commit; under a minute
+	@$(BIN)/pytest -q -n 2 -m "not slow" tests
+
+lint: setup ## formatting and ruff's rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy --strict
+
+layers: setup ## who may import whom
+	@$(BIN)/lint-imports
+
+format: setup ## reformat, and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup ## measure an averaging round beside gloo; prints a table
+	@$(BIN)/python benchmarks/averaging_round.py
+
+docs: $(DOCS_STAMP) ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+clean: ## remove .venv and everything built
+	rm -rf .venv site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
