@@ -1,0 +1,19 @@
+"""The DHT: a Kademlia of our own, with expiring records, subkeys and owners' signatures."""
+
+from p2p.dht.config import DhtConfig
+from p2p.dht.node import Dht, Entry, PutReport, open_dht
+from p2p.dht.record import owned_subkey
+from p2p.dht.store import StoreLimits
+from p2p.dht.validate import RecordValidator, SchemaValidator
+
+__all__ = [
+    "Dht",
+    "DhtConfig",
+    "Entry",
+    "PutReport",
+    "RecordValidator",
+    "SchemaValidator",
+    "StoreLimits",
+    "open_dht",
+    "owned_subkey",
+]

@@ -1,0 +1,213 @@
+"""The asking side of the DHT: single calls to peers, and lookups made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import TypeAlias, TypeVar
+
+import trio
+
+from p2p.dht import schema
+from p2p.dht.key import key_to_bytes
+from p2p.dht.lookup import Lookup
+from p2p.dht.reading import Sighting
+from p2p.dht.record import Record
+from p2p.dht.routing import Contact
+from p2p.dht.schema import contacts_untrusted, to_wire
+from p2p.dht.state import DhtState
+from p2p.errors import MessageInvalid, P2PError, RefusedError
+from p2p.nursery import open_service_nursery
+from p2p.rpc import Method, rpc_client
+from p2p.wire import Message
+
+Ask: TypeAlias = Callable[[Contact], Awaitable[tuple[list[Contact], Hashable]]]
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response")
+
+# A replica that pages endlessly is cut off here: more than the largest dictionary of default size.
+_PAGES_MAX = 64
+# Beyond the width of the lookup itself: spare names for those that turn out dead.
+_SPARE_CONTACTS = 3
+
+
+class DhtClient:
+    """Calls to other nodes; each answer and failure is noted in the routing table."""
+
+    def __init__(self, state: DhtState) -> None:
+        self._state = state
+        self._rpc = rpc_client(state.node, schema.SERVICE, schema.MAJOR)
+
+    async def ping(self, contact: Contact) -> None:
+        """Hear from a peer, and make ourselves known to it; raises as _call()."""
+        pong = await self._call(contact, schema.PING, schema.Ping(self._state.addresses))
+        self._state.on_answer(contact, pong.wall_ms)
+
+    async def leave(self, contact: Contact) -> None:
+        """Say farewell to a peer; raises as _call()."""
+        await self._call(contact, schema.LEAVE, schema.Leave())
+
+    async def find_nodes(
+        self, contact: Contact, targets: Sequence[int], count: int
+    ) -> list[list[Contact]]:
+        """Per target, whom the peer thinks nearest; raises as _call()."""
+        keys = tuple(key_to_bytes(target) for target in targets)
+        request = schema.FindNode(self._state.addresses, keys, count)
+        answer = await self._call(contact, schema.FIND_NODE, request)
+        self._state.on_answer(contact, answer.wall_ms)
+        if len(answer.contacts) != len(targets):
+            raise MessageInvalid("an answer per target was expected")
+        return [contacts_untrusted(named) for named in answer.contacts]
+
+    async def find_value(
+        self, contact: Contact, key: str, query: schema.Query
+    ) -> tuple[list[Contact], list[Sighting]]:
+        """Valid records that the peer holds, and whom it thinks nearest; raises as _call()."""
+        count = self._state.config.replicas + _SPARE_CONTACTS
+        contacts: list[Contact] = []
+        sightings: list[Sighting] = []
+        for page in range(_PAGES_MAX):
+            request = schema.FindValue(self._state.addresses, (query,), 0 if page else count)
+            answer = await self._call(contact, schema.FIND_VALUE, request)
+            self._state.on_answer(contact, answer.wall_ms)
+            if len(answer.found) != 1:
+                raise MessageInvalid("one answer to one query was expected")
+            found = answer.found[0]
+            if not page:
+                contacts = contacts_untrusted(found.contacts)
+            asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
+            now_s = trio.current_time()
+            sightings += [
+                Sighting(record, now_s + remaining_s)
+                for record, remaining_s in await self._state.valid_untrusted(key, asked_for)
+            ]
+            last = max((wire.subkey for wire in asked_for if wire.subkey), default=query.after)
+            if not found.more or last <= query.after:
+                break
+            query = schema.Query(query.key, None, True, last)
+        return contacts, sightings
+
+    async def store(
+        self, contact: Contact, records: Sequence[tuple[Record, float]]
+    ) -> list[schema.Answer]:
+        """Give a peer records with what is left of their lives; raises as _call()."""
+        answers: list[schema.Answer] = []
+        for request in self._store_requests(records):
+            answer = await self._call(contact, schema.STORE, request)
+            self._state.on_answer(contact, answer.wall_ms)
+            answers += answer.answers
+        if len(answers) != len(records):
+            raise MessageInvalid("an answer per record was expected")
+        return answers
+
+    def _store_requests(self, records: Sequence[tuple[Record, float]]) -> list[schema.Store]:
+        """Messages under the size limit; records of one key that follow each other share it."""
+        addresses = self._state.addresses
+        requests: list[schema.Store] = []
+        items: list[tuple[str, list[schema.WireRecord]]] = []
+        size_bytes = count = 0
+
+        def close() -> None:
+            grouped = tuple(schema.KeyRecords(key, tuple(wires)) for key, wires in items)
+            requests.append(schema.Store(addresses, grouped))
+
+        # Addresses and frame take a few hundred bytes: size_bytes of a record counts 256 over.
+        for record, remaining_s in records:
+            full = size_bytes + record.size_bytes > schema.STORE_BYTES_MAX * 3 // 4
+            if items and (full or count >= schema.RECORDS_MAX):
+                close()
+                items, size_bytes, count = [], 0, 0
+            if not items or items[-1][0] != record.key:
+                items.append((record.key, []))
+            items[-1][1].append(to_wire(record, remaining_s))
+            size_bytes += record.size_bytes
+            count += 1
+        if items:
+            close()
+        return requests
+
+    async def _call(
+        self, contact: Contact, method: Method[Request, Response], request: Request
+    ) -> Response:
+        """One call, within the configured time.
+
+        Raises:
+            P2PError: it failed; the routing table knows, unless the peer is merely busy.
+        """
+        state = self._state
+        # Wrong addresses that a liar names for an honest peer must not make it fail.
+        contact = state.table.known(contact)
+        state.node.add_addresses(contact.peer_id, contact.addresses)
+        try:
+            return await self._rpc.call(
+                contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
+            )
+        except P2PError as exc:
+            if not (isinstance(exc, RefusedError) and exc.code == "busy"):
+                state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
+            raise
+
+    async def find_nearest(self, target: int, width: int) -> Lookup:
+        """Look up the nodes nearest to a key."""
+
+        async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
+            count = min(width + _SPARE_CONTACTS, schema.CONTACTS_MAX)
+            return (await self.find_nodes(contact, [target], count))[0], None
+
+        lookup = self.lookup(target, width)
+        await self.search(lookup, ask)
+        return lookup
+
+    def lookup(
+        self, target: int, width: int, *, holders_wanted: int = 0, own_version: Hashable = None
+    ) -> Lookup:
+        """A lookup that starts from what our routing table knows."""
+        state = self._state
+        now_s = trio.current_time()
+        state.table.on_looked_up(target, now_s)
+        return Lookup(
+            target,
+            state.table.nearest(target, width + _SPARE_CONTACTS, now_s),
+            own_id=state.node.peer_id,
+            width=width,
+            parallelism=state.config.parallelism,
+            stall_s=state.config.stall_s,
+            holders_wanted=holders_wanted,
+            own_version=own_version,
+            avoid=lambda peer_id: state.table.shunned(peer_id, trio.current_time()),
+        )
+
+    async def search(self, lookup: Lookup, ask: Ask) -> None:
+        """Drive a lookup to its end; queries still under way then are dropped."""
+        table = self._state.table
+        woken = trio.Event()
+
+        async def query(contact: Contact) -> None:
+            nonlocal woken
+            try:
+                named, version = await ask(contact)
+            except P2PError:
+                lookup.on_failure(contact.peer_id)
+            else:
+                for other in named:
+                    table.on_heard_of(other, trio.current_time())
+                lookup.on_answer(contact.peer_id, named, version)
+            woken.set()
+
+        async with open_service_nursery() as nursery:
+            while not lookup.done:
+                for contact in lookup.next_queries(trio.current_time()):
+                    nursery.start_soon(query, contact)
+                due_s = lookup.deadline_s
+                with trio.move_on_at(trio.current_time() + 3600 if due_s is None else due_s):
+                    await woken.wait()
+                woken = trio.Event()
+                lookup.on_deadline(trio.current_time())
+        for contact in lookup.unanswered:
+            table.on_failed(contact.peer_id, contact.key, trio.current_time())
+
+
+def _answers(query: schema.Query, subkey: str | None) -> bool:
+    """Whether a record of this subkey is what was asked for."""
+    if query.dictionary:
+        return subkey is not None and subkey > query.after
+    return subkey == query.subkey

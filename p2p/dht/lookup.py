@@ -1,0 +1,227 @@
+"""Iterative lookup: ask ever nearer peers, a few at a time, until the nearest have answered.
+
+    a candidate is   after
+    WAITING          being named by somebody
+    ASKED            next_queries()
+    STALLED          no answer for ``stall_s``: others are asked meanwhile, a late answer counts
+    ANSWERED         on_answer()
+    FAILED           on_failure()
+
+The *front* is the ``width`` nearest candidates that neither failed nor stall, no more than two of
+one address range while there are others. The lookup is done when the whole front has answered;
+or, when looking for a value, as soon as ``holders_wanted`` peers hold the same version of it.
+
+Who names peers that turn out dead is believed less: once three peers named by nobody else have
+failed, the rest of what it named waits behind all other candidates. A liar thus costs a lookup
+three timeouts, not its success.
+
+Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.3.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from p2p.dht.routing import Contact, choose_diverse
+from p2p.peer_id import PeerId
+
+# A peer that named so many dead peers on its own is believed less.
+DEAD_NAMED_MAX = 3
+# Far more than a lookup in a swarm of millions takes; a bound against endless inventions.
+QUERIES_MAX = 128
+CANDIDATES_MAX = 256
+# Of one candidate, from all who name it.
+ADDRESSES_MAX = 8
+
+
+class _State(Enum):
+    WAITING = "waiting"
+    ASKED = "asked"
+    STALLED = "stalled"
+    ANSWERED = "answered"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class _Candidate:
+    contact: Contact
+    distance: int
+    state: _State = _State.WAITING
+    asked_at_s: float = 0.0
+    named_by: list[PeerId] = field(default_factory=list)
+    """Who told us of it; empty when it came from our own table."""
+
+
+class Lookup:
+    """One search for the peers nearest to a key, or for a value they hold."""
+
+    def __init__(
+        self,
+        target: int,
+        seeds: Iterable[Contact],
+        *,
+        own_id: PeerId,
+        width: int,
+        parallelism: int,
+        stall_s: float,
+        holders_wanted: int = 0,
+        own_version: Hashable = None,
+        avoid: Callable[[PeerId], bool] = lambda _: False,
+    ) -> None:
+        self._target = target
+        self._own_id = own_id
+        self._width = width
+        self._parallelism = parallelism
+        self._stall_s = stall_s
+        self._holders_wanted = holders_wanted
+        self._avoid = avoid
+        self._candidates: dict[PeerId, _Candidate] = {}
+        self._by_distance: list[_Candidate] = []
+        self._dead_named: dict[PeerId, int] = {}
+        self._versions: list[Hashable] = [] if own_version is None else [own_version]
+        self._queries = 0
+        self._front: list[_Candidate] | None = None
+        for seed in seeds:
+            self._add(seed, None)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to learn."""
+        if self._holders_wanted and len(self._versions) >= self._holders_wanted:
+            # Holders that disagree are a reason to hear all of the nearest ones.
+            agreed = max(self._versions.count(version) for version in set(self._versions))
+            if agreed >= self._holders_wanted:
+                return True
+        if self._queries >= QUERIES_MAX:
+            return self._asked == 0
+        front = self._current_front()
+        if not front and self.unanswered:
+            # Slow peers are better than none.
+            return False
+        return all(candidate.state is _State.ANSWERED for candidate in front)
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When on_deadline() is due."""
+        asked = [c.asked_at_s for c in self._candidates.values() if c.state is _State.ASKED]
+        return min(asked) + self._stall_s if asked else None
+
+    @property
+    def unanswered(self) -> list[Contact]:
+        """Peers that have stalled and never answered."""
+        return [c.contact for c in self._by_distance if c.state is _State.STALLED]
+
+    @property
+    def hops(self) -> int:
+        """How many queries were sent."""
+        return self._queries
+
+    @property
+    def _asked(self) -> int:
+        return sum(c.state is _State.ASKED for c in self._candidates.values())
+
+    def next_queries(self, now_s: float) -> list[Contact]:
+        """Whom to ask now; each is thereby taken as asked."""
+        room = min(self._parallelism - self._asked, QUERIES_MAX - self._queries)
+        if room <= 0 or self.done:
+            return []
+        waiting = [c for c in self._current_front() if c.state is _State.WAITING][:room]
+        for candidate in waiting:
+            candidate.state = _State.ASKED
+            candidate.asked_at_s = now_s
+        self._queries += len(waiting)
+        return [candidate.contact for candidate in waiting]
+
+    def on_answer(
+        self, peer_id: PeerId, named: Iterable[Contact], version: Hashable = None
+    ) -> None:
+        """A peer named others, and perhaps holds a version of the value (None: it does not)."""
+        candidate = self._candidates.get(peer_id)
+        if candidate is None or candidate.state not in (_State.ASKED, _State.STALLED):
+            return
+        candidate.state = _State.ANSWERED
+        self._front = None
+        if version is not None:
+            self._versions.append(version)
+        for contact in named:
+            self._add(contact, peer_id)
+
+    def on_failure(self, peer_id: PeerId) -> None:
+        """A peer could not be asked, or gave no valid answer."""
+        candidate = self._candidates.get(peer_id)
+        if candidate is None or candidate.state not in (_State.ASKED, _State.STALLED):
+            return
+        if candidate.state is _State.ASKED:
+            self._blame(candidate)
+        candidate.state = _State.FAILED
+        self._front = None
+
+    def on_deadline(self, now_s: float) -> None:
+        """Peers that have been silent too long hold the others up no more."""
+        for candidate in self._candidates.values():
+            due_s = candidate.asked_at_s + self._stall_s
+            if candidate.state is _State.ASKED and due_s <= now_s:
+                candidate.state = _State.STALLED
+                self._front = None
+                self._blame(candidate)
+
+    def answered(self) -> list[Contact]:
+        """Everyone who answered, nearest first, crowded address ranges last."""
+        answered = [c.contact for c in self._by_distance if c.state is _State.ANSWERED]
+        return choose_diverse(answered, len(answered))
+
+    def _blame(self, candidate: _Candidate) -> None:
+        if len(candidate.named_by) == 1:
+            name = candidate.named_by[0]
+            self._dead_named[name] = self._dead_named.get(name, 0) + 1
+
+    def _add(self, contact: Contact, named_by: PeerId | None) -> None:
+        known = self._candidates.get(contact.peer_id)
+        if known is not None:
+            if named_by is not None and known.named_by and named_by not in known.named_by:
+                known.named_by.append(named_by)
+            if known.state is _State.WAITING and contact.addresses != known.contact.addresses:
+                # One of those who name it may be wrong about where it is.
+                both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
+                known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
+                self._front = None
+            return
+        if contact.peer_id == self._own_id or self._avoid(contact.peer_id):
+            return
+        candidate = _Candidate(contact, contact.key ^ self._target)
+        if named_by is not None:
+            candidate.named_by.append(named_by)
+        if len(self._by_distance) >= CANDIDATES_MAX:
+            waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
+            farthest = next(waiting, None)
+            if farthest is None or farthest.distance <= candidate.distance:
+                return
+            self._by_distance.remove(farthest)
+            del self._candidates[farthest.contact.peer_id]
+        self._candidates[contact.peer_id] = candidate
+        insort(self._by_distance, candidate, key=lambda c: (c.distance, c.contact.peer_id))
+        self._front = None
+
+    def _doubtful(self, candidate: _Candidate) -> bool:
+        """Whether only peers that named too many dead ones vouch for an unasked candidate."""
+        return (
+            candidate.state is _State.WAITING
+            and bool(candidate.named_by)
+            and all(self._dead_named.get(n, 0) >= DEAD_NAMED_MAX for n in candidate.named_by)
+        )
+
+    def _current_front(self) -> list[_Candidate]:
+        if self._front is None:
+            usable = [
+                candidate
+                for candidate in self._by_distance
+                if candidate.state not in (_State.FAILED, _State.STALLED)
+            ]
+            if self._dead_named:
+                usable.sort(key=self._doubtful)
+            chosen = choose_diverse((c.contact for c in usable), self._width)
+            self._front = [self._candidates[contact.peer_id] for contact in chosen]
+        return self._front

@@ -1,0 +1,327 @@
+"""The routing table: which peers we know, sorted by how much of our key they share.
+
+Each bucket holds up to ``bucket_size`` contacts and as many replacements. A contact is *confirmed*
+once it has answered or asked us something; what others merely told us of fills empty places, gives
+way to whoever speaks to us, and is never passed on.
+
+    event                       contact is          -> effect
+    on_seen (it spoke to us)    in the table        moves to the fresh end, failures forgotten
+                                new, room left      enters; an unconfirmed contact makes room
+                                new, bucket full    displaces one of a crowded address range,
+                                                    else waits among the replacements
+    on_heard_of (second hand)   new, room left      enters unconfirmed
+    on_failed                   unconfirmed         leaves
+                                confirmed           leaves at the second failure, if anybody spoke
+                                                    to us since the first: else it is our own
+                                                    network that is down
+    on_left (it said farewell)  any                 leaves
+
+Whoever failed is also shunned for a while: lookups do not try it and answers do not name it.
+Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.2, §4.1.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from p2p.address import network_of, parse_address_untrusted, scope
+from p2p.dht.key import KEY_BITS, bucket_index, random_key_in_bucket
+from p2p.errors import MessageInvalid
+from p2p.peer_id import PeerId
+
+PEERS_PER_NETWORK_MAX = 2
+"""Preferred limit of peers of one /24 or /48 in a bucket or among a record's holders."""
+FAILURES_MAX = 2
+SHUN_FIRST_S = 5.0
+SHUN_LONGEST_S = 600.0
+# Remembered failures: enough for every contact of a large table, little memory.
+_SHUNNED_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer of the DHT: who it is, where it sits, where it may be dialed."""
+
+    peer_id: PeerId
+    key: int
+    addresses: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=8192)
+def networks_of(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """The public address ranges (/24, /48) that these addresses fall into; private ones none."""
+    networks: dict[str, None] = {}
+    for text in addresses:
+        try:
+            address = parse_address_untrusted(text)
+        except MessageInvalid:
+            # A kind of address that we do not know says nothing of its owner.
+            continue
+        if scope(address) == "public":
+            networks[network_of(address.host)] = None
+    return tuple(networks)
+
+
+class NetworkTally:
+    """Counts peers by address range, so that no owner of one range fills a list."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def crowded(self, contact: Contact) -> bool:
+        """Whether one of the contact's ranges has its share already."""
+        return any(
+            self._counts.get(network, 0) >= PEERS_PER_NETWORK_MAX
+            for network in networks_of(contact.addresses)
+        )
+
+    def over(self, contact: Contact) -> bool:
+        """Whether one of the contact's ranges has more than its share."""
+        return any(
+            self._counts.get(network, 0) > PEERS_PER_NETWORK_MAX
+            for network in networks_of(contact.addresses)
+        )
+
+    def add(self, contact: Contact) -> None:
+        """Count a contact."""
+        for network in networks_of(contact.addresses):
+            self._counts[network] = self._counts.get(network, 0) + 1
+
+
+def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:
+    """The first ``count`` contacts, passing over crowded address ranges while others are left."""
+    tally = NetworkTally()
+    chosen: list[Contact] = []
+    crowded: list[Contact] = []
+    for contact in contacts:
+        if len(chosen) == count:
+            break
+        if tally.crowded(contact):
+            crowded.append(contact)
+            continue
+        tally.add(contact)
+        chosen.append(contact)
+    return chosen + crowded[: count - len(chosen)]
+
+
+@dataclass(slots=True)
+class _Place:
+    """A contact in a bucket, and how we have found it."""
+
+    contact: Contact
+    seen_at_s: float
+    confirmed: bool
+    failures: int = 0
+    failed_at_s: float = 0.0
+
+
+class _Bucket:
+    """Contacts by peer id, the longest unheard first, with replacements beside them."""
+
+    def __init__(self) -> None:
+        self.places: dict[PeerId, _Place] = {}
+        self.replacements: dict[PeerId, _Place] = {}
+        self.looked_up_at_s = float("-inf")
+
+
+class RoutingTable:
+    """Peers by shared prefix with our key; pure bookkeeping, fed by whoever talks to peers."""
+
+    def __init__(self, own_key: int, *, bucket_size: int = 20, bits: int = KEY_BITS) -> None:
+        self._own_key = own_key
+        self._bits = bits
+        self._bucket_size = bucket_size
+        self._buckets: dict[int, _Bucket] = {}
+        self._shunned: dict[PeerId, tuple[int, float]] = {}
+        self._last_seen_at_s = float("-inf")
+        self._looked_up_own_at_s = float("-inf")
+
+    def __len__(self) -> int:
+        return sum(len(bucket.places) for bucket in self._buckets.values())
+
+    def __contains__(self, peer_id: object) -> bool:
+        return any(peer_id in bucket.places for bucket in self._buckets.values())
+
+    @property
+    def contacts(self) -> list[Contact]:
+        """Everyone in the table, the farthest bucket first."""
+        return [place.contact for place in self._places()]
+
+    @property
+    def confirmed(self) -> list[Contact]:
+        """Everyone in the table who spoke to us."""
+        return [place.contact for place in self._places() if place.confirmed]
+
+    def known(self, contact: Contact) -> Contact:
+        """Our own knowledge of a peer that somebody else named, if it spoke to us before."""
+        bucket = self._buckets.get(bucket_index(self._own_key, contact.key, self._bits))
+        place = bucket.places.get(contact.peer_id) if bucket is not None else None
+        return place.contact if place is not None and place.confirmed else contact
+
+    def _places(self) -> Iterator[_Place]:
+        for index in sorted(self._buckets):
+            yield from self._buckets[index].places.values()
+
+    def _bucket_of(self, key: int) -> _Bucket:
+        index = bucket_index(self._own_key, key, self._bits)
+        return self._buckets.setdefault(index, _Bucket())
+
+    def on_seen(self, contact: Contact, now_s: float) -> bool:
+        """A peer that can be dialed spoke to us; returns True when it is newly confirmed."""
+        self._last_seen_at_s = now_s
+        self._shunned.pop(contact.peer_id, None)
+        if contact.key == self._own_key:
+            return False
+        bucket = self._bucket_of(contact.key)
+        known = bucket.places.pop(contact.peer_id, None)
+        if known is not None:
+            newly_confirmed = not known.confirmed
+            if known.contact.addresses != contact.addresses and contact.addresses:
+                known.contact = contact
+            known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
+            bucket.places[contact.peer_id] = known
+            return newly_confirmed
+        bucket.replacements.pop(contact.peer_id, None)
+        place = _Place(contact, now_s, confirmed=True)
+        if len(bucket.places) >= self._bucket_size:
+            displaced = self._displaceable(bucket, contact)
+            if displaced is None:
+                bucket.replacements[contact.peer_id] = place
+                if len(bucket.replacements) > self._bucket_size:
+                    del bucket.replacements[next(iter(bucket.replacements))]
+                return False
+            del bucket.places[displaced]
+        bucket.places[contact.peer_id] = place
+        return True
+
+    def _displaceable(self, bucket: _Bucket, newcomer: Contact) -> PeerId | None:
+        """Who makes room: an unconfirmed contact, else the newest of a crowded address range."""
+        tally = NetworkTally()
+        for peer_id, place in bucket.places.items():
+            if not place.confirmed:
+                return peer_id
+            tally.add(place.contact)
+        if tally.crowded(newcomer):
+            return None
+        for peer_id, place in reversed(bucket.places.items()):
+            if tally.over(place.contact):
+                return peer_id
+        return None
+
+    def on_heard_of(self, contact: Contact, now_s: float) -> None:
+        """Somebody told us of a peer: worth a try where we have a place to fill."""
+        if contact.key == self._own_key or self.shunned(contact.peer_id, now_s):
+            return
+        bucket = self._bucket_of(contact.key)
+        if contact.peer_id in bucket.places or len(bucket.places) >= self._bucket_size:
+            return
+        # At the stale end, so that it is the first to be tried and the first to go.
+        bucket.places = {
+            contact.peer_id: _Place(contact, float("-inf"), confirmed=False),
+            **bucket.places,
+        }
+
+    def on_failed(self, peer_id: PeerId, key: int, now_s: float) -> None:
+        """A peer could not be reached or did not answer."""
+        failures = self._shunned.pop(peer_id, (0, 0.0))[0] + 1
+        shun_s = min(SHUN_FIRST_S * 2.0 ** (failures - 1), SHUN_LONGEST_S)
+        self._shunned[peer_id] = (failures, now_s + shun_s)
+        if len(self._shunned) > _SHUNNED_MAX:
+            del self._shunned[next(iter(self._shunned))]
+        bucket = self._buckets.get(bucket_index(self._own_key, key, self._bits))
+        if bucket is None:
+            return
+        bucket.replacements.pop(peer_id, None)
+        place = bucket.places.get(peer_id)
+        if place is None:
+            return
+        if place.failures == 0:
+            place.failed_at_s = now_s
+        place.failures += 1
+        somebody_spoke = self._last_seen_at_s > place.failed_at_s
+        if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):
+            self._remove(bucket, peer_id)
+
+    def on_left(self, peer_id: PeerId, key: int) -> None:
+        """A peer said farewell."""
+        bucket = self._buckets.get(bucket_index(self._own_key, key, self._bits))
+        if bucket is not None:
+            bucket.replacements.pop(peer_id, None)
+            self._remove(bucket, peer_id)
+
+    def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
+        """Take a contact out; the most recently heard replacement takes its place."""
+        if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
+            substitute_id, substitute = bucket.replacements.popitem()
+            bucket.places[substitute_id] = substitute
+
+    def shunned(self, peer_id: PeerId, now_s: float) -> bool:
+        """Whether the peer failed so recently that trying it again would be a waste."""
+        return now_s < self._shunned.get(peer_id, (0, 0.0))[1]
+
+    def nearest(
+        self, target: int, count: int, now_s: float, *, confirmed_only: bool = False
+    ) -> list[Contact]:
+        """The contacts nearest to a key, nearest first, without those that just failed."""
+        usable = [
+            place.contact
+            for place in self._places()
+            if (place.confirmed or not confirmed_only)
+            and not (place.failures and self.shunned(place.contact.peer_id, now_s))
+        ]
+        usable.sort(key=lambda contact: contact.key ^ target)
+        return usable[:count]
+
+    def stale(
+        self, now_s: float, count: int, idle_s_max: Callable[[PeerId], float]
+    ) -> list[Contact]:
+        """Contacts unheard for longer than each may be, or failing, the stalest first."""
+        idle = [
+            place
+            for place in self._places()
+            if not self.shunned(place.contact.peer_id, now_s)
+            and (
+                place.failures
+                or not place.confirmed
+                or now_s - place.seen_at_s >= idle_s_max(place.contact.peer_id)
+            )
+        ]
+        idle.sort(key=lambda place: (place.seen_at_s, place.contact.key))
+        return [place.contact for place in idle[:count]]
+
+    def witness(self) -> Contact | None:
+        """The contact heard last, if another one fails: does it speak, that one is to blame."""
+        places = list(self._places())
+        if not any(place.failures for place in places):
+            return None
+        sound = [place for place in places if place.confirmed and not place.failures]
+        return max(sound, key=lambda place: place.seen_at_s).contact if sound else None
+
+    def on_looked_up(self, target: int, now_s: float) -> None:
+        """A lookup went through the bucket of this key, so it needs no refresh for a while."""
+        if target == self._own_key:
+            self._looked_up_own_at_s = now_s
+        else:
+            self._bucket_of(target).looked_up_at_s = now_s
+
+    def refresh_targets(self, now_s: float, idle_s: float, rng: random.Random) -> list[int]:
+        """Keys to look up so that every bucket is filled: none that was looked up of late.
+
+        Our own key serves the deep buckets, which together hold no more than one lookup finds.
+        """
+        deepest = max((i for i, b in self._buckets.items() if b.places), default=-1)
+        neighbours = 0
+        targets = []
+        for index in range(deepest, -1, -1):
+            bucket = self._buckets.get(index)
+            neighbours += len(bucket.places) if bucket else 0
+            if neighbours > self._bucket_size and (
+                bucket is None or bucket.looked_up_at_s <= now_s - idle_s
+            ):
+                targets.append(random_key_in_bucket(self._own_key, index, rng, self._bits))
+        if self._looked_up_own_at_s <= now_s - idle_s:
+            targets.append(self._own_key)
+        return targets[::-1]

@@ -1,0 +1,114 @@
+"""The serving side of the DHT: answers what other peers ask."""
+
+from __future__ import annotations
+
+import trio
+
+from p2p.dht import schema
+from p2p.dht.key import key_from_bytes, node_key
+from p2p.dht.record import Record
+from p2p.dht.schema import from_wire, to_wire, to_wire_contact
+from p2p.dht.state import DhtState
+from p2p.dht.store import Held, StoreCode
+from p2p.errors import RefusedError
+from p2p.peer_id import PeerId
+from p2p.rpc import RpcService
+
+
+class DhtServer:
+    """Handlers of the five methods, over the shared state."""
+
+    def __init__(self, state: DhtState) -> None:
+        self._state = state
+
+    def service(self) -> RpcService:
+        """The RPC service to be served while the DHT is open."""
+        service = RpcService(schema.SERVICE, schema.MAJOR)
+        service.unary(schema.PING, self._on_ping)
+        service.unary(schema.FIND_NODE, self._on_find_node)
+        service.unary(schema.FIND_VALUE, self._on_find_value)
+        service.unary(schema.STORE, self._on_store)
+        service.unary(schema.LEAVE, self._on_leave)
+        return service
+
+    async def _on_ping(self, caller: PeerId, request: schema.Ping) -> schema.Pong:
+        self._state.on_request(caller, request.addresses)
+        return schema.Pong(self._state.wall_ms)
+
+    async def _on_leave(self, caller: PeerId, request: schema.Leave) -> schema.Left:
+        self._state.table.on_left(caller, node_key(caller))
+        return schema.Left()
+
+    async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
+        self._state.on_request(caller, request.addresses)
+        contacts = tuple(
+            self._nearest(key_from_bytes(target), request.count, caller)
+            for target in request.targets
+        )
+        return schema.FoundNodes(self._state.wall_ms, contacts)
+
+    async def _on_find_value(self, caller: PeerId, request: schema.FindValue) -> schema.FoundValues:
+        self._state.on_request(caller, request.addresses)
+        room_bytes, room_records = schema.PAGE_BYTES_MAX, schema.RECORDS_MAX
+        found = []
+        for query in request.queries:
+            key = key_from_bytes(query.key)
+            held, more = self._held(query, key, room_bytes, room_records)
+            room_bytes -= sum(item.record.size_bytes for item in held)
+            room_records -= len(held)
+            now_s = trio.current_time()
+            records = tuple(to_wire(item.record, item.expires_at_s - now_s) for item in held)
+            contacts = self._nearest(key, request.count, caller)
+            found.append(schema.Found(contacts, records, more))
+        return schema.FoundValues(self._state.wall_ms, tuple(found))
+
+    def _held(
+        self, query: schema.Query, key: int, room_bytes: int, room_records: int
+    ) -> tuple[list[Held], bool]:
+        """What we hold of a query, as far as there is room; a first record always fits."""
+        now_s = trio.current_time()
+        if not query.dictionary:
+            held = self._state.store.get(key, query.subkey, now_s)
+            return ([held] if held is not None else []), False
+        if room_bytes <= 0 or room_records <= 0:
+            return [], True
+        page, more = self._state.store.dictionary(key, query.after, room_bytes, now_s)
+        return page[:room_records], more or len(page) > room_records
+
+    def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:
+        """Contacts that we have heard ourselves, without the caller, who knows itself."""
+        nearest = self._state.table.nearest(
+            key, count + 1, trio.current_time(), confirmed_only=True
+        )
+        others = [contact for contact in nearest if contact.peer_id != caller]
+        return tuple(to_wire_contact(contact) for contact in others[:count])
+
+    async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
+        self._state.on_request(caller, request.addresses)
+        records: list[Record] = []
+        remaining_ms: list[int] = []
+        for item in request.items:
+            for wire in item.records:
+                records.append(from_wire(item.key, wire))
+                remaining_ms.append(wire.remaining_ms)
+        if len(records) > schema.RECORDS_MAX:
+            raise RefusedError("invalid", f"more than {schema.RECORDS_MAX} records at once")
+        complaints = await self._state.complaints_untrusted(records)
+        now_s = trio.current_time()
+        answers = []
+        for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
+            if complaint is not None:
+                answers.append(_refusal(complaint))
+                continue
+            result = self._state.store.put(
+                record, remaining_s=remaining / 1000, source=caller, now_s=now_s
+            )
+            if result.code is StoreCode.REFUSED:
+                answers.append(_refusal(result.reason))
+            else:
+                answers.append(schema.Answer(result.code, result.sequence))
+        return schema.Stored(self._state.wall_ms, tuple(answers))
+
+
+def _refusal(reason: str) -> schema.Answer:
+    return schema.Answer(StoreCode.REFUSED, 0, reason[: schema.REASON_LENGTH_MAX])

@@ -1,0 +1,34 @@
+"""The swarm's median clock, by which the age of signed records is judged."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from statistics import median_low
+
+from p2p.peer_id import PeerId
+
+# Enough for a steady median, few enough that it costs nothing.
+_PEERS_MAX = 64
+
+
+class MedianClock:
+    """How far our wall clock is from the median of our peers' clocks, as they report them."""
+
+    def __init__(self) -> None:
+        self._offsets_s: OrderedDict[PeerId, float] = OrderedDict()
+        self._offset_s: float | None = 0.0
+
+    def on_answer(self, peer_id: PeerId, their_wall_s: float, our_wall_s: float) -> None:
+        """A peer said what time it believes it is; the newest word of each counts."""
+        self._offsets_s[peer_id] = their_wall_s - our_wall_s
+        self._offsets_s.move_to_end(peer_id)
+        if len(self._offsets_s) > _PEERS_MAX:
+            self._offsets_s.popitem(last=False)
+        self._offset_s = None
+
+    @property
+    def offset_s(self) -> float:
+        """To be added to our wall time; zero while we have heard nobody."""
+        if self._offset_s is None:
+            self._offset_s = median_low(self._offsets_s.values())
+        return self._offset_s

@@ -1,0 +1,140 @@
+"""DhtState: what serving others and asking others have in common."""
+
+from __future__ import annotations
+
+import trio
+
+from p2p.dht.config import DhtConfig
+from p2p.dht.key import node_key
+from p2p.dht.record import Record
+from p2p.dht.routing import Contact, RoutingTable
+from p2p.dht.schema import (
+    ADDRESS_LENGTH_MAX,
+    ADDRESSES_MAX,
+    WireRecord,
+    contact_untrusted,
+    from_wire,
+)
+from p2p.dht.skew import MedianClock
+from p2p.dht.store import Held, RecordStore
+from p2p.dht.validate import ValidatorChain, signature_complaints
+from p2p.node import Node
+from p2p.peer_id import PeerId
+
+# Fewer signatures than this take under 3 ms: not worth a thread.
+_INLINE_SIGNATURES_MAX = 16
+# One piece of work for a thread: some 10 ms.
+_SIGNATURES_PER_PIECE = 64
+
+
+class DhtState:
+    """A node's routing table, records, validators and notion of time."""
+
+    def __init__(self, node: Node, config: DhtConfig) -> None:
+        self.node = node
+        self.config = config
+        self.own_key = node_key(node.peer_id)
+        self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
+        self.store = RecordStore(config.store)
+        self.chain = ValidatorChain(config.validators)
+        self.clock = MedianClock()
+        self.newcomers: dict[PeerId, Contact] = {}
+        """Newly confirmed contacts, that may have to be handed records."""
+        self.newcomer_came = trio.Event()
+        self._node_addresses: tuple[str, ...] = ()
+        self._addresses: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where we can be dialed, as we tell others: without our peer id, which they know."""
+        current = self.node.addresses
+        if current != self._node_addresses:
+            bare = (address.removesuffix(f"/p2p/{self.node.peer_id}") for address in current)
+            fit = tuple(address for address in bare if len(address) <= ADDRESS_LENGTH_MAX)
+            self._node_addresses, self._addresses = current, fit[:ADDRESSES_MAX]
+        return self._addresses
+
+    @property
+    def wall_ms(self) -> int:
+        """What time we believe it is."""
+        return int(self.node.wall_time_s() * 1000)
+
+    @property
+    def swarm_wall_s(self) -> float:
+        """What time the median of our peers believes it is."""
+        return self.node.wall_time_s() + self.clock.offset_s
+
+    def on_request(self, caller: PeerId, addresses: tuple[str, ...]) -> None:
+        """A peer asked us something; it is a contact unless it is a client."""
+        if addresses:
+            self._on_seen(contact_untrusted(caller, addresses))
+
+    def on_answer(self, contact: Contact, wall_ms: int) -> None:
+        """A peer answered us."""
+        self.clock.on_answer(contact.peer_id, wall_ms / 1000, self.node.wall_time_s())
+        self._on_seen(contact)
+
+    def _on_seen(self, contact: Contact) -> None:
+        is_new = self.table.on_seen(contact, trio.current_time())
+        if is_new and not self.node.client_mode:
+            self.newcomers[contact.peer_id] = contact
+            self.newcomer_came.set()
+
+    def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
+        """Who should hold a key as far as we know, nearest first, and so many next in line.
+
+        None stands for ourselves.
+        """
+        count = self.config.replicas + spare
+        nearest: list[Contact | None] = list(
+            self.table.nearest(key, count, trio.current_time(), confirmed_only=True)
+        )
+        if self.node.client_mode:
+            return nearest
+        nearest.append(None)
+        nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
+        return nearest[:count]
+
+    def own_copy(self, key: int, subkey: str | None) -> Held | None:
+        """What we hold ourselves."""
+        return self.store.get(key, subkey, trio.current_time())
+
+    async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
+        """Why each record must not be believed, or None; many signatures are checked in threads."""
+        wall_s = self.swarm_wall_s
+        signatures = self.chain.signatures
+        unknown = [i for i, record in enumerate(records) if not signatures.knows(record)]
+        refused: dict[int, str] = {}
+        if len(unknown) > _INLINE_SIGNATURES_MAX:
+            for start in range(0, len(unknown), _SIGNATURES_PER_PIECE):
+                piece = unknown[start : start + _SIGNATURES_PER_PIECE]
+                verdicts = await self.node.offload(
+                    signature_complaints, [records[i] for i in piece]
+                )
+                for i, verdict in zip(piece, verdicts, strict=True):
+                    if verdict is None:
+                        signatures.learn(records[i])
+                    else:
+                        refused[i] = verdict
+        return [
+            refused[i] if i in refused else self.chain.complaint(record, wall_s)
+            for i, record in enumerate(records)
+        ]
+
+    async def valid_untrusted(
+        self, key: str, wires: tuple[WireRecord, ...]
+    ) -> list[tuple[Record, float]]:
+        """The records of an answer that pass all validators, with what is left of their life."""
+        records = [from_wire(key, wire) for wire in wires]
+        complaints = await self.complaints_untrusted(records)
+        return [
+            (record, _life_left_s(record, wire))
+            for record, wire, complaint in zip(records, wires, complaints, strict=True)
+            if complaint is None and wire.remaining_ms > 0
+        ]
+
+
+def _life_left_s(record: Record, wire: WireRecord) -> float:
+    """What a holder says is left, but never more than the owner signed."""
+    remaining_ms = min(wire.remaining_ms, record.life_ms) if record.owner else wire.remaining_ms
+    return remaining_ms / 1000

@@ -1,0 +1,300 @@
+"""RecordStore: the records that a node holds for others, bounded in every direction.
+
+When memory runs out, whoever delivered the most bytes loses its oldest records first, so that one
+flooding peer displaces nobody but itself. What a signed record's sequence was is remembered for
+15 minutes beyond its life, so that an older one cannot come back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeAlias
+
+from p2p.dht.key import record_key
+from p2p.dht.record import CLOCK_SLACK_S, SIGNED_LIFE_S_MAX, Record, supersedes
+from p2p.peer_id import PeerId
+
+KEY_BYTES_MAX = 256
+SUBKEY_BYTES_MAX = 128
+
+Slot: TypeAlias = tuple[int, str | None]
+"""A key and a subkey."""
+
+# A sweep looks at so many records at most, about a millisecond's work; the next goes on from there.
+_SWEEP_RECORDS = 4096
+# A copy that gains less life than this is the same record passed on, not a refresh: each
+# passing-on would otherwise add the time that the message travelled.
+_REFRESH_GAIN_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreLimits:
+    """How much a node holds for others."""
+
+    value_bytes_max: int = 16_384
+    """The largest value; what is larger belongs into a download, not into the DHT."""
+    subkeys_per_key_max: int = 1024
+    """The largest dictionary; when it is full, unsigned subkeys give way to signed ones."""
+    ttl_s_max: float = 86_400.0
+    """The longest life of an unsigned record; signed ones live at most an hour."""
+    records_per_peer_max: int = 16_384
+    """Records that one peer may have delivered to us, those it handed over included."""
+    total_bytes_max: int = 32 * 2**20
+    """Memory for all records, the keeping of books included."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value_bytes_max <= 32_768:
+            raise ValueError("value_bytes_max is from 1 to 32768, to fit a message")
+        if min(self.subkeys_per_key_max, self.records_per_peer_max, self.total_bytes_max) < 1:
+            raise ValueError("limits must be positive")
+        if self.ttl_s_max < SIGNED_LIFE_S_MAX:
+            raise ValueError(f"ttl_s_max must be at least {SIGNED_LIFE_S_MAX:g}")
+
+
+class StoreCode(IntEnum):
+    """What became of an offered record."""
+
+    STORED = 0
+    OLDER = 1
+    """We hold, or remember, a newer one."""
+    REFUSED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """The outcome of offering a record."""
+
+    code: StoreCode
+    sequence: int = 0
+    """With OLDER: the higher sequence that we know."""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Held:
+    """A record in the store, and how long it lives by our clock."""
+
+    record: Record
+    expires_at_s: float
+    lives_until_s: float
+    """A signed record's first arrival plus its life: no copy can make it live longer."""
+    source: PeerId
+    refreshed_at_s: float
+    """When anybody last offered us this record: somebody else takes care of it, too."""
+
+
+@dataclass(slots=True)
+class KeyRecords:
+    """All that is held under one key."""
+
+    key: str
+    slots: dict[str | None, Held] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What remains of a signed record after its end."""
+
+    sequence: int
+    lives_until_s: float
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one peer has delivered, the oldest first."""
+
+    size_bytes: int = 0
+    slots: dict[Slot, None] = field(default_factory=dict)
+
+
+class RecordStore:
+    """Records by key and subkey; every limit is enforced on the way in."""
+
+    def __init__(self, limits: StoreLimits) -> None:
+        self._limits = limits
+        self._keys: OrderedDict[int, KeyRecords] = OrderedDict()
+        self._memories: OrderedDict[Slot, _Memory] = OrderedDict()
+        self._shares: dict[PeerId, _Share] = {}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return sum(len(share.slots) for share in self._shares.values())
+
+    def put(
+        self, record: Record, *, remaining_s: float, source: PeerId, now_s: float
+    ) -> StoreResult:
+        """Offer a record that the validators have passed."""
+        reason = self.complaint(record, remaining_s)
+        if reason is not None:
+            return StoreResult(StoreCode.REFUSED, reason=reason)
+        key = record_key(record.key)
+        slot = (key, record.subkey)
+        self._drop_if_expired(slot, now_s)
+        held = self._held(slot)
+        lives_until_s = now_s + (record.life_ms / 1000 if record.owner else remaining_s)
+        if held is not None:
+            if held.record.version == record.version:
+                return self._refresh(held, remaining_s, now_s)
+            if not supersedes(record, now_s + remaining_s, held.record, held.expires_at_s):
+                return StoreResult(StoreCode.OLDER, held.record.sequence)
+        elif (memory := self._memories.get(slot)) is not None:
+            if record.sequence < memory.sequence:
+                return StoreResult(StoreCode.OLDER, memory.sequence)
+            if record.sequence == memory.sequence:
+                lives_until_s = min(lives_until_s, memory.lives_until_s)
+        expires_at_s = min(now_s + remaining_s, lives_until_s)
+        if expires_at_s <= now_s:
+            return StoreResult(StoreCode.OLDER, record.sequence)
+        reason = self._no_room(slot, record, source)
+        if reason is not None:
+            return StoreResult(StoreCode.REFUSED, reason=reason)
+        self._insert(slot, Held(record, expires_at_s, lives_until_s, source, now_s))
+        return StoreResult(StoreCode.STORED)
+
+    def get(self, key: int, subkey: str | None, now_s: float) -> Held | None:
+        """The living record of a key and subkey."""
+        held = self._held((key, subkey))
+        return held if held is not None and held.expires_at_s > now_s else None
+
+    def dictionary(
+        self, key: int, after: str, size_bytes_max: int, now_s: float
+    ) -> tuple[list[Held], bool]:
+        """A page of a key's subkeys, in order, those behind ``after``; and whether more follow."""
+        entry = self._keys.get(key)
+        if entry is None:
+            return [], False
+        subkeys = sorted(subkey for subkey in entry.slots if subkey is not None and subkey > after)
+        page: list[Held] = []
+        size_bytes = 0
+        for subkey in subkeys:
+            held = entry.slots[subkey]
+            if held.expires_at_s <= now_s:
+                continue
+            size_bytes += held.record.size_bytes
+            if page and size_bytes > size_bytes_max:
+                return page, True
+            page.append(held)
+        return page, False
+
+    def expire(self, now_s: float) -> None:
+        """Drop what is past its life: a bounded piece of the whole, in turn."""
+        looked_at = 0
+        for _ in range(len(self._keys)):
+            if looked_at >= _SWEEP_RECORDS:
+                break
+            key, entry = next(iter(self._keys.items()))
+            self._keys.move_to_end(key)
+            looked_at += len(entry.slots)
+            for subkey in list(entry.slots):
+                self._drop_if_expired((key, subkey), now_s)
+        while self._memories:
+            slot, memory = next(iter(self._memories.items()))
+            if memory.lives_until_s + CLOCK_SLACK_S > now_s:
+                break
+            del self._memories[slot]
+
+    def living(self, now_s: float) -> Iterator[tuple[int, str, list[Held]]]:
+        """Each key with its records, for handing over; the store may change meanwhile."""
+        for key, entry in list(self._keys.items()):
+            living = [held for held in entry.slots.values() if held.expires_at_s > now_s]
+            if living:
+                yield key, entry.key, living
+
+    def complaint(self, record: Record, remaining_s: float) -> str | None:
+        """Why a record is over a limit, or None."""
+        limits = self._limits
+        if len(record.value) > limits.value_bytes_max:
+            return f"the value is larger than {limits.value_bytes_max} bytes"
+        if not 0 < len(record.key.encode()) <= KEY_BYTES_MAX:
+            return f"a key has from 1 to {KEY_BYTES_MAX} bytes"
+        if record.subkey is not None and len(record.subkey.encode()) > SUBKEY_BYTES_MAX:
+            return f"a subkey has at most {SUBKEY_BYTES_MAX} bytes"
+        longest_s = record.life_ms / 1000 if record.owner else limits.ttl_s_max
+        if not 0 < remaining_s <= longest_s:
+            return f"it may live from 0 to {longest_s:g} s, not {remaining_s:g}"
+        return None
+
+    def _held(self, slot: Slot) -> Held | None:
+        entry = self._keys.get(slot[0])
+        return entry.slots.get(slot[1]) if entry is not None else None
+
+    def _refresh(self, held: Held, remaining_s: float, now_s: float) -> StoreResult:
+        held.refreshed_at_s = now_s
+        if held.record.owner is None:
+            held.lives_until_s = max(held.lives_until_s, now_s + remaining_s)
+        expires_at_s = min(now_s + remaining_s, held.lives_until_s)
+        if expires_at_s > held.expires_at_s + _REFRESH_GAIN_S:
+            held.expires_at_s = expires_at_s
+        return StoreResult(StoreCode.STORED)
+
+    def _no_room(self, slot: Slot, record: Record, source: PeerId) -> str | None:
+        """Make room for a record, or say why there is none."""
+        limits = self._limits
+        share = self._shares.get(source) or _Share()
+        if slot not in share.slots and len(share.slots) >= limits.records_per_peer_max:
+            return f"you have {len(share.slots)} records here, as many as a peer may"
+        entry = self._keys.get(slot[0])
+        if (
+            entry is not None
+            and slot[1] not in entry.slots
+            and len(entry.slots) >= limits.subkeys_per_key_max
+        ):
+            unsigned = [held for held in entry.slots.values() if held.record.owner is None]
+            if record.owner is None or not unsigned:
+                return f"the key has {len(entry.slots)} subkeys, as many as it may"
+            first = min(unsigned, key=lambda held: held.expires_at_s)
+            self._remove((slot[0], first.record.subkey))
+        held = self._held(slot)
+        needed = record.size_bytes - (held.record.size_bytes if held is not None else 0)
+        while self.size_bytes + needed > limits.total_bytes_max:
+            heaviest_id, heaviest = max(self._shares.items(), key=lambda item: item[1].size_bytes)
+            if heaviest_id == source or heaviest.size_bytes <= share.size_bytes + needed:
+                return "this node is full"
+            victim = next(iter(heaviest.slots))
+            if victim == slot:
+                return "this node is full"
+            self._remove(victim)
+        return None
+
+    def _insert(self, slot: Slot, held: Held) -> None:
+        if self._held(slot) is not None:
+            self._remove(slot, remember=False)
+        key, subkey = slot
+        entry = self._keys.get(key)
+        if entry is None:
+            entry = self._keys[key] = KeyRecords(held.record.key)
+        entry.slots[subkey] = held
+        share = self._shares.setdefault(held.source, _Share())
+        share.slots[slot] = None
+        share.size_bytes += held.record.size_bytes
+        self.size_bytes += held.record.size_bytes
+        self._memories.pop(slot, None)
+
+    def _remove(self, slot: Slot, *, remember: bool = True) -> None:
+        key, subkey = slot
+        entry = self._keys[key]
+        held = entry.slots.pop(subkey)
+        if not entry.slots:
+            del self._keys[key]
+        share = self._shares[held.source]
+        del share.slots[slot]
+        share.size_bytes -= held.record.size_bytes
+        if not share.slots:
+            del self._shares[held.source]
+        self.size_bytes -= held.record.size_bytes
+        if remember and held.record.owner is not None:
+            self._remember(slot, held)
+
+    def _remember(self, slot: Slot, held: Held) -> None:
+        self._memories[slot] = _Memory(held.record.sequence, held.lives_until_s)
+        # They may take a fraction of the memory of records; a flood pushes out the oldest.
+        if len(self._memories) * 1024 > self._limits.total_bytes_max:
+            self._memories.popitem(last=False)
+
+    def _drop_if_expired(self, slot: Slot, now_s: float) -> None:
+        held = self._held(slot)
+        if held is not None and held.expires_at_s <= now_s:
+            self._remove(slot)

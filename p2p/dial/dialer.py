@@ -1,0 +1,102 @@
+"""Dialer: races all addresses of a peer, shares one race among callers, keeps every cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2p.address import TcpAddress
+from p2p.errors import Attempt, UnreachableError
+from p2p.host.transport import DialError, Transport
+from p2p.peer_id import PeerId
+
+
+@dataclass
+class _Race:
+    """One race under way; those who wait for it share its outcome."""
+
+    addresses: tuple[TcpAddress, ...]
+    finished: trio.Event = field(default_factory=trio.Event)
+    error: UnreachableError | None = None
+
+
+class Dialer:
+    """Connects to peers over a transport, from a nursery of its owner.
+
+    A race belongs to the dialer, not to the caller: one caller's cancellation does not
+    fail another who waits for the same peer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        nursery: trio.Nursery,
+        *,
+        is_connected: Callable[[PeerId], bool],
+        on_reached: Callable[[PeerId, TcpAddress], None],
+        dial_timeout_s: float,
+    ) -> None:
+        self._transport = transport
+        self._nursery = nursery
+        self._is_connected = is_connected
+        self._on_reached = on_reached
+        self._dial_timeout_s = dial_timeout_s
+        self._races: dict[PeerId, _Race] = {}
+
+    async def connect(self, peer_id: PeerId, addresses: tuple[TcpAddress, ...]) -> None:
+        """Connect at whichever address answers first.
+
+        Raises:
+            UnreachableError: none did; it lists them all.
+        """
+        while not self._is_connected(peer_id):
+            race = self._races.get(peer_id)
+            joined = race is not None
+            if race is None:
+                if not addresses:
+                    raise UnreachableError(peer_id)
+                race = _Race(addresses)
+                self._nursery.start_soon(self._run, peer_id, race)
+                self._races[peer_id] = race
+            await race.finished.wait()
+            if race.error is None:
+                return
+            # A race that we only joined may not have known all of our addresses.
+            if not joined or set(addresses) <= set(race.addresses):
+                raise UnreachableError(peer_id, race.error.attempts)
+
+    async def _run(self, peer_id: PeerId, race: _Race) -> None:
+        causes: dict[TcpAddress, str] = {}
+
+        async def attempt(address: TcpAddress, nursery: trio.Nursery) -> None:
+            try:
+                with trio.fail_after(self._dial_timeout_s):
+                    await self._transport.dial(peer_id, address)
+            except DialError as exc:
+                causes[address] = str(exc)
+            except trio.TooSlowError:
+                causes[address] = f"no answer in {self._dial_timeout_s:g} s"
+            else:
+                self._on_reached(peer_id, address)
+                nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in race.addresses:
+                    nursery.start_soon(attempt, address, nursery)
+            if not self._is_connected(peer_id):
+                race.error = UnreachableError(
+                    peer_id,
+                    tuple(
+                        Attempt(str(address), causes.get(address, "lost at once"))
+                        for address in race.addresses
+                    ),
+                )
+        except trio.Cancelled:
+            race.error = UnreachableError(peer_id, (Attempt("any", "the node is closing"),))
+            raise
+        finally:
+            del self._races[peer_id]
+            race.finished.set()

@@ -1,0 +1,91 @@
+"""Connection: one socket, upgraded by Noise and yamux to streams with a proven peer."""
+
+from __future__ import annotations
+
+import trio
+
+from p2p.errors import MessageInvalid, RefusedError, StreamBroken
+from p2p.host import multistream
+from p2p.host.handshake import handshake
+from p2p.host.noise import NOISE_PROTOCOL, NoiseSession
+from p2p.host.transport import DialError
+from p2p.identity import Identity
+from p2p.peer_id import PeerId
+
+YAMUX_PROTOCOL = "/yamux/1.0.0"
+
+
+async def upgrade(
+    stream: trio.abc.HalfCloseableStream, identity: Identity, expected: PeerId | None
+) -> NoiseSession:
+    """Agree on Noise, prove identities, agree on yamux; the caller bounds the time.
+
+    Args:
+        expected: whom we dialed; None for an inbound connection.
+
+    Raises:
+        DialError: the other side is somebody else, or speaks something else.
+    """
+    dialer = expected is not None
+    try:
+        plain = _PlainBytes(stream)
+        await _agree(plain, NOISE_PROTOCOL, dialer=dialer)
+        session = NoiseSession(stream, await handshake(plain, identity, expected))
+        sealed = _SealedBytes(session)
+        await _agree(sealed, YAMUX_PROTOCOL, dialer=dialer)
+    except MessageInvalid as exc:
+        raise DialError(f"no libp2p peer of our kind there: {exc}") from exc
+    except (StreamBroken, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise DialError("the connection was closed during the handshake") from exc
+    session.push_back(sealed.unread)
+    return session
+
+
+async def _agree(stream: multistream.ByteStream, protocol: str, *, dialer: bool) -> None:
+    try:
+        if dialer:
+            await stream.send_all(multistream.proposal(protocol))
+            await multistream.read_answer_untrusted(stream, protocol)
+        else:
+            await multistream.accept_untrusted(stream, protocol.__eq__)
+    except RefusedError as exc:
+        raise DialError(f"the other side does not speak {protocol}") from exc
+
+
+class _PlainBytes:
+    """Exact reads from a socket, no further than asked."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_exactly(self, size_bytes: int) -> bytes:
+        data = b""
+        while len(data) < size_bytes:
+            part = await self._stream.receive_some(size_bytes - len(data))
+            if not part:
+                raise StreamBroken("closed")
+            data += part
+        return data
+
+
+class _SealedBytes:
+    """Exact reads from a Noise session; what comes beyond is kept in unread."""
+
+    def __init__(self, session: NoiseSession) -> None:
+        self._session = session
+        self.unread = b""
+
+    async def send_all(self, data: bytes) -> None:
+        await self._session.send([data])
+
+    async def receive_exactly(self, size_bytes: int) -> bytes:
+        while len(self.unread) < size_bytes:
+            plains = await self._session.receive()
+            if not plains:
+                raise StreamBroken("closed")
+            self.unread += b"".join(plains)
+        data, self.unread = self.unread[:size_bytes], self.unread[size_bytes:]
+        return data

@@ -1,0 +1,219 @@
+"""MuxedStream: one stream of a muxed connection, before anybody has agreed on its protocol."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+
+from p2p.errors import StreamBroken
+from p2p.host.yamux import YamuxSession
+
+STREAM_UNSENT_BYTES_MAX = 262_144
+"""What one stream may have queued; beyond it, send_all waits."""
+_READ_BYTES = 262_144
+
+
+class StreamOwner(Protocol):
+    """What a stream needs of its connection."""
+
+    session: YamuxSession
+
+    def wake_writer(self) -> None:
+        """There is something to send."""
+
+    def forget_stream(self, stream_id: int) -> None:
+        """The user of the stream has closed or reset it."""
+
+
+class MuxedStream:
+    """Never touches the socket: it only queues and takes, so a cancellation harms nobody else."""
+
+    def __init__(self, owner: StreamOwner, stream_id: int) -> None:
+        self._owner = owner
+        self._session = owner.session
+        self._id = stream_id
+        self._news = trio.Event()
+        self._pushed_back: list[bytes] = []
+        self._receiving = False
+        self._closed = False
+        self._ended = False
+        self.sending = False
+        """Whether a task is sending, perhaps waiting for room."""
+        self.broken = False
+
+    # Sending
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue all data within the bounds; a cancellation midway resets the stream."""
+        if self.sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # A copy lets the caller reuse its buffer; bytes are immutable and need none.
+        view = memoryview(data if isinstance(data, bytes) else bytes(data))
+        position = 0
+        self.sending = True
+        try:
+            while position < len(view):
+                position += self._queue(view[position:])
+                if position < len(view):
+                    await self._news.wait()
+        except trio.Cancelled:
+            if position:
+                self.reset()
+            raise
+        finally:
+            self.sending = False
+        self._check_sendable()
+
+    def _queue(self, view: memoryview) -> int:
+        self._check_sendable()
+        room = self._session.room_bytes(self._id, STREAM_UNSENT_BYTES_MAX)
+        part = view[:room]
+        if part:
+            self._session.send(self._id, part)
+            self._owner.wake_writer()
+        return len(part)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until something can be queued."""
+        if self.sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.sending = True
+        try:
+            self._check_sendable()
+            while not self._session.room_bytes(self._id, STREAM_UNSENT_BYTES_MAX):
+                await self._news.wait()
+                self._check_sendable()
+        finally:
+            self.sending = False
+
+    async def send_eof(self) -> None:
+        """Promise to send no more; harmless when repeated."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
+        if self.broken:
+            raise StreamBroken("the stream was reset or its connection lost")
+        if self._session.is_open(self._id):
+            self._session.finish(self._id)
+            self._owner.wake_writer()
+
+    def _check_sendable(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
+        if self.broken:
+            raise StreamBroken("the stream was reset or its connection lost")
+        if not self._session.is_open(self._id) or self._session.finished(self._id):
+            raise trio.ClosedResourceError("the stream has been finished for sending")
+
+    # Receiving
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Some bytes as soon as there are any; empty at the end."""
+        limit = max_bytes if max_bytes is not None else _READ_BYTES
+        if limit < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._receiving = True
+        try:
+            while (data := self._take(limit)) is None:
+                await self._news.wait()
+        finally:
+            self._receiving = False
+        return data
+
+    def _take(self, limit: int) -> bytes | None:
+        """What can be had at once: bytes, the end, or None for nothing yet."""
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
+        if self._pushed_back:
+            return self._take_pushed_back(limit)
+        session = self._session
+        # What came before the connection was lost is still good; after a reset it is gone.
+        if session.is_open(self._id):
+            if session.unread_bytes(self._id):
+                data = session.take(self._id, limit)
+                self._owner.wake_writer()
+                self._ended = not session.is_open(self._id)
+                return data
+            if session.remote_finished(self._id):
+                return b""
+        if self._ended:
+            return b""
+        if self.broken:
+            raise StreamBroken("the stream was reset or its connection lost")
+        return None if session.is_open(self._id) else b""
+
+    def _take_pushed_back(self, limit: int) -> bytes:
+        part = self._pushed_back.pop(0)
+        if len(part) > limit:
+            self._pushed_back.insert(0, part[limit:])
+            part = part[:limit]
+        return part
+
+    async def receive_exactly(self, size_bytes: int) -> bytes:
+        """Exactly so many bytes; a cancelled call gives back what it had."""
+        parts: list[bytes] = []
+        left = size_bytes
+        try:
+            while left:
+                part = await self.receive_some(left)
+                if not part:
+                    raise StreamBroken(f"the stream ended {left} bytes early")
+                parts.append(part)
+                left -= len(part)
+        except trio.Cancelled:
+            self._pushed_back[:0] = parts
+            raise
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # The end
+
+    def reset(self) -> None:
+        """End both ways at once."""
+        if not self._closed:
+            self._session.reset(self._id)
+            self._owner.wake_writer()
+            self._owner.forget_stream(self._id)
+            self._pushed_back.clear()
+            self._ended = False
+            self.mark_broken()
+
+    async def aclose(self) -> None:
+        """Close: what is queued still goes out, what comes is not read."""
+        if self.sending:
+            # Half of what another task sends is queued; an orderly end would pass it off as all.
+            self.reset()
+        if not self._closed:
+            self._closed = True
+            self._session.abandon(self._id)
+            self._owner.wake_writer()
+            self._owner.forget_stream(self._id)
+            self.on_news()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_broken(self) -> None:
+        """Wait for a reset or the loss of the connection; an orderly end does not count."""
+        while not self.broken:
+            await self._news.wait()
+
+    def on_news(self) -> None:
+        """Wake whoever waits on this stream."""
+        self._news.set()
+        self._news = trio.Event()
+
+    def mark_broken(self) -> None:
+        """The stream has been reset, or its connection lost."""
+        self.broken = True
+        self.on_news()
+
+    def mark_lost(self) -> None:
+        """The connection is lost; a stream that both sides had finished stays well ended."""
+        self._ended = self._ended or not self._session.is_open(self._id)
+        self.mark_broken()

@@ -1,0 +1,186 @@
+"""Muxer: drives one yamux session over one Noise session, and hands out its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from p2p.errors import StreamBroken
+from p2p.host.budget import Share
+from p2p.host.muxed_stream import MuxedStream
+from p2p.host.noise import NoiseSession
+from p2p.host.yamux import YamuxSession
+from p2p.host.yamux_frame import YamuxViolation
+
+_BATCH_BYTES = 262_144
+KEEPALIVE_INTERVAL_S = 5.0
+KEEPALIVE_TICKS_MAX = 3
+"""So many intervals with nothing heard, and the connection is lost at the next: in 15 to 20 s."""
+FAREWELL_S = 1.0
+"""How long a leaving side waits for its last words to get out and the peer to hang up."""
+# A read full of tiny frames takes as long to digest as a hundred ordinary ones.
+_FRAMES_PER_TURN = 1_024
+
+
+class Muxer:
+    """A connection's reader, writer and keepalive; run() lasts as long as the connection."""
+
+    def __init__(
+        self,
+        noise: NoiseSession,
+        *,
+        dialer: bool,
+        on_stream: Callable[[MuxedStream], None],
+        unread: Share | None = None,
+        unsent: Share | None = None,
+    ) -> None:
+        self.session = YamuxSession(dialer=dialer, unread=unread, unsent=unsent)
+        self._noise = noise
+        self._on_stream = on_stream
+        self._streams: dict[int, MuxedStream] = {}
+        self._scope = trio.CancelScope()
+        self._wake = trio.Event()
+        self._leaving = False
+        self._silent_ticks = 0
+        self.lost = trio.Event()
+        self.cause = "closed by the peer"
+        """Why the connection was lost, once it is."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether new streams can be opened."""
+        return not (
+            self.lost.is_set()
+            or self._leaving
+            or self.session.remote_gone_away
+            or self.session.exhausted
+        )
+
+    def open_stream(self) -> MuxedStream:
+        """A new stream; raises StreamBroken when the connection is lost or going away."""
+        if not self.usable:
+            raise StreamBroken("the connection is closing")
+        return self._add(self.session.open())
+
+    def _add(self, stream_id: int) -> MuxedStream:
+        stream = self._streams[stream_id] = MuxedStream(self, stream_id)
+        return stream
+
+    def forget_stream(self, stream_id: int) -> None:
+        """The user of the stream has closed or reset it."""
+        self._streams.pop(stream_id, None)
+
+    def wake_writer(self) -> None:
+        """There is something to send."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Move bytes until the connection is lost or aborted; raises for neither."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_alive)
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        except* StreamBroken as group:
+            self.cause = str(group.exceptions[0])
+        except* YamuxViolation as group:
+            self.cause = f"yamux violation: {group.exceptions[0]}"
+        finally:
+            self.lost.set()
+            self.session.on_lost()
+            for stream in tuple(self._streams.values()):
+                stream.mark_lost()
+            self._streams.clear()
+            await self._noise.aclose()
+
+    def abort(self, cause: str) -> None:
+        """End the connection now; run() returns soon."""
+        if not self.lost.is_set():
+            self.cause = cause
+            self._scope.cancel()
+
+    async def say_farewell(self) -> None:
+        """Tell the peer that we leave, let what is queued go out, and see the peer hang up.
+
+        A peer that does not hang up in FAREWELL_S is left as it is. Closing before it has read
+        everything could destroy our last words on their way.
+        """
+        if not self.lost.is_set() and not self._leaving:
+            self._leaving = True
+            self.session.go_away()
+            self.wake_writer()
+        with trio.move_on_after(FAREWELL_S):
+            await self.lost.wait()
+
+    async def aclose(self) -> None:
+        """Say farewell and end the connection."""
+        await self.say_farewell()
+        self.abort("closed by us")
+        await self.lost.wait()
+
+    async def _read(self) -> None:
+        while True:
+            pieces = await self._noise.receive()
+            if not pieces:
+                return
+            self._silent_ticks = 0
+            for piece in pieces:
+                if self._on_bytes(piece) > _FRAMES_PER_TURN:
+                    await trio.lowlevel.checkpoint()
+
+    def _on_bytes(self, piece: bytes) -> int:
+        received = self.session.on_bytes(piece)
+        for stream_id in received.opened:
+            # It may have been reset in the same breath.
+            if self.session.is_open(stream_id):
+                self._welcome(self._add(stream_id))
+        for stream_id in received.reset:
+            stream = self._streams.pop(stream_id, None)
+            if stream is not None:
+                stream.mark_broken()
+        for stream_id in received.touched:
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                stream.on_news()
+        self.wake_writer()
+        return received.frames
+
+    def _welcome(self, stream: MuxedStream) -> None:
+        if self._leaving:
+            stream.reset()
+        else:
+            self._on_stream(stream)
+
+    async def _write(self) -> None:
+        while True:
+            frames = self.session.next_frames(_BATCH_BYTES)
+            if frames:
+                await self._noise.send(frames)
+                # Room may have come free in any stream; those that wait look for themselves.
+                for stream in self._streams.values():
+                    if stream.sending:
+                        stream.on_news()
+                continue
+            if self._leaving and not self.session.unsent_bytes:
+                await self._noise.send_eof()
+                return
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    async def _keep_alive(self) -> None:
+        # Ticks are counted, not seconds: a loop that was held up has heard nothing, but nobody
+        # was silent.
+        value = 0
+        while True:
+            await trio.sleep(KEEPALIVE_INTERVAL_S)
+            if self._silent_ticks == KEEPALIVE_TICKS_MAX:
+                self.abort(f"silent for over {KEEPALIVE_INTERVAL_S * KEEPALIVE_TICKS_MAX:.0f} s")
+                return
+            self._silent_ticks += 1
+            value = (value + 1) % 2**32
+            self.session.ping(value)
+            self.session.on_tick()
+            self.wake_writer()

@@ -1,0 +1,48 @@
+"""Stream: the small interface that everything above the host speaks through."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal, Protocol
+
+import trio
+
+from p2p.peer_id import PeerId
+
+Path = Literal["direct", "punched", "relayed"]
+"""How the bytes of a connection travel."""
+
+
+class Stream(trio.abc.HalfCloseableStream):
+    """A two-way byte stream to a proven peer, one of many on a connection.
+
+    A cancelled send leaves the stream unusable (half a message may be out), so it is reset;
+    a cancelled receive loses nothing. Neither touches other streams.
+
+    Raises, from every method that moves bytes:
+        StreamBroken: the stream was reset by either side, or its connection was lost.
+        RefusedError: on the first receive, when the peer does not serve the protocol.
+    """
+
+    peer_id: PeerId
+    protocol: str
+    path: Path
+
+    @abstractmethod
+    async def receive_exactly(self, size_bytes: int) -> bytes:
+        """Exactly so many bytes; raises StreamBroken when the other side ends before."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Abort now: both sides see StreamBroken. Harmless when repeated or after closing."""
+
+    @abstractmethod
+    async def wait_broken(self) -> None:
+        """Wait until the stream is reset or its connection lost; an orderly end does not count."""
+
+
+class StreamHandler(Protocol):
+    """Serves one inbound stream; whatever it raises resets that stream and nothing else."""
+
+    async def __call__(self, stream: Stream) -> None:
+        """Serve the stream until it is done; the stream is closed afterwards."""

@@ -1,0 +1,54 @@
+"""Transport: what a node needs of the machinery below it, real or simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2p.address import TcpAddress
+from p2p.errors import P2PError
+from p2p.host.stream import Path, Stream, StreamHandler
+from p2p.peer_id import PeerId
+
+
+class DialError(P2PError):
+    """One address did not lead to the peer; the text is the cause."""
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """An open connection, as reports and tools show it."""
+
+    peer_id: PeerId
+    address: str
+    """The other end's address, as our socket sees it."""
+    path: Path
+    outbound: bool
+    opened_at_s: float
+    """On trio's clock."""
+
+
+class Transport(Protocol):
+    """Connections to proven peers, and streams on them."""
+
+    @property
+    def addresses(self) -> tuple[TcpAddress, ...]:
+        """Where others can dial us; empty for a client."""
+
+    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+        """Connect to the peer at one address; raises DialError (never for being connected)."""
+
+    async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
+        """A stream to a connected peer; raises StreamBroken when there is no connection."""
+
+    def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
+        """Serve a protocol; None stops serving it."""
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        """The open connections, but those that take no new streams."""
+
+    async def wait_disconnected(self, peer_id: PeerId) -> None:
+        """Return when no connection to the peer is open; at once when there is none."""
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close every connection to the peer."""

@@ -1,0 +1,397 @@
+"""The yamux session: windows and stream states, without any input or output (core).
+
+Source: hashicorp/yamux specification, version 0, as libp2p uses it (/yamux/1.0.0).
+
+    open        SYN on our first frame, ACK on theirs; ids odd for the dialer, even otherwise
+    data        counts against the receiver's window, which a WINDOW_UPDATE enlarges
+    half-close  FIN each way; RST ends both ways at once
+
+An RST of a peer that had sent FIN before only says that it wants no more: its data is complete,
+and stays readable. So an answer given early survives the reset that stops the rest of a request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from p2p.host.budget import Share
+from p2p.host.yamux_frame import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    HEADER_BYTES,
+    PING,
+    RST,
+    STREAM_ID_END,
+    SYN,
+    WINDOW_UPDATE,
+    FrameReader,
+    RemoteIds,
+    YamuxViolation,
+    frame,
+)
+from p2p.host.yamux_stream import StreamState
+
+RECEIVE_WINDOW = 1_048_576
+"""What a stream may have unread; granted beyond the initial window in our first frame."""
+WIDE_STREAMS_MAX = 16
+"""So many streams at once get RECEIVE_WINDOW, the others the initial window: bulk is on few."""
+FRAME_DATA_MAX = 32_768
+"""Data frames of ours stay this small, so that a small message waits for few others' bytes."""
+INBOUND_STREAMS_MAX = 256
+UNREAD_BYTES_MAX = 67_108_864
+"""Unread bytes of all streams together; the stream that goes beyond is reset."""
+UNSENT_BYTES_MAX = 16_777_216
+"""Queued bytes of all streams together; beyond it each stream may queue UNSENT_FLOOR_BYTES."""
+UNSENT_FLOOR_BYTES = 16_384
+ANSWERS_MAX = 8_192
+"""Control frames that the peer makes us queue; one that asks on without reading is cut off."""
+_SEND_WINDOW_MAX = 2**31
+# A stream that we closed swallows this much of what was on its way, then resets the sender.
+_SWALLOWED_BYTES_MAX = 65_536
+# So many ticks after our close, a stream whose other side does not close is reset.
+_ABANDONED_TICKS_MAX = 6
+
+
+@dataclass
+class Received:
+    """What a piece of input led to."""
+
+    opened: list[int] = field(default_factory=list)
+    touched: dict[int, None] = field(default_factory=dict)
+    """Streams with news: data, room to send, the end, or a reset."""
+    reset: list[int] = field(default_factory=list)
+    """Streams that ended without order; they are among the touched."""
+    frames: int = 0
+
+
+class YamuxSession:
+    """Both directions of one connection; the owner moves bytes and wakes who waits."""
+
+    def __init__(
+        self, *, dialer: bool, unread: Share | None = None, unsent: Share | None = None
+    ) -> None:
+        self._streams: dict[int, StreamState] = {}
+        self._next_id = 1 if dialer else 2
+        self._remote_ids = RemoteIds(parity=0 if dialer else 1)
+        self._inbound_count = 0
+        self._wide_count = 0
+        self._unread = unread or Share.alone(UNREAD_BYTES_MAX)
+        self._unsent = unsent or Share.alone(UNSENT_BYTES_MAX)
+        self._control: deque[bytes] = deque()
+        self._answers = 0
+        self._ready: dict[int, None] = {}
+        self._reader = FrameReader()
+        self.remote_gone_away = False
+
+    # Questions about streams. A stream that is unknown has been reset or is closed both ways.
+
+    def is_open(self, stream_id: int) -> bool:
+        """Whether the stream has not been reset, and not been closed by both sides."""
+        return stream_id in self._streams
+
+    def room_bytes(self, stream_id: int, limit_bytes: int) -> int:
+        """How much may be queued to keep at most limit_bytes unsent, and all within the budget."""
+        unsent = self._streams[stream_id].unsent_bytes
+        shared = max(self._unsent.room, UNSENT_FLOOR_BYTES - unsent)
+        return max(0, min(limit_bytes - unsent, shared))
+
+    def unread_bytes(self, stream_id: int) -> int:
+        """How much has come and was not taken."""
+        return self._streams[stream_id].unread_bytes
+
+    def remote_finished(self, stream_id: int) -> bool:
+        """Whether no more will come than what is unread."""
+        return self._streams[stream_id].remote_finished
+
+    def finished(self, stream_id: int) -> bool:
+        """Whether we promised to send no more."""
+        return self._streams[stream_id].finishing
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What all streams together have queued and not sent."""
+        return self._unsent.used
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all stream ids have been used; only a new connection helps."""
+        return self._next_id >= STREAM_ID_END
+
+    # What our side does.
+
+    def open(self) -> int:
+        """Open a stream; data may follow at once."""
+        assert not self.exhausted
+        stream_id = self._next_id
+        self._next_id += 2
+        state = StreamState(inbound=False)
+        self._streams[stream_id] = state
+        self._grant(stream_id, state, SYN)
+        return stream_id
+
+    def send(self, stream_id: int, data: bytes | memoryview) -> None:
+        """Queue data; the owner bounds how much by room_bytes()."""
+        state = self._streams[stream_id]
+        assert not state.finishing
+        if len(data):
+            state.outbox.append(memoryview(data))
+            state.unsent_bytes += len(data)
+            self._unsent.take(len(data))
+            self._mark_ready(stream_id, state)
+
+    def finish(self, stream_id: int) -> None:
+        """Send FIN after what is queued."""
+        state = self._streams[stream_id]
+        state.finishing = True
+        self._mark_ready(stream_id, state)
+
+    def abandon(self, stream_id: int) -> None:
+        """Close our side: what is queued and FIN still go out, what comes is not wanted."""
+        state = self._streams.get(stream_id)
+        if state is None:
+            return
+        state.abandoned = True
+        self._unread.give(state.unread_bytes)
+        state.swallowed_bytes = state.unread_bytes
+        state.unread_bytes = 0
+        state.inbox.clear()
+        if state.over:
+            self._forget(stream_id)
+            return
+        self.finish(stream_id)
+        self._stop_if_flooded(stream_id, state)
+
+    def reset(self, stream_id: int) -> None:
+        """End both ways now; what is queued or unread is dropped."""
+        state = self._streams.get(stream_id)
+        if state is not None:
+            self._forget(stream_id)
+            if not state.stopped:
+                self._control.append(frame(WINDOW_UPDATE, RST, stream_id, 0))
+
+    def on_tick(self) -> None:
+        """Called every few seconds: streams that we closed long ago are reset at last."""
+        for stream_id, state in list(self._streams.items()):
+            if state.abandoned:
+                state.abandoned_ticks += 1
+                if state.abandoned_ticks > _ABANDONED_TICKS_MAX:
+                    self.reset(stream_id)
+
+    def on_lost(self) -> None:
+        """The connection is lost: nothing goes out any more; what has come may still be taken."""
+        self._unread.close()
+        self._unsent.close()
+        self._control.clear()
+        self._ready.clear()
+        for state in self._streams.values():
+            state.outbox.clear()
+
+    def take(self, stream_id: int, size_bytes: int) -> bytes:
+        """Up to so many unread bytes; the peer is granted room as they are taken."""
+        state = self._streams[stream_id]
+        data = state.take(size_bytes)
+        self._unread.give(len(data))
+        state.uncredited_bytes += len(data)
+        if not state.remote_finished:
+            if state.uncredited_bytes * 2 >= state.receive_window_bytes:
+                self._grant(stream_id, state, 0)
+        elif state.over:
+            self._forget(stream_id)
+        return data
+
+    def ping(self, value: int) -> None:
+        """Ask for a PING answer with this value (32 bits)."""
+        self._control.append(frame(PING, SYN, 0, value))
+
+    def go_away(self, code: int = 0) -> None:
+        """Say that no new stream is welcome."""
+        self._control.append(frame(GO_AWAY, 0, 0, code))
+
+    def next_frames(self, limit_bytes: int) -> list[bytes | memoryview]:
+        """Frames to send now: control first, then one frame of each ready stream in turn."""
+        frames: list[bytes | memoryview] = list(self._control)
+        self._control.clear()
+        self._answers = 0
+        size = sum(map(len, frames))
+        while self._ready and size < limit_bytes:
+            stream_id = next(iter(self._ready))
+            del self._ready[stream_id]
+            state = self._streams[stream_id]
+            if state.outbox and state.send_window_bytes:
+                parts, part_size = state.cut(min(FRAME_DATA_MAX, state.send_window_bytes))
+                self._unsent.give(part_size)
+                frames.append(frame(DATA, 0, stream_id, part_size))
+                frames += parts
+                size += part_size + HEADER_BYTES
+            if state.sendable and not state.outbox:
+                self._append_fin(frames, stream_id, state)
+            elif state.sendable:
+                self._ready[stream_id] = None
+        return frames
+
+    def _append_fin(
+        self, frames: list[bytes | memoryview], stream_id: int, state: StreamState
+    ) -> None:
+        state.fin_sent = True
+        frames.append(frame(DATA, FIN, stream_id, 0))
+        if state.over:
+            self._forget(stream_id)
+        elif state.reset_due:
+            self._forget(stream_id)
+            frames.append(frame(WINDOW_UPDATE, RST, stream_id, 0))
+
+    # What the peer does.
+
+    def on_bytes(self, data: bytes) -> Received:
+        """Take in bytes of the peer.
+
+        Raises:
+            YamuxViolation: they break the rules.
+        """
+        received = Received()
+        for kind, flags, stream_id, length, piece in self._reader.read(data):
+            if piece is not None:
+                self._on_data(stream_id, flags, piece, received)
+            else:
+                received.frames += 1
+                self._on_frame(kind, flags, stream_id, length, received)
+        return received
+
+    def _on_frame(
+        self, kind: int, flags: int, stream_id: int, length: int, received: Received
+    ) -> None:
+        if kind == PING:
+            if flags & SYN:
+                self._answer(frame(PING, ACK, 0, length))
+        elif kind == GO_AWAY:
+            self.remote_gone_away = True
+        elif kind in (DATA, WINDOW_UPDATE):
+            self._on_stream_frame(kind, flags, stream_id, length, received)
+        else:
+            raise YamuxViolation(f"frame type {kind}")
+
+    def _on_stream_frame(
+        self, kind: int, flags: int, stream_id: int, length: int, received: Received
+    ) -> None:
+        if flags & SYN:
+            self._on_syn(stream_id, received)
+        state = self._streams.get(stream_id)
+        if kind == DATA:
+            if length > RECEIVE_WINDOW or (state is not None and length > state.credit_bytes):
+                raise YamuxViolation(f"{length} bytes of data are beyond the window")
+            if state is not None:
+                state.credit_bytes -= length
+                if length and state.remote_finished:
+                    self._reset_remote(stream_id, received)
+        elif state is not None:
+            state.send_window_bytes = min(state.send_window_bytes + length, _SEND_WINDOW_MAX)
+            self._mark_ready(stream_id, state)
+            received.touched[stream_id] = None
+        if kind != DATA or not length:
+            self._on_end_flags(stream_id, flags, received)
+
+    def _on_syn(self, stream_id: int, received: Received) -> None:
+        self._remote_ids.on_opened(stream_id)
+        if self._inbound_count >= INBOUND_STREAMS_MAX:
+            self._answer(frame(WINDOW_UPDATE, RST, stream_id, 0))
+            return
+        state = StreamState(inbound=True)
+        self._streams[stream_id] = state
+        self._inbound_count += 1
+        self._grant(stream_id, state, ACK)
+        self._count_answer()
+        received.opened.append(stream_id)
+
+    def _on_data(self, stream_id: int, flags: int, data: bytes, received: Received) -> None:
+        state = self._streams.get(stream_id)
+        if state is not None:
+            if state.abandoned:
+                state.swallowed_bytes += len(data)
+                self._stop_if_flooded(stream_id, state)
+            elif self._unread.room < len(data):
+                self._reset_remote(stream_id, received)
+            else:
+                state.put(data)
+                self._unread.take(len(data))
+            received.touched[stream_id] = None
+        self._on_end_flags(stream_id, flags, received)
+
+    def _on_end_flags(self, stream_id: int, flags: int, received: Received) -> None:
+        state = self._streams.get(stream_id)
+        if state is None or not flags & (FIN | RST):
+            return
+        received.touched[stream_id] = None
+        if flags & RST:
+            received.reset.append(stream_id)
+            if state.remote_finished and not state.abandoned:
+                self._stop(stream_id, state)
+            else:
+                self._forget(stream_id)
+            return
+        state.remote_finished = True
+        if state.over:
+            self._forget(stream_id)
+
+    # Helpers.
+
+    def _reset_remote(self, stream_id: int, received: Received) -> None:
+        """Reset a stream for what the peer did; our owner of it hears of it."""
+        self.reset(stream_id)
+        received.reset.append(stream_id)
+        received.touched[stream_id] = None
+
+    def _stop(self, stream_id: int, state: StreamState) -> None:
+        """The peer wants no more: what is queued is dropped, what is unread stays."""
+        self._ready.pop(stream_id, None)
+        self._drop_outbox(state)
+        state.stopped = state.finishing = state.fin_sent = True
+
+    def _stop_if_flooded(self, stream_id: int, state: StreamState) -> None:
+        if state.swallowed_bytes > _SWALLOWED_BYTES_MAX and not state.remote_finished:
+            # Our last words first: a reset must not overtake them.
+            if state.fin_sent:
+                self.reset(stream_id)
+            else:
+                state.reset_due = True
+
+    def _answer(self, answer: bytes) -> None:
+        self._control.append(answer)
+        self._count_answer()
+
+    def _count_answer(self) -> None:
+        self._answers += 1
+        if self._answers > ANSWERS_MAX:
+            raise YamuxViolation("the peer asks on and does not read the answers")
+
+    def _mark_ready(self, stream_id: int, state: StreamState) -> None:
+        if state.sendable:
+            self._ready[stream_id] = None
+
+    def _grant(self, stream_id: int, state: StreamState, flags: int) -> None:
+        """Top the peer's credit up, and widen the window if there is a place."""
+        if state.receive_window_bytes < RECEIVE_WINDOW and self._wide_count < WIDE_STREAMS_MAX:
+            self._wide_count += 1
+            state.uncredited_bytes += RECEIVE_WINDOW - state.receive_window_bytes
+            state.receive_window_bytes = RECEIVE_WINDOW
+        delta = state.uncredited_bytes
+        state.uncredited_bytes = 0
+        state.credit_bytes += delta
+        self._control.append(frame(WINDOW_UPDATE, flags, stream_id, delta))
+
+    def _drop_outbox(self, state: StreamState) -> None:
+        self._unsent.give(state.unsent_bytes)
+        state.unsent_bytes = 0
+        state.outbox.clear()
+
+    def _forget(self, stream_id: int) -> None:
+        state = self._streams.pop(stream_id)
+        self._ready.pop(stream_id, None)
+        self._drop_outbox(state)
+        self._unread.give(state.unread_bytes)
+        if state.receive_window_bytes == RECEIVE_WINDOW:
+            self._wide_count -= 1
+        if state.inbound:
+            self._inbound_count -= 1

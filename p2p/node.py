@@ -1,0 +1,220 @@
+"""Node: what users of the network hold; open_node() starts it, leaving the block ends it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import trio
+
+from p2p.address import parse_address
+from p2p.clock import wall_time_s
+from p2p.config import NodeConfig
+from p2p.dial import Dialer
+from p2p.errors import AddressInvalid, Attempt, StreamBroken, UnreachableError
+from p2p.host.stream import Stream, StreamHandler
+from p2p.host.transport import ConnectionInfo, Transport
+from p2p.identity import Identity
+from p2p.nat import NetReport
+from p2p.nursery import open_service_nursery
+from p2p.peer_id import PeerId
+from p2p.peerstore import Peerstore, is_dialable
+
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """Runs heavy synchronous work off the trio loop; never abandoned by a cancellation."""
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """The function's result."""
+
+
+class Node:
+    """A peer's presence in the network: its identity, its connections, its streams."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        transport: Transport,
+        nursery: trio.Nursery,
+        *,
+        offload: Offload,
+        rng: random.Random,
+        client_mode: bool = False,
+        dial_timeout_s: float = 10.0,
+        clock_skew_s: float = 0.0,
+    ) -> None:
+        self.identity = identity
+        self.peer_id = identity.peer_id
+        self.client_mode = client_mode
+        self.rng = rng
+        self.offload = offload
+        self._transport = transport
+        self._clock_skew_s = clock_skew_s
+        self._peerstore = Peerstore()
+        self._dialer = Dialer(
+            transport,
+            nursery,
+            is_connected=self.is_connected,
+            on_reached=self._peerstore.on_reached,
+            dial_timeout_s=dial_timeout_s,
+        )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can dial us, each with our peer id; empty in client mode."""
+        return tuple(str(address.of(self.peer_id)) for address in self._transport.addresses)
+
+    @property
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        """The open connections."""
+        return self._transport.connections()
+
+    @property
+    def connected_peers(self) -> tuple[PeerId, ...]:
+        """The peers we have a connection to."""
+        return tuple(dict.fromkeys(info.peer_id for info in self.connections))
+
+    @property
+    def net_report(self) -> NetReport:
+        """How others can reach us, as far as we know."""
+        paths = [info.path for info in self.connections]
+        return NetReport(
+            addresses=self.addresses,
+            client_mode=self.client_mode,
+            connections_direct=paths.count("direct"),
+            connections_punched=paths.count("punched"),
+            connections_relayed=paths.count("relayed"),
+        )
+
+    def wall_time_s(self) -> float:
+        """Seconds since 1970, as this node believes."""
+        return wall_time_s() + self._clock_skew_s
+
+    def is_connected(self, peer_id: PeerId) -> bool:
+        """Whether a connection to the peer is open."""
+        return any(info.peer_id == peer_id for info in self._transport.connections())
+
+    def add_addresses(self, peer_id: PeerId, addresses: Iterable[str]) -> None:
+        """Remember where a peer may be dialed; texts that are no address are left out."""
+        if peer_id != self.peer_id:
+            self._peerstore.add_untrusted(peer_id, addresses)
+
+    def addresses_of(self, peer_id: PeerId) -> tuple[str, ...]:
+        """Where a peer may be dialed, as far as we know."""
+        return tuple(str(address) for address in self._peerstore.addresses_of(peer_id))
+
+    async def connect(self, peer_id: PeerId, addresses: Iterable[str] = ()) -> None:
+        """Make sure of a connection, racing the given and all known addresses.
+
+        Raises:
+            UnreachableError: no address led to the peer; each is listed with its cause.
+        """
+        if peer_id == self.peer_id:
+            # Not our caller's fault: peers hand our own address around, too.
+            raise UnreachableError(peer_id, (Attempt("any", "that is ourselves"),))
+        self.add_addresses(peer_id, addresses)
+        if not self.is_connected(peer_id):
+            await self._dialer.connect(peer_id, self._peerstore.addresses_of(peer_id))
+
+    async def connect_address(self, address: str) -> PeerId:
+        """Connect to a full multiaddress, as operators pass around; returns the peer there.
+
+        Raises:
+            AddressInvalid: it is no multiaddress, or lacks the peer id.
+            UnreachableError: nobody there, or somebody else.
+        """
+        parsed = parse_address(address)
+        if parsed.peer_id is None:
+            raise AddressInvalid(f"{address!r} lacks the peer id; append /p2p/12D3KooW…")
+        if not is_dialable(parsed):
+            raise AddressInvalid(
+                f"{address!r} is only good for listening; write the host and port to dial"
+            )
+        await self.connect(parsed.peer_id, (address,))
+        return parsed.peer_id
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close every connection to the peer."""
+        await self._transport.disconnect(peer_id)
+
+    async def wait_disconnected(self, peer_id: PeerId) -> None:
+        """Return when no connection to the peer is open; at once when there is none."""
+        await self._transport.wait_disconnected(peer_id)
+
+    async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
+        """A stream to the peer, connecting when needed; no round trip when connected.
+
+        Raises:
+            UnreachableError: no path to the peer worked.
+        """
+        try:
+            return await self._transport.open_stream(peer_id, protocol)
+        except StreamBroken:
+            # Not connected, or no more: one new connection is worth a try.
+            await self.connect(peer_id)
+        try:
+            return await self._transport.open_stream(peer_id, protocol)
+        except StreamBroken as exc:
+            lost = Attempt("any", "connected, and lost again at once")
+            raise UnreachableError(peer_id, (lost,)) from exc
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve a protocol; an exception in the handler resets its stream and nothing else."""
+        self._transport.set_handler(protocol, handler)
+
+    def stop_serving(self, protocol: str) -> None:
+        """Serve it no more; streams already open go on."""
+        self._transport.set_handler(protocol, None)
+
+
+async def offload_to_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run a function in a worker thread; a cancellation waits for it."""
+    return await trio.to_thread.run_sync(function, *args, limiter=_offload_limiter())
+
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("_offload_limiter")
+# Heavy pieces gain nothing from more threads than cores; four serve any volunteer's machine.
+_OFFLOAD_THREADS = 4
+
+
+def _offload_limiter() -> trio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_OFFLOAD_THREADS)
+        _limiter.set(limiter)
+        return limiter
+
+
+@asynccontextmanager
+async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
+    """Start a node: entered means that it listens and serves; left means that all is closed.
+
+    Raises:
+        IdentityError: the key file cannot be used.
+        ListenError: an address cannot be listened on, such as a port in use.
+        AddressInvalid: an address in the config is none.
+    """
+    # Imported here because only real nodes need py-libp2p; simulations stay light.
+    from p2p.host.host import open_host
+
+    config = config or NodeConfig()
+    identity = (
+        Identity.load_or_create(config.identity_path)
+        if config.identity_path
+        else Identity.generate()
+    )
+    async with open_host(identity, config) as host, open_service_nursery() as nursery:
+        yield Node(
+            identity,
+            host,
+            nursery,
+            offload=offload_to_thread,
+            rng=random.Random(),
+            client_mode=config.client_mode,
+            dial_timeout_s=config.dial_timeout_s,
+        )

@@ -1,0 +1,35 @@
+"""Peer ids: the base58 text that names an Ed25519 public key."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+import base58
+
+PeerId = NewType("PeerId", str)
+"""The base58 text of a peer's identity, such as 12D3KooW…; ordered and hashable."""
+
+# An Ed25519 peer id is an identity multihash (code 0x00, 36 bytes) of the key's protobuf
+# (type 1, 32 bytes). Source: libp2p specification, peer-ids.
+_PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
+_PEER_ID_TEXT_MAX = 64
+
+
+def short(peer_id: PeerId) -> str:
+    """The last eight characters of a peer id: enough for people to tell peers apart."""
+    return peer_id[-8:]
+
+
+def peer_id_of(public_key: bytes) -> PeerId:
+    """The peer id of an Ed25519 public key of 32 bytes."""
+    return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
+
+
+def public_key_of(peer_id: PeerId) -> bytes:
+    """The Ed25519 public key of 32 bytes inside a peer id; raises ValueError if there is none."""
+    if len(peer_id) > _PEER_ID_TEXT_MAX:
+        raise ValueError("too long for an Ed25519 peer id")
+    raw = base58.b58decode(peer_id)
+    if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
+        raise ValueError(f"{peer_id!r} is not an Ed25519 peer id")
+    return raw[len(_PEER_ID_PREFIX) :]

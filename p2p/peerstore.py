@@ -1,0 +1,75 @@
+"""What we know of other peers: where they listen, kept within bounds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from p2p.address import TcpAddress, is_unspecified, parse_address_untrusted, sort_addresses
+from p2p.errors import MessageInvalid
+from p2p.peer_id import PeerId
+
+_PEERS_MAX = 10_000
+_ADDRESSES_PER_PEER_MAX = 8
+_PROVEN_PER_PEER_MAX = 2
+
+
+class Peerstore:
+    """Addresses by peer, in memory; the peers unused for longest are forgotten first.
+
+    Anyone can tell us anything of a peer: new addresses displace old ones, but never those where
+    the peer has proved its identity to us.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[PeerId, tuple[TcpAddress, ...]] = OrderedDict()
+        self._proven: dict[PeerId, tuple[TcpAddress, ...]] = {}
+
+    def add_untrusted(self, peer_id: PeerId, addresses: Iterable[str]) -> None:
+        """Remember addresses, the newest first; what is no address of this peer is left out."""
+        fresh: list[TcpAddress] = []
+        for text in addresses:
+            try:
+                address = parse_address_untrusted(text)
+            except MessageInvalid:
+                # Newer peers may announce kinds of addresses that we do not know.
+                continue
+            if address.peer_id not in (None, peer_id) or not is_dialable(address):
+                continue
+            fresh.append(address.of(peer_id))
+            if len(fresh) == _ADDRESSES_PER_PEER_MAX:
+                break
+        if fresh:
+            self._put(peer_id, tuple(fresh))
+
+    def on_reached(self, peer_id: PeerId, address: TcpAddress) -> None:
+        """The peer has proved its identity at this address."""
+        proven = dict.fromkeys((address.of(peer_id), *self._proven.get(peer_id, ())))
+        self._proven[peer_id] = tuple(proven)[:_PROVEN_PER_PEER_MAX]
+        self._put(peer_id, ())
+
+    def _put(self, peer_id: PeerId, fresh: tuple[TcpAddress, ...]) -> None:
+        proven = self._proven.get(peer_id, ())
+        others = dict.fromkeys((*fresh, *self._addresses.get(peer_id, ())))
+        for address in proven:
+            others.pop(address, None)
+        room = _ADDRESSES_PER_PEER_MAX - len(proven)
+        self._addresses[peer_id] = (*proven, *tuple(others)[:room])
+        self._addresses.move_to_end(peer_id)
+        if len(self._addresses) > _PEERS_MAX:
+            forgotten, _ = self._addresses.popitem(last=False)
+            self._proven.pop(forgotten, None)
+
+    def addresses_of(self, peer_id: PeerId) -> tuple[TcpAddress, ...]:
+        """Known addresses, public before private before loopback."""
+        return sort_addresses(self._addresses.get(peer_id, ()))
+
+    def forget(self, peer_id: PeerId) -> None:
+        """Drop what is known of a peer."""
+        self._addresses.pop(peer_id, None)
+        self._proven.pop(peer_id, None)
+
+
+def is_dialable(address: TcpAddress) -> bool:
+    """Whether a dial can make sense: port 0 and 0.0.0.0 are for listening only."""
+    return address.port > 0 and not is_unspecified(address)

@@ -1,0 +1,7 @@
+"""Test programs that use p2p: a simulated network with faults, repeatable from a seed."""
+
+from p2p.testing.network import SimNetwork
+from p2p.testing.run import run_sim
+from p2p.testing.transport import HandlerError
+
+__all__ = ["HandlerError", "SimNetwork", "run_sim"]

@@ -1,0 +1,215 @@
+"""SimTransport: one node's place in a simulated network, for Node to stand on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import trio
+
+from p2p.address import TcpAddress
+from p2p.errors import P2PError, StreamBroken
+from p2p.host.stream import Stream, StreamHandler
+from p2p.host.transport import ConnectionInfo, DialError
+from p2p.peer_id import PeerId, short
+from p2p.testing.connection import ConnectionEnd
+from p2p.testing.lane import Lane, Mailbox
+from p2p.testing.paths import Paths
+from p2p.testing.stream import SimStream
+
+logger = logging.getLogger(__name__)
+
+# Where connections of dialing nodes seem to come from.
+_EPHEMERAL_PORT = 50_000
+
+
+@dataclass(frozen=True)
+class HandlerError:
+    """An error that escaped from a stream's handler; a real node logs it."""
+
+    peer_id: PeerId
+    """Whose handler."""
+    protocol: str
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{short(self.peer_id)} {self.protocol}: {self.error!r}"
+
+
+class SimTransport:
+    """Connections and streams of one simulated node; run() delivers to it what arrives."""
+
+    def __init__(
+        self,
+        peer_id: PeerId,
+        listening: TcpAddress,
+        paths: Paths,
+        listeners: Mapping[tuple[str, int], SimTransport],
+        nursery: trio.Nursery,
+        *,
+        client_mode: bool,
+        silence_s_max: float,
+        on_handler_error: Callable[[HandlerError], None],
+    ) -> None:
+        self.peer_id = peer_id
+        self.listening = listening
+        self._client_mode = client_mode
+        self._paths = paths
+        self._listeners = listeners
+        self._nursery = nursery
+        self._silence_s_max = silence_s_max
+        self._on_handler_error = on_handler_error
+        self._mailbox = Mailbox(peer_id)
+        self._handlers: dict[str, StreamHandler] = {}
+        self._ends: dict[ConnectionEnd, None] = {}
+        self._open_ends: dict[PeerId, list[ConnectionEnd]] = {}
+        self._infos: tuple[ConnectionInfo, ...] | None = ()
+        self._is_up = True
+        nursery.start_soon(self._mailbox.run)
+
+    # Transport
+
+    @property
+    def addresses(self) -> tuple[TcpAddress, ...]:
+        return () if self._client_mode else (self.listening,)
+
+    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+        if not self._is_up:
+            raise DialError("this node has crashed")
+        target = self._listeners.get((address.host, address.port))
+        if target is None:
+            await trio.sleep(2 * self._paths.default.latency_s)
+            raise DialError("connection refused (nothing listens there)")
+        if target is self:
+            raise DialError("that is ourselves")
+        end = self._begin_connection(target, address)
+        try:
+            end.dial(peer_id)
+            await end.decided.wait()
+        except trio.Cancelled:
+            end.close()
+            raise
+        if end.failure:
+            raise DialError(end.failure)
+
+    async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ends = self._open_ends.get(peer_id)
+        if not ends:
+            raise StreamBroken(f"no connection to {short(peer_id)}")
+        # The newest: the peer may have come back while we still hold a dead connection.
+        return ends[-1].open_stream(protocol)
+
+    def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
+        if handler is None:
+            self._handlers.pop(protocol, None)
+        else:
+            self._handlers[protocol] = handler
+
+    def connections(self) -> tuple[ConnectionInfo, ...]:
+        if self._infos is None:
+            self._infos = tuple(end.info for ends in self._open_ends.values() for end in ends)
+        return self._infos
+
+    async def wait_disconnected(self, peer_id: PeerId) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while ends := self._open_ends.get(peer_id):
+            await ends[0].lost.wait()
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        for end in tuple(self._open_ends.get(peer_id, ())):
+            end.close()
+        await trio.lowlevel.checkpoint()
+
+    # What the network does to the node
+
+    def close(self) -> None:
+        """The node ends in order: the others hear of it after all that was sent before."""
+        self._is_up = False
+        for end in tuple(self._ends):
+            end.close()
+
+    def crash(self) -> None:
+        """The node dies: all connections break, and there will be no new ones."""
+        self._is_up = False
+        for end in tuple(self._ends):
+            end.crash()
+
+    def drop(self, peer_id: PeerId) -> None:
+        """Break the connections to a peer, at both ends at once."""
+        for end in tuple(self._open_ends.get(peer_id, ())):
+            end.lose()
+            end.far.lose()
+
+    def on_paths_changed(self) -> None:
+        """Some path was cut or is whole again."""
+        for end in tuple(self._ends):
+            end.on_paths_changed()
+
+    # Connections
+
+    def _begin_connection(self, target: SimTransport, address: TcpAddress) -> ConnectionEnd:
+        """Make both ends of a connection that nobody has accepted yet."""
+        origin = TcpAddress("ip4", self.listening.host, _EPHEMERAL_PORT + len(self._ends))
+        near = self._new_end(target, str(address.of(target.peer_id)), outbound=True)
+        far = target._new_end(self, str(origin.of(self.peer_id)), outbound=False)
+        near.far, far.far = far, near
+        near.on_paths_changed()
+        return near
+
+    def _new_end(self, other: SimTransport, address: str, *, outbound: bool) -> ConnectionEnd:
+        info = ConnectionInfo(
+            peer_id=other.peer_id,
+            address=address,
+            path="direct",
+            outbound=outbound,
+            opened_at_s=trio.current_time(),
+        )
+        lane = Lane(self._paths, self._mailbox, other._mailbox)
+        end = ConnectionEnd(self, info, lane, silence_s_max=self._silence_s_max)
+        self._ends[end] = None
+        return end
+
+    def on_connected(self, end: ConnectionEnd) -> None:
+        """A connection has been made."""
+        self._open_ends.setdefault(end.info.peer_id, []).append(end)
+        self._infos = None
+
+    def on_closed(self, end: ConnectionEnd) -> None:
+        """A connection is gone, or never came about."""
+        del self._ends[end]
+        several = self._open_ends.get(end.info.peer_id, [])
+        if end in several:
+            several.remove(end)
+            if not several:
+                del self._open_ends[end.info.peer_id]
+            self._infos = None
+
+    # Streams
+
+    def is_serving(self, protocol: str) -> bool:
+        """Whether a stream of this protocol is welcome."""
+        return protocol in self._handlers
+
+    def on_stream(self, stream: SimStream) -> None:
+        """A peer has opened a stream."""
+        self._nursery.start_soon(self._serve, stream)
+
+    async def _serve(self, stream: SimStream) -> None:
+        """Serve one inbound stream as the real host does; its errors reach nothing else."""
+        try:
+            handler = self._handlers.get(stream.protocol)
+            if handler is None:
+                raise StreamBroken(f"{stream.protocol} is served no more")
+            await handler(stream)
+            await stream.aclose()
+        except* (P2PError, trio.TooSlowError) as group:
+            logger.debug("stream_ended peer=%s %r", short(stream.peer_id), group.exceptions)
+        except* Exception as group:
+            # A stranger's stream must not take the node down; the test finds the error later.
+            logger.error("stream_handler_failed peer=%s", short(stream.peer_id), exc_info=group)
+            for error in group.exceptions:
+                self._on_handler_error(HandlerError(self.peer_id, stream.protocol, error))
+        finally:
+            stream.reset()
