@@ -1,0 +1,39 @@
+"""Averaging of vectors among peers: groups, all-reduce with an agreed outcome, state download."""
+
+from averaging.averager import Averager, AveragerConfig, open_averager
+from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+from averaging.report import MemberReport, RoundReport
+from averaging.round_id import RoundId
+from averaging.state import (
+    DonorConfig,
+    FetchConfig,
+    Manifest,
+    Snapshot,
+    StateDonor,
+    StateTable,
+    fetch_state,
+    open_state_donor,
+)
+from averaging.tensors import TensorSpec
+
+__all__ = [
+    "Averager",
+    "AveragerConfig",
+    "AveragingError",
+    "DonorConfig",
+    "FetchConfig",
+    "Manifest",
+    "MatchmakingFailed",
+    "MemberReport",
+    "RoundFailed",
+    "RoundId",
+    "RoundReport",
+    "Snapshot",
+    "StateDonor",
+    "StateTable",
+    "StateUnavailable",
+    "TensorSpec",
+    "fetch_state",
+    "open_averager",
+    "open_state_donor",
+]

@@ -1,0 +1,1 @@
+"""Butterfly all-reduce with an agreed outcome: each aggregator averages one span for everybody."""

@@ -1,0 +1,39 @@
+"""The options of the all-reduce."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from averaging.allreduce.ballot import BallotTimes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllreduceConfig:
+    """When a member counts as lost, and what is kept for those who come late."""
+
+    silence_s: float = 2.5
+    """A stream on which nothing came for so long while we listened is silent: its peer is lost."""
+    ping_s: float = 0.5
+    """How often a member with nothing to say says so."""
+    linger_s: float = 10.0
+    """How long a result is kept after the round, to serve members that lack a piece of it."""
+    results_kept_max: int = 2
+    """Results kept at once; each takes the vector's bytes on the wire."""
+    ask_timeout_s: float = 1.0
+    """How long a member may take to say how it stands; it answers from memory."""
+    farewell_s: float = 2.0
+    """How long a member that leaves waits for others to take what it still has for them."""
+    chunks_ahead_max: int = 2
+    """Chunks that a member may send beyond the one that is awaited; what an aggregator buffers."""
+    times: BallotTimes = field(default_factory=BallotTimes)
+    """How patient a member is with the others' answers."""
+
+    def __post_init__(self) -> None:
+        seconds = (self.silence_s, self.ping_s, self.ask_timeout_s)
+        if not all(0 < value < math.inf for value in seconds) or 2 * self.ping_s > self.silence_s:
+            raise ValueError("timeouts must be positive, and ping_s at most half of silence_s")
+        if not (0 <= self.linger_s < math.inf and 0 <= self.farewell_s < math.inf):
+            raise ValueError("linger_s and farewell_s must be at least 0")
+        if self.results_kept_max < 1 or self.chunks_ahead_max < 1:
+            raise ValueError("results_kept_max and chunks_ahead_max must be at least 1")

@@ -1,0 +1,141 @@
+"""Contacts: what one member knows of the others in a group, and when to ask them again (core)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from averaging.allreduce.outputs import Hold
+from averaging.allreduce.schema import Answer
+
+Peer = TypeVar("Peer", bound=Hashable)
+
+# A holder that failed to give a span so often is as good as one that has lost it.
+_FETCHES_MAX = 3
+
+
+@dataclass
+class _Contact:
+    answer: Answer | None = None
+    """The last one; None when the last question failed."""
+    reachable: bool | None = None
+    """None while the first question is out."""
+    asking: bool = False
+    hurried: bool = False
+    """The question that is out does not say what we have to tell now."""
+    ask_at_s: float = float("-inf")
+    interval_s: float = 0.0
+
+
+class Contacts(Generic[Peer]):
+    """The members that can be asked, in group order.
+
+    Args:
+        interval_s: first pause before a member is asked again; it doubles with each question.
+        interval_s_max: the longest such pause.
+    """
+
+    def __init__(self, peers: Sequence[Peer], *, interval_s: float, interval_s_max: float) -> None:
+        self._contacts = {peer: _Contact(interval_s=interval_s) for peer in peers}
+        self._interval_s = interval_s
+        self._interval_s_max = interval_s_max
+        self._fetch_failures: Counter[tuple[int, Peer]] = Counter()
+
+    def due(self, now_s: float) -> list[Peer]:
+        """Whom to ask now; an answer or a failure must follow for each."""
+        due = [
+            peer
+            for peer, contact in self._contacts.items()
+            if not contact.asking and contact.ask_at_s <= now_s
+        ]
+        for peer in due:
+            self._contacts[peer].asking = True
+        return due
+
+    @property
+    def due_at_s(self) -> float | None:
+        """When somebody is to be asked next; None while all questions are out."""
+        waiting = [contact.ask_at_s for contact in self._contacts.values() if not contact.asking]
+        return min(waiting, default=None)
+
+    def hurry(self, now_s: float) -> None:
+        """Something new is to be told: ask everyone again at once."""
+        for contact in self._contacts.values():
+            contact.ask_at_s = now_s
+            contact.interval_s = self._interval_s
+            contact.hurried = contact.asking
+
+    def on_answer(self, peer: Peer, answer: Answer, now_s: float) -> None:
+        """The member answered."""
+        contact = self._contacts[peer]
+        contact.answer = answer
+        contact.reachable = True
+        self._wait(contact, now_s)
+
+    def on_no_answer(self, peer: Peer, now_s: float) -> None:
+        """The member could not be asked, or said nothing that counts."""
+        contact = self._contacts[peer]
+        contact.answer = None
+        contact.reachable = False
+        self._wait(contact, now_s)
+
+    def on_silent(self, peer: Peer) -> None:
+        """The member has been silent for too long: nobody waits for its answer once more."""
+        self._contacts[peer].answer = None
+        self._contacts[peer].reachable = False
+
+    def on_fetch_failed(self, peer: Peer, owner: int, now_s: float) -> None:
+        """The member did not give us a span; what it last said no longer counts."""
+        self._fetch_failures[owner, peer] += 1
+        contact = self._contacts[peer]
+        contact.answer = None
+        contact.reachable = None
+        contact.ask_at_s = now_s
+
+    def holder_of(self, owner: int, digest: bytes | None) -> tuple[Peer, bytes] | None:
+        """A member that holds the span, and its digest; None as the digest takes any."""
+        holders = [
+            (self._fetch_failures[owner, peer], number, peer, contact.answer.spans[owner].digest)
+            for number, (peer, contact) in enumerate(self._contacts.items())
+            if contact.answer is not None
+            and contact.answer.spans[owner].state == Hold.HELD
+            and digest in (None, contact.answer.spans[owner].digest)
+            and self._fetch_failures[owner, peer] < _FETCHES_MAX
+        ]
+        if not holders:
+            return None
+        _, _, peer, held = min(holders, key=lambda holder: holder[:2])
+        return peer, held
+
+    def nobody_has(self, owner: int, *, rumours: bool) -> bool:
+        """Whether no reachable member holds the span or may still get it.
+
+        Args:
+            rumours: whether to hope for what members heard from others. Not when we pass our
+                hopes on ourselves, or two members would keep each other's hopes up for ever.
+        """
+        return all(self._lacks(peer, owner, rumours) for peer in self._contacts)
+
+    def _lacks(self, peer: Peer, owner: int, rumours: bool) -> bool:
+        contact = self._contacts[peer]
+        if contact.reachable is None:
+            return False
+        if contact.answer is None or self._fetch_failures[owner, peer] >= _FETCHES_MAX:
+            return True
+        hopeless = (Hold.LOST,) if rumours else (Hold.LOST, Hold.RUMOUR)
+        return contact.answer.spans[owner].state in hopeless
+
+    def unreachable(self, peer: Peer, *, suspected: bool) -> bool:
+        """Whether the member is lost: it did not answer, or is suspected and has not yet."""
+        contact = self._contacts.get(peer)
+        if contact is None or contact.reachable is None:
+            return suspected
+        return not contact.reachable
+
+    def _wait(self, contact: _Contact, now_s: float) -> None:
+        contact.asking = False
+        contact.ask_at_s = now_s if contact.hurried else now_s + contact.interval_s
+        contact.hurried = False
+        contact.interval_s = min(2 * contact.interval_s, self._interval_s_max)

@@ -1,0 +1,78 @@
+"""What a ballot asks its service to do, and how members stand to a group and to its spans."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Generic, TypeVar
+
+from averaging.allreduce.schema import Commit, Vote
+from averaging.report import Outcome
+
+Peer = TypeVar("Peer", bound=Hashable)
+
+
+class Stand(Enum):
+    """How a member stands in a group."""
+
+    OPEN = "open"
+    VOTED = "voted"
+    ABANDONED = "abandoned"
+    """It promised never to vote in this group."""
+
+
+class Hold(IntEnum):
+    """How a member stands to a span; the numbers are on the wire."""
+
+    COMING = 0
+    """Its aggregator's stream is well, or the span is being fetched."""
+    HELD = 1
+    LOST = 2
+    RUMOUR = 3
+    """Lost here, but somebody whom this member asks may have it."""
+
+
+@dataclass(frozen=True)
+class Ask(Generic[Peer]):
+    """Ask this member how it stands; on_answer() or on_no_answer() must follow."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True)
+class FetchSpan(Generic[Peer]):
+    """Fetch a span from this member; on_span() or on_fetch_failed() must follow."""
+
+    peer: Peer
+    owner: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class SendVote(Generic[Peer]):
+    """Send the vote to this aggregator."""
+
+    peer: Peer
+    vote: Vote
+
+
+@dataclass(frozen=True)
+class SendCommit(Generic[Peer]):
+    """Show these members the certificate."""
+
+    peers: tuple[Peer, ...]
+    commit: Commit
+
+
+@dataclass(frozen=True)
+class End:
+    """The attempt is over for this member."""
+
+    outcome: Outcome
+    certain: bool
+    """Nobody can succeed any more (failed), or everybody may (success)."""
+    reason: str
+
+
+Action = Ask[Peer] | FetchSpan[Peer] | SendVote[Peer] | SendCommit[Peer] | End

@@ -1,0 +1,202 @@
+"""All-reduce at one node: runs groups, and serves other members during and after them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import numpy as np
+import trio
+
+from averaging.allreduce import schema
+from averaging.allreduce.aggregator import reduce_span, serve_link
+from averaging.allreduce.bell import Bell
+from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.member import run_uplink
+from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
+from averaging.allreduce.recovery import answer_untrusted, ask, fetch, serve_fetch
+from averaging.allreduce.result import RoundResult, refused_group, result_of
+from averaging.allreduce.session import Array, Session
+from averaging.matchmaking.group import Group
+from averaging.naming import service_name
+from p2p import (
+    MessageInvalid,
+    Node,
+    PeerId,
+    RefusedError,
+    RpcCall,
+    RpcService,
+    open_service_nursery,
+    rpc_client,
+    short,
+)
+
+logger = logging.getLogger(__name__)
+
+_SERVICE: Final = "allreduce"
+# How many groups' ballots are remembered, without their bytes, to answer members that ask late.
+_SESSIONS_MAX: Final = 64
+
+
+class Allreduce:
+    """Runs one group at a time for one group name at one node; opened by open_allreduce()."""
+
+    def __init__(
+        self, node: Node, group_name: str, config: AllreduceConfig, nursery: trio.Nursery
+    ) -> None:
+        self._node = node
+        self._config = config
+        self._nursery = nursery
+        self._client = rpc_client(node, service_name(_SERVICE, group_name), schema.MAJOR)
+        self._sessions: dict[bytes, Session] = {}
+        self._session_opened = Bell()
+
+    async def run(self, group: Group, flat: Array, weight: float, deadline_s: float) -> RoundResult:
+        """Average our vector with the group's others; never raises for what others do.
+
+        Args:
+            flat: 1-D, kept unchanged.
+            deadline_s: on trio's clock; the group's own limit holds too.
+        """
+        if group.group_id in self._sessions:
+            raise ValueError("a group is run once")
+        if not _feasible(group, len(flat)):
+            return refused_group(group, f"{short(group.leader)} asks for impossible chunks")
+        deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
+        session = self._open_session(group, flat, weight)
+        try:
+            async with open_service_nursery() as nursery:
+                self._start(session, nursery)
+                with trio.move_on_at(deadline_s):
+                    await session.done.wait()
+                session.ballot.on_give_up("no agreement before the deadline")
+                now_s = trio.current_time()
+            return await session.heavy(flat.nbytes, result_of, session, now_s)
+        finally:
+            self._close_session(session)
+
+    def _open_session(self, group: Group, flat: Array, weight: float) -> Session:
+        wire_dtype = np.dtype(group.members[0].wire_dtype or flat.dtype.name).newbyteorder("<")
+        session = Session(self._node, group, flat, weight, wire_dtype, self._config)
+        self._sessions[group.group_id] = session
+        self._session_opened.ring()
+        for join in group.members:
+            self._node.add_addresses(join.peer_id, join.addresses)
+        return session
+
+    def _start(self, session: Session, nursery: trio.Nursery) -> None:
+        session.on_ask = lambda peer: nursery.start_soon(ask, session, self._client, peer)
+        session.on_fetch = lambda wanted: nursery.start_soon(fetch, session, self._client, wanted)
+        for owner, peer in enumerate(session.aggregators):
+            if peer != session.me:
+                nursery.start_soon(run_uplink, session, self._client, owner)
+        if session.own_span is not None:
+            nursery.start_soon(reduce_span, session, session.own_span)
+        nursery.start_soon(_keep_time, session)
+
+    def _close_session(self, session: Session) -> None:
+        session.ballot.on_give_up("cancelled")
+        session.act()
+        end = session.ballot.end
+        assert end is not None
+        session.gone = not end.certain
+        if session.gone:
+            # Nothing more will come from us, and nobody should wait for it.
+            for link in session.links.values():
+                link.scope.cancel()
+        self._nursery.start_soon(self._linger, session)
+        self._forget_old_sessions()
+
+    async def _linger(self, session: Session) -> None:
+        await trio.sleep(self._config.linger_s)
+        session.drop()
+
+    def _forget_old_sessions(self) -> None:
+        ended = [session for session in self._sessions.values() if session.ballot.end is not None]
+        for session in ended[: -self._config.results_kept_max]:
+            session.drop()
+        for session in ended[:-_SESSIONS_MAX]:
+            del self._sessions[session.group_id]
+
+    # --- serving other members -------------------------------------------------------------
+
+    async def serve_transfer(self, call: RpcCall[Any, Any]) -> None:
+        """A member brings its parts to us."""
+        hello = call.request
+        if not isinstance(hello, schema.Hello):
+            raise MessageInvalid("a stream must open with a hello")
+        session = await self._session_soon(hello.group_id)
+        if session.reduction is None or session.gone or call.peer_id in session.links:
+            raise RefusedError("not-found", "this peer does not average for the caller")
+        session.check_hello_untrusted(call.peer_id, hello)
+        join = session.group.join_of(call.peer_id)
+        assert join is not None
+        await serve_link(session, call, hello, join.weight_cap)
+
+    async def _session_soon(self, group_id: bytes) -> Session:
+        """The session; others may hear of a group a little before us."""
+        with trio.move_on_after(self._config.silence_s):
+            while group_id not in self._sessions:
+                await self._session_opened.wait()
+        if group_id not in self._sessions:
+            raise RefusedError("not-found", "this peer knows no such group")
+        return self._sessions[group_id]
+
+    async def serve_ask(self, caller: PeerId, question: schema.Question) -> schema.Answer:
+        """A member asks how we stand."""
+        if question.group_id not in self._sessions:
+            raise RefusedError("not-found", "this peer knows no such group")
+        return answer_untrusted(self._sessions[question.group_id], caller, question)
+
+    async def serve_fetch(self, call: RpcCall[Any, Any]) -> None:
+        """A member fetches a span from us."""
+        request: schema.Fetch = call.request
+        if request.group_id not in self._sessions:
+            raise RefusedError("not-found", "this peer knows no such group")
+        await serve_fetch(self._sessions[request.group_id], call, request)
+
+    async def say_farewell(self) -> None:
+        """Let members that share our success take what we still have for them, for a moment."""
+        with trio.move_on_after(self._config.farewell_s) as scope:
+            scope.shield = True
+            for session in self._sessions.values():
+                while session.links and not session.gone:
+                    await session.link_closed.wait()
+
+
+def _feasible(group: Group, element_count: int) -> bool:
+    span = -(-element_count // len(group.aggregators))
+    chunk = group.chunk_elements
+    return 1 <= chunk <= CHUNK_ELEMENTS_MAX and span // chunk < schema.CHUNKS_MAX
+
+
+async def _keep_time(session: Session) -> None:
+    """Wake the ballot when it asked to be."""
+    while True:
+        deadline_s = session.ballot.deadline_s
+        with trio.move_on_at(float("inf") if deadline_s is None else deadline_s) as due:
+            await session.timer_changed.wait()
+        if due.cancelled_caught:
+            session.ballot.on_deadline(trio.current_time())
+            session.act()
+
+
+@asynccontextmanager
+async def open_allreduce(
+    node: Node, group_name: str, config: AllreduceConfig | None = None
+) -> AsyncIterator[Allreduce]:
+    """Run and serve groups under this name while the block lasts."""
+    config = config or AllreduceConfig()
+    async with open_service_nursery() as nursery:
+        allreduce = Allreduce(node, group_name, config, nursery)
+        service = RpcService(service_name(_SERVICE, group_name), schema.MAJOR)
+        service.stream(schema.TRANSFER, allreduce.serve_transfer)
+        service.unary(schema.ASK, allreduce.serve_ask)
+        service.stream(schema.FETCH, allreduce.serve_fetch)
+        async with service.serving(node):
+            try:
+                yield allreduce
+            finally:
+                await allreduce.say_farewell()

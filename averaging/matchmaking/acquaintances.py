@@ -1,0 +1,114 @@
+"""What a peer remembers of others from round to round: addresses, roles, lapses, past groups."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from averaging.matchmaking.group import Group
+from p2p import PeerId
+
+# A leader that fell silent once may do so again; this many rounds it is not the first choice.
+_RANKED_LAST_ROUNDS = 8
+# Attempts of one round that may still matter, twice over.
+_GROUPS_REMEMBERED = 16
+# Well above any swarm without a grid; a flood of records costs a megabyte, not the machine.
+_PEERS_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stranger's record: where it is and for how long the record is good."""
+
+    peer_id: PeerId
+    addresses: tuple[str, ...]
+    remaining_s: float
+
+
+class Acquaintances:
+    """The memory that outlives one search for a group."""
+
+    def __init__(self) -> None:
+        self.last_members: tuple[PeerId, ...] = ()
+        """Of our last group, ourselves included."""
+        self._addresses: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self._clients: dict[PeerId, None] = {}
+        self._ranked_last_until: dict[PeerId, int] = {}
+        self._rounds_begun = 0
+        self._voters: OrderedDict[bytes, tuple[PeerId, ...]] = OrderedDict()
+        self._strangers: dict[PeerId, float] = {}
+
+    def on_round_begun(self) -> None:
+        """Another round has begun; lapses are forgiven in time."""
+        self._rounds_begun += 1
+        self._ranked_last_until = {
+            peer: until
+            for peer, until in self._ranked_last_until.items()
+            if until > self._rounds_begun
+        }
+
+    def on_silent(self, peer: PeerId) -> None:
+        """A leader fell silent: rank it last in this round and some more."""
+        self._ranked_last_until[peer] = self._rounds_begun + 1 + _RANKED_LAST_ROUNDS
+
+    @property
+    def ranked_last(self) -> tuple[PeerId, ...]:
+        """Peers that fell silent lately."""
+        return tuple(self._ranked_last_until)
+
+    def on_role(self, peer: PeerId, *, client: bool) -> None:
+        """A peer said whether it can be dialed."""
+        if client:
+            if len(self._clients) < _PEERS_REMEMBERED:
+                self._clients[peer] = None
+        else:
+            self._clients.pop(peer, None)
+
+    def is_client(self, peer: PeerId) -> bool:
+        """Whether a peer said that it cannot be dialed."""
+        return peer in self._clients
+
+    def on_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Somebody said where a peer may be dialed."""
+        if addresses:
+            self._addresses[peer] = addresses
+            self._addresses.move_to_end(peer)
+            while len(self._addresses) > _PEERS_REMEMBERED:
+                self._addresses.popitem(last=False)
+
+    def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where a peer may be dialed, as far as matchmaking was told."""
+        return self._addresses.get(peer, ())
+
+    def on_group(self, group: Group) -> None:
+        """We are in a group."""
+        self.last_members = group.peer_ids
+        self.on_voters(group.group_id, group.voters)
+        for join in group.members:
+            self.on_role(join.peer_id, client=join.role == "client")
+            self.on_addresses(join.peer_id, join.addresses)
+
+    def on_voters(self, group_id: bytes, voters: tuple[PeerId, ...]) -> None:
+        """A group's voters, from our own memory or from a member of it."""
+        if group_id not in self._voters:
+            self._voters[group_id] = voters
+            while len(self._voters) > _GROUPS_REMEMBERED:
+                self._voters.popitem(last=False)
+
+    def voters_of(self, group_id: bytes) -> tuple[PeerId, ...]:
+        """The voters of a past group; empty when it is not known."""
+        return self._voters.get(group_id, ())
+
+    def on_strangers(self, candidates: Iterable[Candidate], now_s: float) -> None:
+        """Records of peers that look for groups under our name."""
+        self._strangers = {peer: until for peer, until in self._strangers.items() if until > now_s}
+        for candidate in candidates:
+            known = candidate.peer_id in self._strangers
+            if known or len(self._strangers) < _PEERS_REMEMBERED:
+                self._strangers[candidate.peer_id] = now_s + candidate.remaining_s
+                self.on_addresses(candidate.peer_id, candidate.addresses)
+
+    def strangers(self, now_s: float) -> tuple[PeerId, ...]:
+        """Peers whose records are alive."""
+        return tuple(peer for peer, until in self._strangers.items() if until > now_s)

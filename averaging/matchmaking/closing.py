@@ -1,0 +1,152 @@
+"""When a leader closes its group, what the group says, and what a failed search says instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from averaging.matchmaking import schema
+from averaging.matchmaking.group import Group, choose_chunk_elements, form_group
+from averaging.matchmaking.outputs import Answer
+from averaging.matchmaking.roster import Elsewhere
+from averaging.round_id import RoundId
+from p2p import PeerId, short
+
+if TYPE_CHECKING:
+    from averaging.matchmaking.seek import Seek
+
+
+def closes(seek: Seek, now_s: float) -> bool:
+    """Whether the group closes now.
+
+    It is due when it is full, or all who are looked out for are here, or the window has passed.
+    It must not close while a failed group that a member names may have succeeded out of sight,
+    nor below its least size, nor when at least half of those alive are in another group: that
+    would be a fork.
+    """
+    config, expected = seek.around.config, seek.expected(now_s)
+    size_min = seek.request.group_size_min
+    if not seek.around.can_lead:
+        # A client leads nobody, but alone it needs nobody either.
+        return seek.request.expected is not None and not expected and size_min == 1
+    if seek.size() < size_min:
+        return False
+    full = seek.size() >= config.group_size_max
+    if not full and not _all_here(seek, now_s) and now_s < window_ends_s(seek, now_s):
+        return False
+    if seek.request.expected is not None and seek.roster.mostly_elsewhere(expected):
+        return False
+    return not _blocked(seek) or now_s >= _patience_ends_s(seek)
+
+
+def close(seek: Seek, now_s: float) -> tuple[Group, list[Answer]]:
+    """Form the group, and the messages that tell its members."""
+    joins = (seek.own_join, *(entry.join for entry in seek.roster.joined.values()))
+    aggregator_count = sum(1 for join in joins if join.role == "node")
+    group, body = form_group(
+        joins,
+        chunk_elements=choose_chunk_elements(seek.around.element_count, aggregator_count),
+        deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),
+        attempt=seek.request.attempt,
+        previous=seek.roster.common_previous(seek.own_join),
+    )
+    last_arrival_s = max(seek.roster.last_arrival_s(seek.open_since_s), 0.0)
+    message = schema.GroupFormed(body, min(last_arrival_s, schema.DEADLINE_S_MAX))
+    answers = [Answer(entry.call_id, message) for entry in seek.roster.joined.values()]
+    if seek.expected(now_s):
+        seek.around.window.on_closed(last_arrival_s)
+    return group, answers
+
+
+def hopeless(seek: Seek, now_s: float) -> bool:
+    """Whether a peer that cannot lead has found nobody in the time that it gives others."""
+    return not seek.around.can_lead and now_s >= seek.open_since_s + seek.around.window.upper_s
+
+
+def window_ends_s(seek: Seek, now_s: float) -> float:
+    """Until when a leader waits for members that may still come."""
+    window = seek.around.window
+    length_s = window.window_s
+    if seek.request.expected is None and seek.roster.mostly_elsewhere(seek.expected(now_s)):
+        # They are in groups of their own; their next round is worth some waiting.
+        length_s = window.upper_s
+    # What comes after needs time too.
+    half_s = (seek.request.deadline_s - seek.open_since_s) / 2
+    return seek.open_since_s + min(max(length_s, seek.window_s_min), half_s)
+
+
+def times_s(seek: Seek, now_s: float) -> tuple[float, ...]:
+    """The moments at which the answers above may change."""
+    return (
+        window_ends_s(seek, now_s),
+        seek.open_since_s + seek.around.window.upper_s,  # for those that cannot lead
+        _patience_ends_s(seek),
+    )
+
+
+def refusals(seek: Seek) -> dict[PeerId, str]:
+    """What is known of each peer that is not here."""
+    roster = seek.roster
+    said = dict.fromkeys(roster.absent, "cannot be reached")
+    said |= dict.fromkeys(roster.unfit, "has another spec")
+    said |= {peer: f"is in another round ({seen})" for peer, seen in roster.other_rounds.items()}
+    for peer, where in roster.elsewhere.items():
+        closed = where is Elsewhere.CLOSED
+        said[peer] = "is in a group that is closed" if closed else "follows another leader"
+    said |= seek.ranking.reasons
+    return dict(sorted(said.items()))
+
+
+def reason_behind(seek: Seek, behind: RoundId) -> str:
+    """Why a search ended whose round is not the others'."""
+    if behind.number > seek.round.number:
+        return f"the others are in round {behind.number}, we are behind in {seek.round.number}"
+    return (
+        f"the others build round {behind.number} on another result "
+        f"({behind.parent[:4].hex()}) than we ({seek.round.parent[:4].hex()})"
+    )
+
+
+def reason_no_group(seek: Seek, now_s: float) -> str:
+    """One sentence that says why there is no group."""
+    roster, expected = seek.roster, seek.expected(now_s)
+    why = [f"{short(peer)} {reason}" for peer, reason in refusals(seek).items()]
+    details = f" ({'; '.join(why)})" if why else ""
+    if seek.asked is not None and seek.asked.ready:
+        leader = short(seek.asked.peer_id)
+        return f"the leader {leader} did not close its group by our deadline{details}"
+    if seek.asked is not None:
+        return f"{short(seek.asked.peer_id)} did not begin the round by our deadline{details}"
+    if not seek.around.can_lead:
+        nobody = "nobody that can be dialed was found, and we cannot be dialed ourselves"
+        return f"{nobody}{details}"
+    if _blocked(seek):
+        return (
+            "the failed group before may have succeeded at members that are out of sight; "
+            f"too few of them are here to rule it out{details}"
+        )
+    if roster.mostly_elsewhere(expected):
+        return f"most of the others are in a group without us{details}"
+    if seek.size() < seek.request.group_size_min:
+        missing = ", ".join(short(peer) for peer in roster.missing(expected))
+        least = f"{seek.size()} of at least {seek.request.group_size_min} members came"
+        return f"{least}{f', missing {missing}' if missing else ''}{details}"
+    return f"no group could be closed by the deadline{details}"
+
+
+def _all_here(seek: Seek, now_s: float) -> bool:
+    expected = seek.expected(now_s)
+    if seek.roster.missing(expected):
+        return False
+    if seek.request.expected is not None:
+        return True
+    # Among strangers more may come, unless it has gone like this before.
+    return bool(expected) and seek.polled and seek.around.window.experienced
+
+
+def _blocked(seek: Seek) -> bool:
+    voters_of = seek.around.acquaintances.voters_of
+    return bool(seek.roster.unblocked_previous(seek.own_join, voters_of))
+
+
+def _patience_ends_s(seek: Seek) -> float:
+    return seek.started_at_s + seek.around.config.partition_patience_s

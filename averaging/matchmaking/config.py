@@ -1,0 +1,44 @@
+"""The options of matchmaking."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from averaging.matchmaking import schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchmakingConfig:
+    """How long a group waits for its members, and how large it may be."""
+
+    group_size_max: int = 64
+    """A group of this size closes at once; every member holds a stream to every aggregator."""
+    group_size_min: int = 1
+    """A smaller group does not start: a swarm that must not fork asks for half of its voters."""
+    wire_dtype: str = ""
+    """Number type of the vector on the wire; members must agree. Empty: that of the spec."""
+    join_window_s: float = 5.0
+    """The longest wait for members that may come, and for a better-ranked peer that is not yet
+    looking; the first round waits so long, later ones as the members' past arrivals suggest."""
+    join_window_s_min: float = 0.5
+    """The shortest such wait, however punctual everybody was: a few round trips and a hiccup."""
+    partition_patience_s: float = 60.0
+    """How long a group waits whose failed predecessor may have succeeded out of sight; after
+    that it goes on as a fork."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.group_size_min <= self.group_size_max <= schema.GROUP_SIZE_MAX:
+            raise ValueError(
+                f"need 1 <= group_size_min <= group_size_max <= {schema.GROUP_SIZE_MAX}, "
+                f"not {self.group_size_min} and {self.group_size_max}"
+            )
+        if not 0 < self.join_window_s_min <= self.join_window_s < math.inf:
+            raise ValueError(
+                "need 0 < join_window_s_min <= join_window_s, "
+                f"not {self.join_window_s_min} and {self.join_window_s}"
+            )
+        if not 0 <= self.partition_patience_s < math.inf:
+            raise ValueError(f"partition_patience_s must be >= 0, not {self.partition_patience_s}")
+        if len(self.wire_dtype) > schema.DTYPE_TEXT_MAX:
+            raise ValueError(f"wire_dtype is too long: {self.wire_dtype!r}")

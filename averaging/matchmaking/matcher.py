@@ -1,0 +1,264 @@
+"""Matcher: all rules of matchmaking for one peer and one group name, without I/O or clock.
+
+Between searches JOINs are parked in the lobby; during one they go to the Seek. What outlives a
+search (who fell silent, who is a client, past groups, arrival times) is kept here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+
+from averaging.matchmaking import asking, inviting, schema
+from averaging.matchmaking.acquaintances import Acquaintances, Candidate
+from averaging.matchmaking.config import MatchmakingConfig
+from averaging.matchmaking.group import Group, Join, join_on_wire, sign_join
+from averaging.matchmaking.lobby import Lobby
+from averaging.matchmaking.outputs import Answer, AskFailure, Found, Output
+from averaging.matchmaking.request import SeekRequest, Surroundings
+from averaging.matchmaking.seek import WAIT_INTERVAL_S, Asked, Phase, Seek
+from averaging.matchmaking.window import ArrivalWindow
+from averaging.round_id import RoundId
+from p2p import PeerId
+
+
+class Matcher:
+    """Turns calls, answers and time into messages and, in the end, a group or a reason."""
+
+    def __init__(
+        self,
+        own: PeerId,
+        group_name: str,
+        spec_hash: bytes,
+        *,
+        can_lead: bool,
+        element_count: int,
+        config: MatchmakingConfig,
+        rng: random.Random,
+        sign: Callable[[bytes], bytes],
+    ) -> None:
+        self.deadline_s = math.inf
+        """When on_deadline is due."""
+        self._own = own
+        self._group_name = group_name
+        self._spec_hash = spec_hash
+        self._config = config
+        self._rng = rng
+        self._sign = sign
+        self._lobby = Lobby()
+        self._window = ArrivalWindow(lower_s=config.join_window_s_min, upper_s=config.join_window_s)
+        self._acquaintances = Acquaintances()
+        self._around = Surroundings(
+            own=own,
+            can_lead=can_lead,
+            element_count=element_count,
+            config=config,
+            acquaintances=self._acquaintances,
+            window=self._window,
+            make_join=self._make_join,
+            next_ticket=self._next_ticket,
+        )
+        self._role: schema.Role = "node" if can_lead else "client"
+        self._seek: Seek | None = None
+        self._tickets = 0
+        self._wait_due_s = math.inf
+        self._begun: RoundId | None = None
+        self._led_since_s: float | None = None
+
+    # --- the caller ---------------------------------------------------------------------------
+
+    def on_seek(self, request: SeekRequest, now_s: float) -> list[Output]:
+        """The caller wants a group; one search at a time."""
+        assert self._seek is None
+        if request.round != self._begun:
+            self._begun = request.round
+            self._acquaintances.on_round_begun()
+        self._lobby.on_round_begun(request.round)
+        seek = Seek(self._around, request, now_s)
+        self._seek = seek
+        for parked in self._lobby.take_parked():
+            if self._seek is seek:
+                seek.on_join(parked.call_id, parked.join, now_s)
+        seek.step(now_s)
+        return self._after(now_s)
+
+    def on_cancelled(self, now_s: float) -> list[Output]:
+        """The caller does not want a group any more."""
+        if self._seek is not None and self._seek.phase is not Phase.DONE:
+            self._seek.give_up("cancelled", now_s)
+        return self._after(now_s)
+
+    def on_settled(self, round_id: RoundId, next_round: RoundId, now_s: float) -> list[Output]:
+        """The round is committed: those who come for it are behind the next one."""
+        return [*self._lobby.on_settled(round_id, next_round), *self._after(now_s)]
+
+    def round_wanted(self, round_id: RoundId, now_s: float) -> bool:
+        """Whether others gather for this round and wait for us."""
+        return self._lobby.wanted(round_id, now_s)
+
+    # --- others' calls ------------------------------------------------------------------------
+
+    def on_join(
+        self, call_id: int, join: Join, previous_voters: tuple[PeerId, ...], now_s: float
+    ) -> list[Output]:
+        """A peer asks to join us; its signature was checked."""
+        if join.previous and previous_voters:
+            self._acquaintances.on_voters(join.previous, previous_voters)
+        complaint = self._difference(join)
+        if complaint:
+            return [Answer(call_id, schema.Refuse("spec-differs", complaint)), *self._after(now_s)]
+        if self._seek is not None:
+            self._seek.on_join(call_id, join, now_s)
+            return self._after(now_s)
+        self._note_late(join, now_s)
+        return [*self._lobby.on_join(call_id, join), *self._after(now_s)]
+
+    def on_join_left(self, call_id: int, now_s: float) -> list[Output]:
+        """A JOIN call to us broke, or its caller gave it up."""
+        self._lobby.on_join_left(call_id)
+        if self._seek is not None:
+            self._seek.on_join_left(call_id, now_s)
+        return self._after(now_s)
+
+    def on_invite(
+        self, peer: PeerId, invite: schema.Invite, now_s: float
+    ) -> tuple[schema.InviteAnswer, list[Output]]:
+        """A leader invites us."""
+        if invite.spec_hash != self._spec_hash:
+            return schema.InviteAnswer("spec-differs"), self._after(now_s)
+        if self._seek is None:
+            answer = self._lobby.on_invite(invite, now_s)
+        else:
+            answer = inviting.on_invite(self._seek, peer, invite, now_s)
+        return answer, self._after(now_s)
+
+    # --- our own calls ------------------------------------------------------------------------
+
+    def on_leader_message(
+        self, ticket: int, message: schema.Wait | schema.Redirect | schema.Refuse, now_s: float
+    ) -> list[Output]:
+        """The peer that we asked says something."""
+        seek, asked = self._seek, self._asked(ticket)
+        if seek is not None and asked is not None:
+            asking.on_leader_message(seek, asked, message, now_s)
+        return self._after(now_s)
+
+    def on_group(
+        self, ticket: int, group: Group, last_arrival_s: float, now_s: float
+    ) -> list[Output]:
+        """The peer that we asked shows a group, whose form and signatures were checked."""
+        seek, asked = self._seek, self._asked(ticket)
+        if seek is not None and asked is not None:
+            asking.on_group(seek, asked, group, last_arrival_s, now_s)
+        return self._after(now_s)
+
+    def on_ask_failed(
+        self, ticket: int, cause: AskFailure, reason: str, now_s: float
+    ) -> list[Output]:
+        """A JOIN call of ours ended without an answer."""
+        seek, asked = self._seek, self._asked(ticket)
+        if seek is not None and asked is not None:
+            asking.on_ask_failed(seek, asked, cause, reason, now_s)
+        return self._after(now_s)
+
+    def on_invite_answer(
+        self, peer: PeerId, answer: schema.InviteAnswer, now_s: float
+    ) -> list[Output]:
+        """An invited peer says what it does."""
+        if self._seek is not None:
+            inviting.on_invite_answer(self._seek, peer, answer, now_s)
+        return self._after(now_s)
+
+    def on_unreachable(self, peer: PeerId, now_s: float) -> list[Output]:
+        """No address of an invited peer leads to it."""
+        if self._seek is not None:
+            inviting.on_unreachable(self._seek, peer, now_s)
+        return self._after(now_s)
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    def on_candidates(self, candidates: Iterable[Candidate], now_s: float) -> list[Output]:
+        """The strangers' records were read; those of another spec are left out before."""
+        others = (candidate for candidate in candidates if candidate.peer_id != self._own)
+        self._acquaintances.on_strangers(others, now_s)
+        if self._seek is not None:
+            self._seek.on_candidates(now_s)
+        return self._after(now_s)
+
+    def on_deadline(self, now_s: float) -> list[Output]:
+        """Time has passed."""
+        outputs: list[Output] = []
+        if self._lobby.parked and now_s >= self._wait_due_s:
+            self._wait_due_s = now_s + WAIT_INTERVAL_S
+            outputs.extend(self._lobby.waits())
+        if self._seek is not None:
+            self._seek.on_deadline(now_s)
+        return [*outputs, *self._after(now_s)]
+
+    def _after(self, now_s: float) -> list[Output]:
+        """What every event ends with: take the search's outputs, end it, set the next deadline."""
+        outputs: list[Output] = []
+        seek = self._seek
+        if seek is not None:
+            outputs.extend(seek.outputs)
+            seek.outputs.clear()
+            if seek.phase is Phase.DONE:
+                self._end(seek, outputs[-1])
+        if not self._lobby.parked:
+            self._wait_due_s = math.inf
+        elif self._wait_due_s == math.inf:
+            self._wait_due_s = now_s + WAIT_INTERVAL_S
+        search_due_s = self._seek.deadline_s(now_s) if self._seek is not None else math.inf
+        self.deadline_s = min(self._wait_due_s, search_due_s)
+        return outputs
+
+    def _end(self, seek: Seek, outcome: Output) -> None:
+        self._seek = None
+        if isinstance(outcome, Found):
+            group = outcome.group
+            self._begun = group.round
+            self._acquaintances.on_group(group)
+            self._lobby.on_group(group)
+            self._led_since_s = seek.open_since_s if group.leader == self._own else None
+
+    def _asked(self, ticket: int) -> Asked | None:
+        """What we asked under this ticket, unless that is over."""
+        asked = self._seek.asked if self._seek is not None else None
+        return asked if asked is not None and asked.ticket == ticket else None
+
+    def _note_late(self, join: Join, now_s: float) -> None:
+        group = self._lobby.last_group
+        if group is not None and group.round == join.round and self._led_since_s is not None:
+            self._window.on_late(now_s - self._led_since_s)
+
+    def _difference(self, join: Join) -> str | None:
+        """How a JOIN's subject differs from ours, or None."""
+        if join.group_name != self._group_name:
+            return "the group name is another"
+        if join.spec_hash != self._spec_hash:
+            return "the tensors' names, shapes or types differ"
+        if join.wire_dtype != self._config.wire_dtype:
+            return f"the wire dtype is {self._config.wire_dtype!r} here"
+        return None
+
+    def _make_join(self, round_id: RoundId, request: SeekRequest) -> Join:
+        join = Join(
+            peer_id=self._own,
+            group_name=self._group_name,
+            round=round_id,
+            spec_hash=self._spec_hash,
+            wire_dtype=self._config.wire_dtype,
+            role=self._role,
+            weight_cap=request.weight_cap,
+            nonce=self._rng.randbytes(schema.NONCE_SIZE_BYTES),
+            addresses=request.addresses,
+            previous=request.previous,
+            abandoned=request.abandoned,
+        )
+        assert len(join_on_wire(join).body) <= schema.JOIN_BYTES_MAX
+        return sign_join(join, self._sign)
+
+    def _next_ticket(self) -> int:
+        self._tickets += 1
+        return self._tickets

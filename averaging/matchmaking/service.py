@@ -1,0 +1,379 @@
+"""Matchmaking: drives the matcher over trio; `find_group` is what the rest of the layer uses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+from averaging.errors import MatchmakingFailed
+from averaging.matchmaking import schema, strangers
+from averaging.matchmaking.acquaintances import Candidate
+from averaging.matchmaking.config import MatchmakingConfig
+from averaging.matchmaking.group import Group, parse_group_untrusted, parse_join_untrusted
+from averaging.matchmaking.inbound import Inbound
+from averaging.matchmaking.matcher import Matcher
+from averaging.matchmaking.outputs import (
+    Answer,
+    Ask,
+    AskFailure,
+    Found,
+    GaveUp,
+    Output,
+    SendInvite,
+    Withdraw,
+)
+from averaging.matchmaking.request import SeekRequest
+from averaging.naming import service_name
+from averaging.round_id import RoundId
+from p2p import (
+    CallTimeout,
+    Dht,
+    MessageInvalid,
+    Node,
+    P2PError,
+    PeerId,
+    RefusedError,
+    RemoteError,
+    RpcCall,
+    RpcService,
+    StreamBroken,
+    UnreachableError,
+    open_service_nursery,
+    parse_peer_id_untrusted,
+    rpc_client,
+    short,
+)
+
+logger = logging.getLogger(__name__)
+
+# One JOIN and one INVITE at a time, twice over for a peer that restarts its search.
+_CALLS_PER_PEER_MAX: Final = 4
+# The core passes over a silent peer long before; these only end calls that nobody waits for.
+_ASK_TIMEOUT_S: Final = 10.0
+_INVITE_TIMEOUT_S: Final = 5.0
+
+
+class _Search:
+    """One call of find_group, waiting for its outcome."""
+
+    def __init__(self) -> None:
+        self.outcome: Found | GaveUp | None = None
+        self.over = trio.Event()
+
+
+class Matchmaking:
+    """Finds groups for one group name at one node; opened by open_matchmaking()."""
+
+    def __init__(
+        self,
+        node: Node,
+        group_name: str,
+        spec_hash: bytes,
+        config: MatchmakingConfig,
+        *,
+        dht: Dht | None,
+        element_count: int,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._node = node
+        self._group_name = group_name
+        self._spec_hash = spec_hash
+        self._config = config
+        self._dht = dht
+        self._nursery = nursery
+        self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
+        self._core = Matcher(
+            node.peer_id,
+            group_name,
+            spec_hash,
+            can_lead=not node.client_mode,
+            element_count=element_count,
+            config=config,
+            rng=node.rng,
+            sign=node.identity.sign,
+        )
+        self._asks: dict[int, trio.CancelScope] = {}
+        self._inbound: dict[int, Inbound] = {}
+        self._inviting: dict[PeerId, None] = {}
+        self._call_count = 0
+        self._search: _Search | None = None
+        self._timer_changed = trio.Event()
+        self.round = RoundId(0)
+        """The round of the newest search or group."""
+
+    async def find_group(
+        self,
+        round: RoundId,
+        *,
+        weight_cap: float,
+        expected: Collection[PeerId] | None,
+        lost: Collection[PeerId] = (),
+        previous: bytes = b"",
+        abandoned: bool = False,
+        attempt: int = 0,
+        deadline_s: float,
+        group_size_min: int | None = None,
+        follow: bool = False,
+    ) -> Group:
+        """Find the group for one attempt of a round; one search at a time.
+
+        Args:
+            weight_cap: the largest weight that we shall declare.
+            expected: who should come, with or without ourselves; the group closes at once when
+                all of them but the lost are there. None: strangers, found through the DHT.
+            lost: who was lost lately: not waited for, and not asked to lead.
+            previous: id of our failed group of this round, if any.
+            abandoned: whether we promised never to vote in that group.
+            attempt: how many groups of this round we were in before.
+            deadline_s: longest duration of the search, and of what the group does after it.
+            group_size_min: in place of the config's, for this search.
+            follow: whether to adopt a later round that others are in.
+
+        Raises:
+            MatchmakingFailed: with the reason, and what each peer said.
+        """
+        if self._search is not None:
+            raise ValueError("a search for a group is under way already")
+        request = SeekRequest(
+            round=round,
+            follow=follow,
+            weight_cap=weight_cap,
+            expected=None if expected is None else tuple(sorted(set(expected))),
+            lost=tuple(sorted(set(lost))),
+            previous=previous,
+            abandoned=abandoned,
+            attempt=attempt,
+            group_size_min=group_size_min or self._config.group_size_min,
+            deadline_s=trio.current_time() + deadline_s,
+            addresses=self._node.addresses[: schema.ADDRESSES_MAX],
+        )
+        self.round = round
+        search = _Search()
+        self._search = search
+        try:
+            self._apply(self._core.on_seek(request, trio.current_time()))
+            async with open_service_nursery() as nursery:
+                if expected is None:
+                    self._look_for_strangers(nursery)
+                await search.over.wait()
+        finally:
+            self._search = None
+            self._apply(self._core.on_cancelled(trio.current_time()))
+        if isinstance(search.outcome, Found):
+            group = search.outcome.group
+            self.round = group.round
+            logger.info(
+                "group_found group=%s id=%s round=%s members=%d attempt=%d",
+                self._group_name,
+                group.group_id[:4].hex(),
+                group.round,
+                len(group.members),
+                group.attempt,
+            )
+            return group
+        assert search.outcome is not None
+        failed = search.outcome
+        raise MatchmakingFailed(failed.reason, behind=failed.behind, refusals=failed.refusals)
+
+    def round_wanted(self, round: RoundId) -> bool:
+        """Whether others gather for this round already and wait for us."""
+        return self._core.round_wanted(round, trio.current_time())
+
+    def settle(self, round: RoundId, next_round: RoundId) -> None:
+        """Say that a round is committed: who still comes for it is told of the next one."""
+        self.round = next_round
+        self._apply(self._core.on_settled(round, next_round, trio.current_time()))
+
+    # --- carrying out what the core decides ---------------------------------------------------
+
+    def _apply(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            match output:
+                case Ask():
+                    scope = trio.CancelScope()
+                    self._asks[output.ticket] = scope
+                    self._nursery.start_soon(self._ask, output, scope)
+                case Withdraw():
+                    if output.ticket in self._asks:
+                        self._asks[output.ticket].cancel()
+                case Answer():
+                    if output.call_id in self._inbound:
+                        self._inbound[output.call_id].put(output.message)
+                case SendInvite():
+                    if output.peer_id not in self._inviting:
+                        self._inviting[output.peer_id] = None
+                        self._nursery.start_soon(self._invite, output)
+                case Found() | GaveUp():
+                    if self._search is not None:
+                        self._search.outcome = output
+                        self._search.over.set()
+        self._timer_changed.set()
+
+    async def keep_time(self) -> None:
+        """Wake the core when it asked to be."""
+        while True:
+            self._timer_changed = trio.Event()
+            with trio.move_on_at(self._core.deadline_s) as due:
+                await self._timer_changed.wait()
+            if due.cancelled_caught:
+                self._apply(self._core.on_deadline(trio.current_time()))
+
+    def _look_for_strangers(self, nursery: trio.Nursery) -> None:
+        def on_candidates(candidates: list[Candidate]) -> None:
+            self._apply(self._core.on_candidates(candidates, trio.current_time()))
+
+        if self._dht is None:
+            on_candidates([])
+        else:
+            nursery.start_soon(
+                strangers.poll, self._dht, self._group_name, self._spec_hash, on_candidates
+            )
+
+    # --- our calls ----------------------------------------------------------------------------
+
+    async def _ask(self, ask: Ask, scope: trio.CancelScope) -> None:
+        failure: tuple[AskFailure, str] | None = None
+        with scope:
+            try:
+                await self._converse(ask)
+            except UnreachableError as exc:
+                cause = AskFailure.UNREACHABLE if exc.attempts else AskFailure.NO_ADDRESS
+                failure = cause, str(exc)
+            except RefusedError as exc:
+                failure = AskFailure.REFUSED, f"refused: {exc}"
+            except MessageInvalid as exc:
+                failure = AskFailure.INVALID, f"broke the protocol: {exc}"
+            except RemoteError as exc:
+                failure = AskFailure.REFUSED, str(exc)
+            except (StreamBroken, CallTimeout) as exc:
+                failure = AskFailure.BROKEN, f"went away: {exc}"
+        del self._asks[ask.ticket]
+        if failure is not None:
+            now_s = trio.current_time()
+            self._apply(self._core.on_ask_failed(ask.ticket, failure[0], failure[1], now_s))
+
+    async def _converse(self, ask: Ask) -> None:
+        self._node.add_addresses(ask.peer_id, ask.addresses)
+        opening = self._client.open(ask.peer_id, schema.JOIN, ask.request, timeout_s=_ASK_TIMEOUT_S)
+        async with opening as call:
+            while True:
+                received = await call.receive()
+                if received is None:
+                    raise StreamBroken("it ended the call without a last word")
+                message: schema.LeaderMessage = received[0]
+                if isinstance(message, schema.GroupFormed):
+                    group = await self._node.offload(parse_group_untrusted, message.body)
+                    now_s = trio.current_time()
+                    last_s = message.last_arrival_s
+                    self._apply(self._core.on_group(ask.ticket, group, last_s, now_s))
+                    return
+                if isinstance(message, schema.Redirect):
+                    parse_peer_id_untrusted(message.peer_id)
+                now_s = trio.current_time()
+                self._apply(self._core.on_leader_message(ask.ticket, message, now_s))
+                if not isinstance(message, schema.Wait):
+                    return
+
+    async def _invite(self, output: SendInvite) -> None:
+        peer = output.peer_id
+        self._node.add_addresses(peer, output.addresses)
+        try:
+            answer = await self._client.call(
+                peer, schema.INVITE, output.invite, timeout_s=_INVITE_TIMEOUT_S
+            )
+            if answer.leader:
+                parse_peer_id_untrusted(answer.leader)
+        except UnreachableError as exc:
+            # Without an address to try it may be a client, that comes by itself.
+            if exc.attempts:
+                self._apply(self._core.on_unreachable(peer, trio.current_time()))
+        except P2PError as exc:
+            logger.debug("invite_failed peer=%s cause=%s", short(peer), exc)
+        else:
+            self._apply(self._core.on_invite_answer(peer, answer, trio.current_time()))
+        finally:
+            del self._inviting[peer]
+
+    # --- others' calls ------------------------------------------------------------------------
+
+    async def serve_join(self, call: RpcCall[Any, Any]) -> None:
+        """A peer wants to join us; it hears from us until we have a last word for it."""
+        request: schema.JoinRequest = call.request
+        join = parse_join_untrusted(request.join)
+        if join.peer_id != call.peer_id:
+            raise MessageInvalid("a JOIN of somebody else")
+        voters = tuple(parse_peer_id_untrusted(voter) for voter in request.previous_voters)
+        self._call_count += 1
+        call_id = self._call_count
+        inbound = Inbound()
+        self._inbound[call_id] = inbound
+        try:
+            self._apply(self._core.on_join(call_id, join, voters, trio.current_time()))
+            await inbound.converse(call)
+        finally:
+            del self._inbound[call_id]
+            self._apply(self._core.on_join_left(call_id, trio.current_time()))
+
+    async def serve_invite(self, caller: PeerId, invite: schema.Invite) -> schema.InviteAnswer:
+        """A leader invites us."""
+        self._node.add_addresses(caller, invite.addresses)
+        answer, outputs = self._core.on_invite(caller, invite, trio.current_time())
+        self._apply(outputs)
+        return answer
+
+
+@asynccontextmanager
+async def open_matchmaking(
+    node: Node,
+    group_name: str,
+    spec_hash: bytes,
+    config: MatchmakingConfig | None = None,
+    dht: Dht | None = None,
+    *,
+    element_count: int = 0,
+) -> AsyncIterator[Matchmaking]:
+    """Serve and find groups under this name while the block lasts.
+
+    Args:
+        spec_hash: names the tensors; peers with another one are refused.
+        dht: where strangers find each other; without it only `expected` peers and former
+            members are found.
+        element_count: length of the flat vector, from which a leader sets the chunk length.
+    """
+    if len(group_name.encode()) > schema.GROUP_NAME_TEXT_MAX or not group_name:
+        raise ValueError(f"a group name has 1 to {schema.GROUP_NAME_TEXT_MAX} bytes")
+    if len(spec_hash) != schema.HASH_SIZE_BYTES:
+        raise ValueError(f"a spec hash has {schema.HASH_SIZE_BYTES} bytes")
+    async with open_service_nursery() as nursery:
+        matchmaking = Matchmaking(
+            node,
+            group_name,
+            spec_hash,
+            config or MatchmakingConfig(),
+            dht=dht,
+            element_count=element_count,
+            nursery=nursery,
+        )
+        service = RpcService(
+            service_name(schema.SERVICE, group_name),
+            schema.MAJOR,
+            calls_per_peer_max=_CALLS_PER_PEER_MAX,
+        )
+        service.stream(schema.JOIN, matchmaking.serve_join)
+        service.unary(schema.INVITE, matchmaking.serve_invite)
+        async with service.serving(node):
+            nursery.start_soon(matchmaking.keep_time)
+            if dht is not None and not node.client_mode:
+                nursery.start_soon(
+                    strangers.keep_published,
+                    node,
+                    dht,
+                    group_name,
+                    spec_hash,
+                    lambda: matchmaking.round,
+                )
+            yield matchmaking

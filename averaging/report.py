@@ -1,0 +1,82 @@
+"""RoundReport: what came of a round, for the caller, the log and the curious."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from averaging.round_id import RoundId
+from p2p import PeerId, short
+
+Outcome = Literal["success", "failed", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberReport:
+    """One member's part in a round."""
+
+    fraction: float
+    """How much of the vector contains this member's contribution, 0 to 1."""
+    weight: float
+    """The weight it declared."""
+    reason: str = ""
+    """Why the fraction is below 1; empty when it is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """What came of a round; str() gives one readable line."""
+
+    group_id: bytes
+    """Empty when no group was found."""
+    round: RoundId
+    members: Mapping[PeerId, MemberReport]
+    """The members of the last group, this peer among them."""
+    digest: bytes
+    """Names the result: equal digests are equal bits. Empty without success."""
+    succeeded: bool
+    outcome: Outcome
+    """`undecided`: this peer voted and never learnt whether the others agreed."""
+    reason: str = ""
+    """One sentence on what failed; empty on success."""
+    attempts: int = 1
+    """Groups that were tried."""
+    lost: tuple[PeerId, ...] = ()
+    """Members lost in any attempt."""
+    behind: RoundId | None = None
+    """The round that the others are in, when this one is not theirs."""
+    sent_bytes: int = 0
+    """Bulk bytes, in all attempts."""
+    received_bytes: int = 0
+    seconds: float = 0.0
+    matchmaking_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+    """From the group to holding the whole result, in all attempts."""
+    agreement_seconds: float = 0.0
+    """From holding the result to the certificate, or to giving up."""
+    refusals: Mapping[PeerId, str] = field(default_factory=dict)
+    """What each peer that was asked to lead or join said, when no group was found."""
+
+    def __str__(self) -> str:
+        said = [f"round {self.round.number} {self.outcome}"]
+        if self.reason:
+            said[0] += f": {self.reason}"
+        if self.members:
+            whole = sum(member.fraction == 1.0 for member in self.members.values())
+            said.append(f"{whole} of {len(self.members)} contributed wholly")
+            said.extend(
+                f"{short(peer)} {member.fraction:.0%} ({member.reason})"
+                for peer, member in self.members.items()
+                if member.reason
+            )
+        if self.lost:
+            said.append(f"lost {', '.join(short(peer) for peer in self.lost)}")
+        if self.behind is not None:
+            said.append(f"the others are in round {self.behind.number}")
+        tries = f" in {self.attempts} attempts" if self.attempts > 1 else ""
+        said.append(
+            f"{self.seconds:.2f} s{tries}, {self.sent_bytes} bytes sent, "
+            f"{self.received_bytes} received"
+        )
+        return ", ".join(said)

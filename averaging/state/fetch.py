@@ -1,0 +1,256 @@
+"""Downloading a state from several donors at once, each chunk checked as it comes.
+
+All donors are asked for a manifest. Shortly after the first answer, or when all have answered, the
+manifest that most of them share is taken; its holders are asked for different chunks, and whoever
+answers later with the same manifest helps. A donor that breaks, falls silent or sends wrong bytes
+is left, and others take over its chunks; when all holders are lost the next manifest is tried.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from averaging.errors import StateUnavailable
+from averaging.naming import service_name
+from averaging.state import schema
+from averaging.state.manifest import (
+    ChunkPlan,
+    Manifest,
+    Snapshot,
+    StateBytes,
+    choose_manifest,
+    chunk_hash,
+    manifest_untrusted,
+)
+from averaging.state.schema import ChunkAnswer, ChunkRequest, ManifestRequest
+from averaging.tensors import Array
+from p2p import (
+    MessageInvalid,
+    Node,
+    P2PError,
+    PeerId,
+    RpcCall,
+    open_service_nursery,
+    rpc_client,
+    short,
+)
+
+logger = logging.getLogger(__name__)
+
+Check = Callable[[Manifest], str | None]
+"""Says why an offered state cannot be used, or None; asked before anything is allocated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """How a download is spread."""
+
+    donors_max: int = 8
+    """Asked at once; more would not be faster."""
+    grace_s: float = 0.25
+    """How long further manifests are awaited after the first one."""
+    silence_s: float = 10.0
+    """A donor that sends nothing for this long is left."""
+    requests_ahead: int = 4
+    """Chunks asked of a donor at once, so that it never waits for us."""
+
+    def __post_init__(self) -> None:
+        if self.donors_max < 1 or self.requests_ahead < 1:
+            raise ValueError("donors_max and requests_ahead must be at least 1")
+        if self.grace_s < 0 or self.silence_s <= 0:
+            raise ValueError("grace_s and silence_s must be positive")
+
+
+async def fetch_state(
+    node: Node,
+    group_name: str,
+    donors: Sequence[PeerId],
+    *,
+    check: Check,
+    minimum_version: int = 0,
+    timeout_s: float,
+    config: FetchConfig | None = None,
+) -> Snapshot:
+    """Download a state of at least this version.
+
+    Args:
+        donors: who may have it; the first few of them are asked.
+        check: sees each manifest before anything is allocated for it, and says what is wrong
+            with it: an unknown tensor, a wrong shape, metadata that makes no sense.
+
+    Raises:
+        StateUnavailable: nobody gave it whole in time; it names the cause for each donor.
+    """
+    fetch = _Fetch(node, group_name, donors, check, minimum_version, config or FetchConfig())
+    with trio.move_on_after(timeout_s):
+        snapshot = await fetch.run(timeout_s)
+        if snapshot is not None:
+            return snapshot
+        raise StateUnavailable("no donor gave a whole state", fetch.reasons)
+    raise StateUnavailable(f"no state was had in {timeout_s:g} s", fetch.reasons)
+
+
+@dataclass
+class _Download:
+    """One manifest on its way to become arrays."""
+
+    manifest: Manifest
+    arrays: dict[str, Array]
+    content: StateBytes
+    plan: ChunkPlan
+    donors: int = 0
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def on_change(self) -> None:
+        """Wake whoever waits for something to do, or for the end."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class _Fetch:
+    def __init__(
+        self,
+        node: Node,
+        group_name: str,
+        donors: Sequence[PeerId],
+        check: Check,
+        minimum_version: int,
+        config: FetchConfig,
+    ) -> None:
+        self.reasons: dict[PeerId, str] = {}
+        self._node = node
+        self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
+        self._donors = tuple(dict.fromkeys(donors))[: config.donors_max]
+        self._check = check
+        self._minimum_version = minimum_version
+        self._config = config
+        self._manifests: dict[PeerId, Manifest] = {}
+        self._answers = 0
+        self._answered = trio.Event()
+        self._download: _Download | None = None
+
+    async def run(self, timeout_s: float) -> Snapshot | None:
+        async with open_service_nursery() as nursery:
+            for donor in self._donors:
+                nursery.start_soon(self._ask, donor, timeout_s, nursery)
+            await self._wait_for_answers()
+            while (chosen := choose_manifest(self._manifests)) is not None:
+                manifest, holders = chosen
+                arrays = manifest.table.empty_arrays()
+                content = StateBytes(manifest.table, arrays)
+                plan = ChunkPlan(len(manifest.digests))
+                self._download = download = _Download(manifest, arrays, content, plan)
+                for donor in holders:
+                    self._start(download, donor, nursery)
+                while not plan.is_done and download.donors:
+                    await download.changed.wait()
+                if plan.is_done:
+                    nursery.cancel_scope.cancel()
+                    return Snapshot(manifest.version, manifest.metadata, arrays)
+                self._download = None
+                await self._wait_for_answers()
+        return None
+
+    async def _wait_for_answers(self) -> None:
+        """Until all have answered, or a moment after somebody offered something."""
+        while not self._manifests and self._answers < len(self._donors):
+            await self._answered.wait()
+        with trio.move_on_after(self._config.grace_s):
+            while self._answers < len(self._donors):
+                await self._answered.wait()
+
+    async def _ask(self, donor: PeerId, timeout_s: float, nursery: trio.Nursery) -> None:
+        wait_s = min(timeout_s, schema.WAIT_S_MAX)
+        request = ManifestRequest(self._minimum_version, wait_s)
+        self.reasons[donor] = "did not answer"
+        try:
+            answer = await self._client.call(donor, schema.MANIFEST, request, timeout_s=timeout_s)
+            manifest = manifest_untrusted(answer)
+            if manifest.version < self._minimum_version:
+                raise MessageInvalid(f"offered version {manifest.version}, which is too old")
+            complaint = self._check(manifest)
+        except P2PError as exc:
+            complaint = str(exc)
+        if complaint is None:
+            self.reasons[donor] = "was not finished in time"
+            self._manifests[donor] = manifest
+            download = self._download
+            if download and download.manifest.snapshot_id == manifest.snapshot_id:
+                self._start(download, donor, nursery)
+        else:
+            self.reasons[donor] = complaint
+        self._answers += 1
+        self._answered.set()
+        self._answered = trio.Event()
+
+    def _start(self, download: _Download, donor: PeerId, nursery: trio.Nursery) -> None:
+        download.donors += 1
+        nursery.start_soon(self._take_from, download, donor)
+
+    async def _take_from(self, download: _Download, donor: PeerId) -> None:
+        try:
+            await self._take_chunks(download, donor)
+        except (P2PError, trio.TooSlowError) as exc:
+            silent = f"sent nothing for {self._config.silence_s:g} s"
+            self.reasons[donor] = silent if isinstance(exc, trio.TooSlowError) else str(exc)
+            logger.info("state_donor_lost peer=%s cause=%s", short(donor), self.reasons[donor])
+            self._manifests.pop(donor, None)
+            download.plan.on_donor_lost(donor)
+        finally:
+            download.donors -= 1
+            download.on_change()
+
+    async def _take_chunks(self, download: _Download, donor: PeerId) -> None:
+        """Ask for chunks until none is left that this donor could give."""
+        plan, snapshot_id = download.plan, download.manifest.snapshot_id
+        while not plan.is_done:
+            index = plan.next_request(donor)
+            if index is None:
+                await download.changed.wait()
+                continue
+            async with self._client.open(
+                donor,
+                schema.CHUNKS,
+                ChunkRequest(snapshot_id, index),
+                timeout_s=self._config.silence_s,
+            ) as call:
+                await self._run_stream(download, donor, call, index)
+                await call.finish_sending()
+
+    async def _run_stream(
+        self,
+        download: _Download,
+        donor: PeerId,
+        call: RpcCall[ChunkRequest, ChunkAnswer],
+        first: int,
+    ) -> None:
+        asked = [first]
+        while asked:
+            with trio.fail_after(self._config.silence_s):
+                while len(asked) < self._config.requests_ahead:
+                    index = download.plan.next_request(donor)
+                    if index is None:
+                        break
+                    await call.send(ChunkRequest(download.manifest.snapshot_id, index))
+                    asked.append(index)
+                received = await call.receive()
+            if received is None:
+                raise MessageInvalid("ended before all chunks were sent")
+            answer, data = received
+            if answer.index != asked.pop(0):
+                raise MessageInvalid(f"sent chunk {answer.index}, which was not asked for now")
+            await self._keep(download, answer.index, data)
+
+    async def _keep(self, download: _Download, index: int, data: bytes) -> None:
+        start, end = download.manifest.span(index)
+        if len(data) != end - start:
+            raise MessageInvalid(f"sent {len(data)} bytes as chunk {index}")
+        if await self._node.offload(chunk_hash, data) != download.manifest.digests[index]:
+            raise MessageInvalid("sent bytes that do not match its manifest")
+        if download.plan.on_chunk(index):
+            download.content.write(start, data)
+            download.on_change()

@@ -1,0 +1,159 @@
+"""A few simulated peers that run one group, made by hand instead of by matchmaking."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import trio
+
+from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.result import RoundResult
+from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.matchmaking.group import Group, Join, choose_chunk_elements, form_group, sign_join
+from averaging.round_id import RoundId
+from p2p import Node, PeerId
+from p2p.testing import SimNetwork, run_sim
+
+Array = np.ndarray[Any, Any]
+
+NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+
+
+def simulated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test of `async def test(network, ...)`: it runs in a simulation, always the same."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        async def main(network: SimNetwork) -> None:
+            await test(network, **fixtures)
+            assert network.handler_errors == []
+
+        run_sim(1, main)
+
+    signature = inspect.signature(test)
+    rest = [p for name, p in signature.parameters.items() if name != "network"]
+    run.__signature__ = signature.replace(parameters=rest)  # type: ignore[attr-defined]
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run
+
+
+@dataclass
+class Peer:
+    """A node that can run groups."""
+
+    node: Node
+    allreduce: Allreduce
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self.node.peer_id
+
+
+@asynccontextmanager
+async def open_peers(
+    network: SimNetwork, count: int, *, clients: int = 0, config: AllreduceConfig | None = None
+) -> AsyncIterator[list[Peer]]:
+    """So many peers, the last ones clients, all connected as matchmaking leaves them."""
+    async with AsyncExitStack() as stack:
+        peers = []
+        for number, name in enumerate(NAMES[:count]):
+            node = await stack.enter_async_context(
+                network.open_node(name, client_mode=number >= count - clients)
+            )
+            allreduce = await stack.enter_async_context(open_allreduce(node, "test", config))
+            peers.append(Peer(node, allreduce))
+        await connect_all([peer.node for peer in peers])
+        yield peers
+
+
+async def connect_all(nodes: Sequence[Node]) -> None:
+    """Tell each node of the others' addresses, and connect to those that can be dialed."""
+    for node in nodes:
+        for other in nodes:
+            if other is not node and other.addresses:
+                await node.connect(other.peer_id, other.addresses)
+
+
+def group_of(
+    nodes: Sequence[Node],
+    element_count: int,
+    *,
+    wire_dtype: str = "float32",
+    weight_cap: float = 100.0,
+    chunk_elements: int | None = None,
+    deadline_s: float = 30.0,
+    seed: int = 0,
+) -> Group:
+    """A group of these nodes, the first as leader."""
+    rng = random.Random(seed)
+    joins = [
+        sign_join(
+            Join(
+                peer_id=node.peer_id,
+                group_name="test",
+                round=RoundId(1),
+                spec_hash=bytes(32),
+                wire_dtype=wire_dtype,
+                role="client" if node.client_mode else "node",
+                weight_cap=weight_cap,
+                nonce=rng.randbytes(16),
+                addresses=node.addresses,
+                previous=b"",
+                abandoned=False,
+            ),
+            node.identity.sign,
+        )
+        for node in nodes
+    ]
+    aggregators = sum(not node.client_mode for node in nodes)
+    group, _ = form_group(
+        joins,
+        chunk_elements=chunk_elements or choose_chunk_elements(element_count, aggregators),
+        deadline_s=deadline_s,
+        attempt=0,
+        previous=b"",
+    )
+    return group
+
+
+def vectors_for(count: int, elements: int, dtype: str = "float32", seed: int = 0) -> list[Array]:
+    """Different vectors, the same each time."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(elements).astype(dtype) for _ in range(count)]
+
+
+async def run_group(
+    peers: Sequence[Peer],
+    group: Group,
+    vectors: Sequence[Array],
+    weights: Sequence[float] | None = None,
+    *,
+    deadline_s: float = 20.0,
+) -> list[RoundResult]:
+    """Run the group at all these peers to its end."""
+    results: dict[int, RoundResult] = {}
+
+    async def run(number: int) -> None:
+        results[number] = await peers[number].allreduce.run(
+            group,
+            vectors[number],
+            1.0 if weights is None else weights[number],
+            trio.current_time() + deadline_s,
+        )
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(peers)):
+            nursery.start_soon(run, number)
+    return [results[number] for number in range(len(peers))]
+
+
+def mean_of(vectors: Sequence[Array], weights: Sequence[float] | None = None) -> Array:
+    """The weighted mean in doubles."""
+    return np.average(np.asarray(vectors, np.float64), axis=0, weights=weights)

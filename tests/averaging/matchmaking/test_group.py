@@ -1,0 +1,160 @@
+"""Groups: quorums against a slow count, and bodies that are changed on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from averaging.matchmaking import schema
+from averaging.matchmaking.group import (
+    Join,
+    blocking,
+    choose_chunk_elements,
+    form_group,
+    join_on_wire,
+    parse_group_untrusted,
+    parse_join_untrusted,
+    quorum_reached,
+    sign_join,
+)
+from averaging.round_id import RoundId
+from p2p import Identity, MessageInvalid, PeerId, decode_untrusted, encode
+
+IDENTITIES = [Identity.generate(random.Random(seed)) for seed in range(4)]
+ROUND = RoundId(7, b"p" * 32)
+
+
+def make_join(identity: Identity, **changes: object) -> Join:
+    join = Join(
+        peer_id=identity.peer_id,
+        group_name="run",
+        round=ROUND,
+        spec_hash=b"s" * 32,
+        wire_dtype="",
+        role="node",
+        weight_cap=1.0,
+        nonce=b"n" * 16,
+        addresses=("/ip4/10.0.0.1/tcp/4001",),
+        previous=b"",
+        abandoned=False,
+    )
+    return sign_join(dataclasses.replace(join, **changes), identity.sign)  # type: ignore[arg-type]
+
+
+def body_of(*joins: Join) -> schema.GroupBody:
+    return schema.GroupBody(tuple(join_on_wire(join) for join in joins), 4096, 30.0, 0, b"")
+
+
+@given(st.integers(1, 8))
+def test_two_quorums_share_a_voter(count: int) -> None:
+    voters = [PeerId(f"peer{index}") for index in range(count)]
+    subsets = [set(s) for size in range(count + 1) for s in itertools.combinations(voters, size)]
+    for votes in subsets:
+        half = 2 * len(votes) == count and voters[0] in votes
+        assert quorum_reached(voters, votes) == (2 * len(votes) > count or half)
+        others = set(voters) - votes
+        # Exactly one side of a split has a quorum, so an abandonment blocks or leaves one.
+        assert quorum_reached(voters, votes) != quorum_reached(voters, others)
+        assert blocking(voters, votes) == quorum_reached(voters, votes)
+    assert not quorum_reached(voters, ["stranger"] * count)
+
+
+def test_a_group_is_the_same_at_its_members() -> None:
+    joins = [make_join(identity) for identity in IDENTITIES]
+    group, body = form_group(
+        joins, chunk_elements=4096, deadline_s=30.0, attempt=2, previous=b"g" * 32
+    )
+    assert parse_group_untrusted(body) == group
+    assert group.leader == IDENTITIES[0].peer_id
+    assert set(group.voters) == {identity.peer_id for identity in IDENTITIES}
+    assert group.join_of(IDENTITIES[2].peer_id) == joins[2]
+    assert group.join_of(PeerId("nobody")) is None
+    other, _ = form_group(
+        joins, chunk_elements=4096, deadline_s=30.0, attempt=3, previous=b"g" * 32
+    )
+    assert other.group_id != group.group_id
+
+
+def test_clients_own_no_spans() -> None:
+    joins = [make_join(IDENTITIES[0]), make_join(IDENTITIES[1], role="client")]
+    group, _ = form_group(joins, chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    assert group.aggregators == (IDENTITIES[0].peer_id,)
+    alone, _ = form_group(joins[1:], chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    assert alone.aggregators == (IDENTITIES[1].peer_id,)
+
+
+@given(st.data())
+def test_a_changed_join_is_noticed(data: st.DataObject) -> None:
+    signed = join_on_wire(make_join(IDENTITIES[0]))
+    body = bytearray(signed.body)
+    body[data.draw(st.integers(0, len(body) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(MessageInvalid):
+        parse_join_untrusted(schema.SignedJoin(bytes(body), signed.signature))
+
+
+def test_a_join_for_somebody_else_is_noticed() -> None:
+    signed = join_on_wire(make_join(IDENTITIES[0], peer_id=IDENTITIES[1].peer_id))
+    with pytest.raises(MessageInvalid, match="not signed by the peer"):
+        parse_join_untrusted(signed)
+
+
+def test_a_join_has_one_spelling() -> None:
+    join = make_join(IDENTITIES[0])
+    body = decode_untrusted(
+        join_on_wire(join).body, schema.JoinBody, size_bytes_max=schema.JOIN_BYTES_MAX
+    )
+    padded = encode(body)[:-1] + b"\xc2\xc0"
+    longer = bytes([padded[0] + 1]) + padded[1:]
+    with pytest.raises(MessageInvalid):
+        parse_join_untrusted(schema.SignedJoin(longer, join.signature))
+
+
+@pytest.mark.parametrize(
+    ("joins", "complaint"),
+    [
+        ([make_join(IDENTITIES[0]), make_join(IDENTITIES[0])], "twice"),
+        ([make_join(IDENTITIES[0], role="client")], "led by a client"),
+        ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], spec_hash=b"t" * 32)], "one spec"),
+        ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], group_name="run2")], "one spec"),
+        ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], round=RoundId(8))], "same round"),
+        ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], previous=b"g")], "group id"),
+    ],
+)
+def test_bad_groups_are_refused(joins: list[Join], complaint: str) -> None:
+    with pytest.raises(MessageInvalid, match=complaint):
+        parse_group_untrusted(encode(body_of(*joins)))
+
+
+def test_members_are_ordered_by_rank() -> None:
+    joins = [make_join(identity) for identity in IDENTITIES]
+    group, _ = form_group(joins, chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    leader, *others = group.members
+    parse_group_untrusted(encode(body_of(leader, *others)))
+    with pytest.raises(MessageInvalid, match="ordered by rank"):
+        parse_group_untrusted(encode(body_of(leader, *reversed(others))))
+
+
+def test_members_signatures_are_checked() -> None:
+    good, forged = make_join(IDENTITIES[0]), make_join(IDENTITIES[1])
+    forged = dataclasses.replace(forged, signature=good.signature)
+    with pytest.raises(MessageInvalid, match="not signed"):
+        parse_group_untrusted(encode(body_of(good, forged)))
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_no_group(data: bytes) -> None:
+    with pytest.raises(MessageInvalid):
+        parse_group_untrusted(data)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 256))
+def test_chunks_are_an_eighth_of_a_span_within_bounds(elements: int, aggregators: int) -> None:
+    chunk = choose_chunk_elements(elements, aggregators)
+    assert 4096 <= chunk <= 131_072
+    if 4096 < chunk < 131_072:
+        assert chunk == elements // max(aggregators, 1) // 8

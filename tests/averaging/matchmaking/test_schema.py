@@ -1,0 +1,136 @@
+"""Every message: a round trip, its recorded bytes, its limits, and what noise does to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from averaging.matchmaking import schema
+from averaging.naming import service_name
+from averaging.round_id import RoundId
+from p2p import Message, MessageInvalid, decode_untrusted, encode
+
+ROUND = schema.round_on_wire(RoundId(7, b"p" * 32))
+PEER = "12D3KooWPeer"
+ADDRESS = "/ip4/10.0.0.1/tcp/4001"
+JOIN_BODY = schema.JoinBody(
+    peer_id=PEER,
+    group_name="run",
+    round=ROUND,
+    spec_hash=b"s" * 32,
+    wire_dtype="float16",
+    role="node",
+    weight_cap=2.5,
+    nonce=b"n" * 16,
+    addresses=(ADDRESS,),
+    previous=b"",
+    abandoned=False,
+)
+SIGNED = schema.SignedJoin(b"body", b"x" * 64)
+
+P32, S32, N16, X64 = "70" * 32, "73" * 32, "6e" * 16, "78" * 64
+PEER_HEX, ADDRESS_HEX = "ac" + PEER.encode().hex(), "b6" + ADDRESS.encode().hex()
+ROUND_HEX = f"9207c420{P32}"
+SIGNED_HEX = f"92c404{b'body'.hex()}c440{X64}"
+
+CASES: list[tuple[Message, str]] = [
+    (
+        JOIN_BODY,
+        f"9b{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
+        f"cb4004000000000000c410{N16}91{ADDRESS_HEX}c400c2",
+    ),
+    (SIGNED, SIGNED_HEX),
+    (schema.JoinRequest(SIGNED, (PEER,)), f"92{SIGNED_HEX}91{PEER_HEX}"),
+    (schema.Wait(True, 2, 1), "94a477616974c30201"),
+    (schema.Redirect(PEER, (ADDRESS,)), f"93a87265646972656374{PEER_HEX}91{ADDRESS_HEX}"),
+    (
+        schema.Refuse("other-round", "no", ROUND),
+        f"94a6726566757365ab6f746865722d726f756e64a26e6f{ROUND_HEX}",
+    ),
+    (schema.GroupFormed(b"body", 0.5), "93a567726f7570c404626f6479cb3fe0000000000000"),
+    (
+        schema.GroupBody((SIGNED,), 4096, 30.0, 1, b""),
+        f"9591{SIGNED_HEX}cd1000cb403e00000000000001c400",
+    ),
+    (
+        schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True),
+        f"95{ROUND_HEX}c420{S32}91{ADDRESS_HEX}c400c3",
+    ),
+    (
+        schema.InviteAnswer("following", None, PEER, (ADDRESS,), True),
+        f"95a9666f6c6c6f77696e67c0{PEER_HEX}91{ADDRESS_HEX}c3",
+    ),
+    (
+        schema.CandidateRecord((ADDRESS,), ROUND, b"s" * 32),
+        f"9391{ADDRESS_HEX}{ROUND_HEX}c420{S32}",
+    ),
+]
+names = [type(message).__name__ for message, _ in CASES]
+
+
+@pytest.mark.parametrize(("message", "recorded"), CASES, ids=names)
+def test_messages_have_their_recorded_bytes(message: Message, recorded: str) -> None:
+    assert encode(message).hex() == recorded
+    assert decode_untrusted(bytes.fromhex(recorded), type(message), size_bytes_max=999) == message
+
+
+@pytest.mark.parametrize("kind", [type(message) for message, _ in CASES], ids=names)
+@given(data=st.binary(max_size=200))
+def test_noise_is_no_message(kind: type[Message], data: bytes) -> None:
+    try:
+        decode_untrusted(data, kind, size_bytes_max=999)
+    except MessageInvalid:
+        return
+
+
+@pytest.mark.parametrize(("message", "recorded"), CASES, ids=names)
+@given(data=st.data())
+def test_a_flipped_bit_is_found_or_another_value(
+    message: Message, recorded: str, data: st.DataObject
+) -> None:
+    noisy = bytearray(bytes.fromhex(recorded))
+    noisy[data.draw(st.integers(0, len(noisy) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        decoded = decode_untrusted(bytes(noisy), type(message), size_bytes_max=999)
+    except MessageInvalid:
+        return
+    assert isinstance(decoded, type(message))
+
+
+def test_leader_messages_are_told_apart() -> None:
+    kind: Any = schema.JOIN.response_type
+    for message, recorded in CASES:
+        if isinstance(message, schema.Wait | schema.Redirect | schema.Refuse | schema.GroupFormed):
+            decoded = decode_untrusted(bytes.fromhex(recorded), kind, size_bytes_max=999)
+            assert decoded == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (schema.RoundOnWire, [-1, b"p" * 32]),
+        (schema.RoundOnWire, [2**53 + 1, b"p" * 32]),
+        (schema.RoundOnWire, [1, b"p" * 31]),
+        (schema.Wait, ["wait", True, 257, 0]),
+        (schema.Refuse, ["refuse", "because"]),
+        (schema.GroupBody, [[], 4096, 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 0, 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, float("nan"), 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, float("inf"), 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]] * 257, 4096, 30.0, 0, b""]),
+        (schema.GroupFormed, ["group", b"", -1.0]),
+        (schema.CandidateRecord, [["/ip4/1.1.1.1/tcp/1"] * 9, [1, b"p" * 32], b"s" * 32]),
+    ],
+)
+def test_numbers_out_of_range_are_refused(kind: type[Message], fields: list[Any]) -> None:
+    with pytest.raises(MessageInvalid):
+        decode_untrusted(msgspec.msgpack.encode(fields), kind, size_bytes_max=99_999)
+
+
+def test_each_group_name_has_a_service_of_its_own() -> None:
+    assert service_name("matchmaking", "run/gradients") == "matchmaking.48a40fef6f816cb4"
+    assert service_name("matchmaking", "run") != service_name("matchmaking", "run/gradients")
