@@ -1,0 +1,45 @@
+"""The built-in recipe: its data, its model, and that one process learns it."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.data import ShuffledOrder
+from training.recipe import load_recipe
+from training.recipes.build import build_data, build_model, build_optimizer
+
+
+def test_a_fixed_stratified_fifth_is_the_test_set() -> None:
+    data = build_data(load_recipe("digits"))
+    assert len(data.train_labels) + len(data.test_labels) == 1797
+    assert len(data.test_labels) == 359
+    shares = np.bincount(data.test_labels) / (
+        np.bincount(data.test_labels) + np.bincount(data.train_labels)
+    )
+    assert shares.min() > 0.19
+    assert shares.max() < 0.21
+    again = build_data(load_recipe("digits"))
+    assert torch.equal(data.test_inputs, again.test_inputs)
+    assert torch.equal(data.train_labels, again.train_labels)
+
+
+def test_pixels_are_scaled() -> None:
+    data = build_data(load_recipe("digits"))
+    assert data.train_inputs.shape[1:] == (1, 8, 8)
+    assert data.train_inputs.dtype == torch.float32
+    assert (data.train_inputs.min(), data.train_inputs.max()) == (0.0, 1.0)
+
+
+def test_one_process_learns_it() -> None:
+    recipe = load_recipe("digits")
+    data, model = build_data(recipe), build_model(recipe)
+    optimizer = build_optimizer(recipe.optimizer, model.parameters())
+    order = ShuffledOrder(example_count=len(data.train_labels), seed=0, peer_id="alice")
+    for _ in range(200):
+        chosen = torch.from_numpy(order.next_batch(recipe.global_batch))
+        optimizer.zero_grad()
+        scores = model(data.train_inputs[chosen])
+        nn.functional.cross_entropy(scores, data.train_labels[chosen]).backward()
+        optimizer.step()
+    right = model(data.test_inputs).argmax(dim=1) == data.test_labels
+    assert right.double().mean() > 0.97

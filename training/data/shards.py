@@ -1,0 +1,70 @@
+"""Which examples are held out for testing, and in which order a peer draws the others.
+
+Nobody hands out work in a swarm of strangers, so no list of "whose turn is which image" exists.
+Each peer walks through all training images in an order of its own, seeded by its peer id: with
+many peers the global batch is then close to a random draw, and losing a peer loses no images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+IndexArray = npt.NDArray[np.int64]
+
+
+def stratified_fifth(labels: npt.NDArray[np.integer]) -> IndexArray:
+    """Indices of a fixed fifth of the examples: every fifth one of each class, in order.
+
+    No randomness: whoever holds the same labels holds out the same examples. Taking every fifth
+    also spreads the choice over whatever the examples are sorted by, such as their writer.
+    """
+    chosen = [np.flatnonzero(labels == label)[2::5] for label in np.unique(labels)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+class ShuffledOrder:
+    """An endless walk over all examples: a new permutation for each pass, seeded by the peer.
+
+    The place in the walk is one number, `drawn`, so that a checkpoint can go on where it stopped.
+    """
+
+    def __init__(self, *, example_count: int, seed: int, peer_id: str, drawn: int = 0) -> None:
+        if example_count < 1 or drawn < 0:
+            raise ValueError(f"no order over {example_count} examples after {drawn} drawn")
+        self._example_count = example_count
+        self._seed = seed
+        self._peer_id = peer_id
+        self._drawn = drawn
+        self._pass_index = -1
+        self._permutation: IndexArray = np.empty(0, dtype=np.int64)
+
+    @property
+    def drawn(self) -> int:
+        """How many indices were drawn since the run began."""
+        return self._drawn
+
+    def next_batch(self, size: int) -> IndexArray:
+        """The next `size` indices; a batch may run over the end of a pass into the next one."""
+        if size < 1:
+            raise ValueError(f"a batch has at least one example, not {size}")
+        pieces: list[IndexArray] = []
+        lacking = size
+        while lacking:
+            pass_index, offset = divmod(self._drawn, self._example_count)
+            piece = self._pass(pass_index)[offset : offset + lacking]
+            pieces.append(piece)
+            lacking -= len(piece)
+            self._drawn += len(piece)
+        return np.concatenate(pieces)
+
+    def _pass(self, index: int) -> IndexArray:
+        """The permutation of one pass; the latest is kept."""
+        if index != self._pass_index:
+            text = f"{self._seed}/{self._peer_id}/{index}"
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest())
+            self._permutation = np.random.default_rng(seed).permutation(self._example_count)
+            self._pass_index = index
+        return self._permutation

@@ -1,0 +1,75 @@
+"""The errors of the training layer: what went wrong with a run, and what to do next."""
+
+from __future__ import annotations
+
+from p2p import PeerId, short
+
+
+class TrainingError(Exception):
+    """Root of all errors that the training layer raises on purpose."""
+
+
+class RecipeError(TrainingError):
+    """A recipe cannot be used; the message names the file, the key and what is allowed there."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint cannot be read or written; the message names the file and what to do."""
+
+
+class BridgeClosed(TrainingError):
+    """The swarm was left, or this is a forked process; join again to go on."""
+
+
+class SpecDiffers(TrainingError):
+    """Another model is trained under this run's name; choose another name, or the same model.
+
+    Args:
+        run: the name of the run.
+        peer_id: one peer whose model differs.
+        theirs: the hash of its names, shapes, kinds of numbers, optimizer and global batch.
+        ours: the same of ours.
+    """
+
+    def __init__(self, run: str, peer_id: PeerId, *, theirs: bytes, ours: bytes) -> None:
+        self.run = run
+        self.peer_id = peer_id
+        self.theirs = theirs
+        self.ours = ours
+        super().__init__(
+            f"peer {short(peer_id)} trains a different model, optimizer or global batch under "
+            f"the run name {run!r} (its spec hash is {theirs.hex()[:12]}, ours is "
+            f"{ours.hex()[:12]}); use another run name, or the same recipe as the others"
+        )
+
+
+class CatchUpFailed(TrainingError):
+    """The swarm is ahead and its state could not be had; see the cause, then try again.
+
+    Args:
+        tries: how often it was tried.
+        cause: why the last try failed.
+    """
+
+    def __init__(self, tries: int, cause: str) -> None:
+        self.tries = tries
+        super().__init__(
+            f"the state of the swarm could not be downloaded in {tries} tries ({cause}); "
+            "check the connection to the peers named, or join again later"
+        )
+
+
+class SwarmStuck(TrainingError):
+    """Round after round failed though peers are there; the cause of the last one is named.
+
+    Args:
+        failures: how many rounds failed one after another.
+        cause: why the last one failed.
+    """
+
+    def __init__(self, failures: int, cause: str) -> None:
+        self.failures = failures
+        super().__init__(
+            f"{failures} rounds failed one after another ({cause}); what was accumulated is "
+            "kept: call step() again when the network is well, or leave and join again"
+        )

@@ -1,0 +1,112 @@
+"""Gradients, summed over micro-batches until the swarm has a global batch.
+
+Each micro-batch brings the gradient of its mean loss; times its samples it is the sum over them, so
+the sums of all peers, divided by all their samples, are what one machine would compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from averaging import TensorSpec
+from training.model_state import Array
+
+
+class Gradients:
+    """Sums of gradients, beside the parameters' own; float32, or float64 where a parameter is."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        if not parameters:
+            raise ValueError("the optimizer has no parameter that requires a gradient")
+        for name, parameter in parameters.items():
+            if not parameter.is_floating_point():
+                raise ValueError(f"parameter {name!r} is {parameter.dtype}; it must be a float")
+        self._parameters = dict(parameters)
+        self._sums: dict[str, torch.Tensor] = {}
+        self._staging: dict[str, Array] | None = None
+        self.samples = 0
+        """How many samples are in the sums."""
+        self.spec = TensorSpec.of(
+            {
+                name: np.broadcast_to(np.zeros((), _numpy_dtype(parameter)), parameter.shape)
+                for name, parameter in parameters.items()
+            }
+        )
+        """What is averaged."""
+
+    def add(self, samples: int) -> None:
+        """Take over the parameters' gradients, of the mean loss over so many samples.
+
+        They are removed from the parameters, so nothing is counted twice where zero_grad() is
+        forgotten. A parameter that the loss did not reach adds nothing.
+
+        Raises:
+            ValueError: no parameter has a gradient.
+        """
+        if all(parameter.grad is None for parameter in self._parameters.values()):
+            raise ValueError(
+                "no parameter has a gradient; call loss.backward() before step(), and check that "
+                "the optimizer holds the parameters of the model that computed the loss"
+            )
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                if parameter.grad is None:
+                    continue
+                if name not in self._sums:
+                    self._sums[name] = torch.zeros_like(
+                        parameter,
+                        dtype=_torch_dtype(parameter),
+                        memory_format=torch.preserve_format,
+                    )
+                self._sums[name].add_(parameter.grad, alpha=samples)
+                parameter.grad = None
+        self.samples += samples
+
+    def means(self) -> dict[str, Array]:
+        """The mean gradient over all samples, as arrays that a round may overwrite."""
+        staging = self._staging or self.zeros()
+        self._staging = staging
+        for name, array in staging.items():
+            if self.samples == 0 or name not in self._sums:
+                array.fill(0)
+            else:
+                np.divide(self._sums[name].cpu().numpy(), self.samples, out=array)
+        return staging
+
+    def zeros(self) -> dict[str, Array]:
+        """New arrays for a round to fill."""
+        return {
+            name: np.zeros(parameter.shape, _numpy_dtype(parameter))
+            for name, parameter in self._parameters.items()
+        }
+
+    def apply(self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer) -> None:
+        """One optimizer step with these gradients."""
+        for name, parameter in self._parameters.items():
+            gradient = torch.from_numpy(means[name]).to(parameter.device, parameter.dtype)
+            parameter.grad = gradient
+        optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def clear(self) -> None:
+        """Begin the next global batch."""
+        for total in self._sums.values():
+            total.zero_()
+        self.samples = 0
+
+    def forget_staging(self) -> None:
+        """Never touch the last means() again: a round that was given up may still read them."""
+        self._staging = None
+
+
+def _torch_dtype(parameter: torch.Tensor) -> torch.dtype:
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+def _numpy_dtype(parameter: torch.Tensor) -> str:
+    return "float64" if parameter.dtype == torch.float64 else "float32"

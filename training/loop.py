@@ -1,0 +1,248 @@
+"""The training loop of a recipe: read this first.
+
+It is an ordinary PyTorch loop. What makes it a swarm's is three lines: `join`, which finds the
+others; `swarm.optimizer`, which wraps the optimizer; and `optimizer.step(samples=…)`, which only
+accumulates until all peers together have a global batch, and then applies the average of all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from averaging import RoundFailed
+from training.checkpoint import (
+    Checkpoint,
+    holds_checkpoints,
+    load_newest_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from training.data import LabelledData, ShuffledOrder
+from training.errors import CheckpointError
+from training.optimizer import SwarmOptimizer
+from training.recipe import Recipe
+from training.recipes.build import build_data, build_model, build_optimizer
+from training.run_log import EventHandler, RunLog
+from training.swarm import Swarm, join
+
+LAST_STEP_WAIT_S = 20.0  # for peers that are a step behind: as long as one failed round may take
+REAVERAGE_TRIES = 3
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How this peer takes part; what is trained is the recipe's to say."""
+
+    initial_peers: tuple[str, ...] = ()
+    """Addresses of peers through which to enter the swarm; none begins a swarm of its own."""
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    """Multiaddresses to listen on; loopback only, unless told."""
+    announce: tuple[str, ...] = ()
+    """Addresses to tell others instead of those found on our interfaces."""
+    identity_path: Path | None = None
+    """Key file, made when missing; None takes a new identity each time."""
+    client_mode: bool = False
+    """Cannot be dialed: listens nowhere."""
+    wait_for_peers: int = 1
+    """Begin when so many trainers are there, this one included."""
+    checkpoint_dir: Path | None = None
+    """Where checkpoints are saved; None saves none."""
+    resume: bool = False
+    """Go on from the newest checkpoint there, if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.wait_for_peers < 1:
+            raise ValueError("a trainer cannot wait for fewer than one peer: itself")
+        if self.resume and self.checkpoint_dir is None:
+            raise ValueError("resume needs a checkpoint_dir to resume from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a trainer's run ended."""
+
+    ended: Literal["finished", "stopped"]
+    """Whether the last step was reached, or the run was left before."""
+    peer_id: str | None
+    """This peer; None if it was stopped before it had joined."""
+    step: int
+    """The global step that was reached."""
+    samples: int
+    """What this peer put into the steps."""
+    seconds: float
+    """From the beginning to the end."""
+    accuracy: float | None = None
+    """Share of the test examples that are classified rightly; None when stopped."""
+    parameter_hash: str | None = None
+    """SHA-256 of the parameters, in hex; None when stopped."""
+
+
+def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) -> TrainResult:
+    """Train a recipe together with the swarm until its last global step.
+
+    Args:
+        on_event: called in this thread with each event of the log, a dictionary ready for JSON;
+            training waits until it returns.
+
+    Raises:
+        RecipeError, CheckpointError: before the swarm is joined.
+        p2p.P2PError: no initial peer answers, or we cannot listen.
+        TrainingError: the swarm trains another model, or its state cannot be had.
+        KeyboardInterrupt is not raised: Ctrl-C leaves the swarm and ends as "stopped".
+    """
+    log = RunLog(on_event)
+    try:
+        return _train(recipe, options, log)
+    except KeyboardInterrupt as interrupt:
+        log.stopped(str(interrupt) or "Ctrl-C")
+        return TrainResult(
+            ended="stopped",
+            peer_id=log.peer_id,
+            step=log.step,
+            samples=log.samples,
+            seconds=log.seconds,
+        )
+
+
+def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
+    data = build_data(recipe)
+    model = build_model(recipe)
+    own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
+    checkpoint = _checkpoint_to_resume(recipe, options)
+    log.prepared()
+    with join(
+        recipe.run,
+        initial_peers=options.initial_peers,
+        listen=options.listen,
+        announce=options.announce,
+        identity_path=options.identity_path,
+        client_mode=options.client_mode,
+    ) as swarm:
+        optimizer = swarm.optimizer(own_optimizer, model=model, global_batch=recipe.global_batch)
+        order = ShuffledOrder(
+            example_count=len(data.train_inputs),
+            seed=recipe.seed,
+            peer_id=swarm.peer_id,
+            drawn=checkpoint.drawn if checkpoint else 0,
+        )
+        if checkpoint is not None:
+            restore(checkpoint, model, optimizer)
+        log.started(
+            swarm,
+            run=recipe.run,
+            step=optimizer.global_step,
+            samples=checkpoint.samples if checkpoint else 0,
+        )
+        _wait_for_peers(swarm, options.wait_for_peers)
+        if optimizer.synchronize():
+            log.caught_up(optimizer.global_step)
+
+        while optimizer.global_step < recipe.steps:
+            chosen = torch.from_numpy(order.next_batch(recipe.micro_batch))
+            scores = model(data.train_inputs[chosen])
+            loss = nn.functional.cross_entropy(scores, data.train_labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
+            report = optimizer.step(samples=len(chosen))
+            optimizer.zero_grad()
+            log.after_micro_batch(report, loss.item())
+            log.progress(swarm)
+            if report.stepped and report.global_step % recipe.checkpoint_every == 0:
+                _save(recipe, options, model, optimizer, order, log)
+
+        equal = _agree_at_the_end(swarm, optimizer, recipe.steps, log)
+        accuracy = accuracy_on_test_set(model, data)
+        _save(recipe, options, model, optimizer, order, log)
+        parameter_hash = optimizer.state_hash()
+        log.finished(accuracy=accuracy, parameter_hash=parameter_hash, equal=equal)
+        return TrainResult(
+            ended="finished",
+            peer_id=swarm.peer_id,
+            step=optimizer.global_step,
+            samples=log.samples,
+            seconds=log.seconds,
+            accuracy=accuracy,
+            parameter_hash=parameter_hash,
+        )
+
+
+def accuracy_on_test_set(model: nn.Module, data: LabelledData) -> float:
+    """Share of the test examples whose highest score is that of their label."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        right = model(data.test_inputs).argmax(dim=1) == data.test_labels
+    model.train(was_training)
+    return round(float(right.double().mean()), 6)
+
+
+def _wait_for_peers(swarm: Swarm, count: int) -> None:
+    """Return when so many trainers are there."""
+    while len(swarm.peers) < count:
+        time.sleep(POLL_S)
+
+
+def _agree_at_the_end(swarm: Swarm, optimizer: SwarmOptimizer, steps: int, log: RunLog) -> bool:
+    """Wait for peers that are a step behind, then average the parameters once more.
+
+    Optimizers give slightly different bits on different machines; after this round all peers that
+    took part hold the very same ones.
+
+    Returns:
+        Whether the round succeeded.
+    """
+    deadline_s = time.monotonic() + LAST_STEP_WAIT_S
+    while any(peer.step < steps for peer in swarm.peers) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    for _ in range(REAVERAGE_TRIES):
+        try:
+            optimizer.reaverage()
+            return True
+        except RoundFailed as failure:
+            log.round_failed(failure.report, failure.report.reason)
+    return False
+
+
+def _checkpoint_to_resume(recipe: Recipe, options: TrainOptions) -> Checkpoint | None:
+    """The checkpoint to go on from; a folder with checkpoints is never begun anew by accident."""
+    if options.checkpoint_dir is None:
+        return None
+    if options.resume:
+        return load_newest_checkpoint(options.checkpoint_dir, run=recipe.run)
+    if holds_checkpoints(options.checkpoint_dir):
+        raise CheckpointError(
+            f"{options.checkpoint_dir}: already holds checkpoints; "
+            "resume to go on from them (--resume), or give an empty folder"
+        )
+    return None
+
+
+def _save(
+    recipe: Recipe,
+    options: TrainOptions,
+    model: nn.Module,
+    optimizer: SwarmOptimizer,
+    order: ShuffledOrder,
+    log: RunLog,
+) -> None:
+    """Write a checkpoint, if a folder was given."""
+    if options.checkpoint_dir is None:
+        return
+    path = save_checkpoint(
+        options.checkpoint_dir,
+        Checkpoint(
+            run=recipe.run,
+            step=optimizer.global_step,
+            samples=log.samples,
+            drawn=order.drawn,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+        ),
+    )
+    log.checkpoint(path)

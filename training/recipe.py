@@ -1,0 +1,183 @@
+"""A run described in TOML: what is trained, on what, with what, and for how long.
+
+Reading is strict. A wrong word in a recipe must not turn into a default that nobody asked for, so
+each key is checked by itself and a complaint names the file, the key and what is allowed there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from training.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+RECIPE_SIZE_BYTES_MAX = 1 << 20  # a recipe is a page of text; larger is some other file
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+RUN_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+RunName = Annotated[
+    str,
+    Meta(
+        pattern=RUN_PATTERN,
+        description="a name of at most 64 letters, digits, dots, dashes and underscores",
+    ),
+]
+Factory = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][\w.-]*(:[A-Za-z_]\w*)?$",
+        description='a built-in name such as "digits", or "module:function" of your own',
+    ),
+]
+Count = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1 000 000 000")]
+Seed = Annotated[int, Meta(ge=0, lt=2**32, description="a whole number from 0 to 4 294 967 295")]
+Options = Annotated[dict[str, Any], Meta(description="a table of that function's named arguments")]
+
+
+class OptimizerRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """The optimizer that each peer applies to the averaged gradient."""
+
+    name: Annotated[
+        Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad"],
+        Meta(description="one of sgd, adam, adamw, nadam, radam, rmsprop and adagrad"),
+    ]
+    """One of PyTorch's optimizers, in lower case."""
+    options: Annotated[
+        dict[str, Any], Meta(description="a table of that optimizer's arguments, as { lr = 0.1 }")
+    ] = msgspec.field(default_factory=dict)
+    """Its arguments, such as the learning rate."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """One run: every peer that trains together uses the same recipe."""
+
+    run: RunName
+    """Peers of one run find each other by this name."""
+    model: Factory
+    """Returns a torch.nn.Module that gives one score per class."""
+    data: Factory
+    """Returns a training.data.LabelledData."""
+    optimizer: OptimizerRecipe
+    global_batch: Count
+    """Samples that all peers together put into one step."""
+    micro_batch: Count
+    """Samples that one peer computes at a time."""
+    steps: Count
+    """The run ends after so many global steps."""
+    model_options: Options = msgspec.field(default_factory=dict)
+    """Arguments of the model's function."""
+    data_options: Options = msgspec.field(default_factory=dict)
+    """Arguments of the data's function."""
+    seed: Seed = 0
+    """Of the initial parameters, and of the order in which peers draw their samples."""
+    checkpoint_every: Count = 100
+    """Global steps from one checkpoint to the next, where a checkpoint folder is given."""
+    dtype: Annotated[Literal["float32", "float64"], Meta(description='"float32" or "float64"')] = (
+        "float32"
+    )
+    """Of parameters, inputs and gradients."""
+
+
+def builtin_recipes() -> tuple[str, ...]:
+    """The names of the recipes that ship with manyhands."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a built-in recipe by its name, or any other by the path of its TOML file.
+
+    Raises:
+        RecipeError: there is no such recipe, or its text is not a valid one.
+    """
+    builtin = name_or_path in builtin_recipes()
+    path = RECIPES / f"{name_or_path}.toml" if builtin else Path(name_or_path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(RECIPE_SIZE_BYTES_MAX + 1)
+    except FileNotFoundError as exc:
+        known = ", ".join(builtin_recipes())
+        raise RecipeError(
+            f"{name_or_path}: there is no such recipe; built in: {known}; "
+            "any other is given by the path of its TOML file"
+        ) from exc
+    except OSError as exc:
+        raise RecipeError(f"{path}: cannot be read ({exc.strerror})") from exc
+    if len(content) > RECIPE_SIZE_BYTES_MAX:
+        raise RecipeError(f"{path}: is larger than 1 MiB and thus not a recipe")
+    return parse_recipe(content, source=str(path))
+
+
+def parse_recipe(content: bytes, *, source: str) -> Recipe:
+    """Make a recipe from TOML text; `source` names it in complaints.
+
+    Raises:
+        RecipeError: the text is not valid TOML, or a key is unknown, missing or has a wrong value.
+    """
+    try:
+        table = tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        raise RecipeError(f"{source}: is not UTF-8 text (byte {exc.start})") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise RecipeError(f"{source}: is not valid TOML: {exc}") from exc
+    return _checked(Recipe, table, source=source, prefix="")
+
+
+def override(recipe: Recipe, changes: Mapping[str, object], *, source: str) -> Recipe:
+    """The recipe with some keys replaced; those whose new value is None stay as they are.
+
+    Raises:
+        RecipeError: a new value is not allowed for its key.
+    """
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    return _checked(Recipe, msgspec.to_builtins(recipe) | wanted, source=source, prefix="")
+
+
+def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix: str) -> S:
+    """Convert a table key by key, so that the first wrong key can be named."""
+    types = get_type_hints(kind, include_extras=True)
+    for key in table:
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise RecipeError(
+                f"{source}: {prefix}{key}: is not a key of a recipe{meant}; "
+                f"allowed: {', '.join(prefix + name for name in types)}"
+            )
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(kind):
+        name = field.name
+        if name not in table:
+            if field.required:
+                raise RecipeError(
+                    f"{source}: {prefix}{name}: is missing; it must be {_allowed(types[name])}"
+                )
+            continue
+        value = table[name]
+        if isinstance(value, Mapping) and types[name] is OptimizerRecipe:
+            values[name] = _checked(OptimizerRecipe, value, source=source, prefix=f"{name}.")
+            continue
+        try:
+            values[name] = msgspec.convert(value, types[name])
+        except msgspec.ValidationError as exc:
+            raise RecipeError(
+                f"{source}: {prefix}{name}: must be {_allowed(types[name])}, not {value!r}"
+            ) from exc
+    return kind(**values)
+
+
+def _allowed(annotation: object) -> str:
+    """What a key's annotation allows, in words."""
+    if get_origin(annotation) is Annotated:
+        for part in get_args(annotation):
+            if isinstance(part, Meta) and part.description:
+                return part.description
+    return "a table with name and options"

@@ -1,0 +1,384 @@
+"""Session: trio's side of a SwarmOptimizer; everything it awaits, and nothing that knows of torch.
+
+A session stands at a position: the round it holds next, which builds on the digest of the last.
+Each committed round moves it on by one: a round of gradients that brought a global step, one whose
+result was discarded since too little was delivered, or one that averaged the state itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import trio
+
+from averaging import (
+    Averager,
+    Manifest,
+    RoundFailed,
+    RoundId,
+    RoundReport,
+    Snapshot,
+    TensorSpec,
+    open_averager,
+    open_state_donor,
+)
+from p2p import Dht, Node, PeerId, open_service_nursery, short
+from training.config import SwarmConfig
+from training.errors import SpecDiffers
+from training.model_state import Array
+from training.progress import (
+    BatchSchedule,
+    BatchView,
+    PeerRecord,
+    Position,
+    Role,
+    Tracker,
+    open_tracker,
+)
+
+logger = logging.getLogger(__name__)
+
+# A round trip and a hiccup, for peers whose micro-batches take no time at all.
+_PATIENCE_S_MIN = 0.5
+
+
+OnCaller = Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
+"""Runs a function on the thread that trains, when it next has a moment: CallerJobs.run."""
+
+
+class Advice(Enum):
+    """What to do after a micro-batch."""
+
+    ACCUMULATE = "go on computing"
+    ROUND = "the global batch is there: average and step"
+    CATCH_UP = "the swarm is elsewhere: take over its state"
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A round that succeeded, and where it leads."""
+
+    report: RoundReport
+    accepted: bool
+    """Whether enough was delivered for a global step."""
+    position: Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What a session needs to know of the model and the run."""
+
+    run: str
+    spec: TensorSpec
+    """The gradients."""
+    spec_hash: bytes
+    """What all peers must share: the spec, the optimizer, the global batch."""
+    schedule: BatchSchedule
+    position: Position
+    check_state: Callable[[Manifest], str | None]
+    """Says why an offered state is not one of this model."""
+    take_snapshot: Callable[[], Snapshot]
+    """Runs on the caller's thread; the same object as long as the state is the same."""
+
+
+class Session:
+    """One model's part in a run; its methods are called through the bridge."""
+
+    def __init__(
+        self,
+        node: Node,
+        dht: Dht | None,
+        plan: SessionPlan,
+        config: SwarmConfig,
+        on_caller: OnCaller,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.node = node
+        self.plan = plan
+        self.config = config
+        self.tracker: Tracker
+        self.averager: Averager
+        self._dht = dht
+        self._on_caller = on_caller
+        self._nursery = nursery
+        self._copying = trio.Lock()
+        self._moved = trio.Event()
+        self._took_part = False
+        self._state_averager: tuple[bytes, Averager, trio.Event] | None = None
+
+    @property
+    def own(self) -> PeerRecord:
+        """What we say of ourselves."""
+        return self.tracker.own
+
+    @property
+    def target(self) -> int:
+        """The global batch of the step at hand."""
+        return self.plan.schedule.samples_at(self.own.position.step)
+
+    # --- the steps of a peer that is up to date ---
+
+    async def introduce(self) -> None:
+        """Tell the swarm that we are here, and hear who is.
+
+        Raises:
+            SpecDiffers: others train something else under this name.
+        """
+        await self.tracker.introduce()
+        self.check_spec()
+
+    async def view(self) -> BatchView:
+        """The swarm at this moment."""
+        return self.tracker.view()
+
+    async def advance(self, samples: int, samples_per_s: float, period_s: float) -> Advice:
+        """Our accumulated samples changed; what now?
+
+        Where the round is due, all who are expected have come, or are overdue.
+        """
+        # Reports that have arrived while we computed are heard first.
+        await trio.lowlevel.checkpoint()
+        own = replace(
+            self.own, samples=samples, samples_per_s=samples_per_s, period_s=period_s, waits=False
+        )
+        self.tracker.on_own(own)
+        self.check_spec()
+        view = self.tracker.view()
+        ready = view.ahead is None and self.is_ready(view)
+        # One message tells both: what we have, and that we wait.
+        self.tracker.report(replace(own, waits=ready), target=self.target)
+        if view.ahead is not None:
+            return Advice.CATCH_UP
+        if not ready:
+            return Advice.ACCUMULATE
+        if await self.gather(self.averager, self.config.accept_fraction * self.target):
+            return Advice.ROUND
+        self.tracker.report(own, target=self.target)
+        return Advice.ACCUMULATE
+
+    def is_ready(self, view: BatchView) -> bool:
+        """Whether the round at hand is due: the batch is there, or somebody else says so."""
+        enough = self.config.accept_fraction * self.target
+        return (
+            view.samples >= self.target
+            or (view.somebody_waits and view.samples >= enough)
+            or self.averager.round_wanted(self.own.position.round)
+        )
+
+    async def gather(self, averager: Averager, samples_min: float) -> bool:
+        """Wait until all who are expected wait as well, or are overdue.
+
+        Peers join a round between two micro-batches, so each is given twice the time that its
+        micro-batches take; who has not come by then, its samples leave the sum.
+
+        Returns:
+            Whether to begin: False when the samples of those who came are too few now.
+        """
+        started_s = trio.current_time()
+        while not averager.round_wanted(self.own.position.round):
+            view = self.tracker.view()
+            if view.ahead is not None or view.samples < samples_min:
+                return False
+            if not view.computing:
+                return True
+            due_s = started_s + max(self._patience_s(period_s) for _, period_s in view.computing)
+            if trio.current_time() >= due_s:
+                late = [peer_id for peer_id, _ in view.computing]
+                logger.info("peers_overdue peers=%s", ",".join(map(short, late)))
+                self.tracker.on_absent(late)
+                continue
+            with trio.move_on_at(due_s):
+                await self.tracker.wait_news()
+        return True
+
+    def _patience_s(self, period_s: float) -> float:
+        wanted_s = 2 * period_s + _PATIENCE_S_MIN if period_s else self.config.patience_s_max
+        return min(wanted_s, self.config.patience_s_max)
+
+    async def hold_round(self, gradients: Mapping[str, Array], samples: int) -> RoundResult:
+        """Average gradients in the round at hand; they are overwritten by the result.
+
+        Raises:
+            RoundFailed: no result; the gradients are untouched.
+        """
+        position, target = self.own.position, self.target
+        expected = self.tracker.view().expected
+        report = await self._round(self.averager, gradients, float(samples), expected)
+        delivered = sum(
+            member.weight * member.fraction for _, member in sorted(report.members.items())
+        )
+        accepted = delivered >= self.config.accept_fraction * target
+        if not accepted:
+            logger.warning(
+                "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
+            )
+        return RoundResult(
+            report,
+            accepted,
+            Position(
+                RoundId(position.round.number + 1, report.digest),
+                position.step + accepted,
+                position.samples + round(delivered) * accepted,
+            ),
+        )
+
+    async def equalize(self, state: Mapping[str, Array]) -> RoundResult:
+        """Average the state itself, each peer counting the same; it is overwritten.
+
+        Raises:
+            RoundFailed: no result; the state is untouched.
+        """
+        position = self.own.position
+        averager = await self._averager_of_state(TensorSpec.of(state))
+        self.tracker.report(replace(self.own, waits=True), target=self.target)
+        await self.gather(averager, 0)
+        view = self.tracker.view()
+        holders = {peer.peer_id for peer in view.peers if peer.holds_state}
+        expected = tuple(peer_id for peer_id in view.expected if peer_id in holders)
+        report = await self._round(averager, state, 1.0, expected)
+        moved = replace(position, round=RoundId(position.round.number + 1, report.digest))
+        return RoundResult(report, True, moved)
+
+    async def commit(self, result: RoundResult, samples: int) -> None:
+        """The result has been applied; `samples` are left in the accumulators."""
+        self.on_committed(result, holds_state=True, samples=samples)
+
+    async def settle(self, position: Position, past: Sequence[RoundId] = ()) -> None:
+        """Our state was replaced by one of this position."""
+        own = replace(self.own, position=position, samples=0, holds_state=True, waits=False)
+        self.tracker.on_moved(own, past)
+        self._on_moved()
+
+    # --- shared with following ---
+
+    def on_committed(self, result: RoundResult, *, holds_state: bool, samples: int = 0) -> None:
+        """A round of ours led on: remember who delivered, tell where we are."""
+        self._took_part = True
+        lost = set(result.report.lost)
+        members = result.report.members
+        delivered = {
+            peer_id: member.weight * member.fraction
+            for peer_id, member in members.items()
+            if peer_id not in lost
+        }
+        own = replace(
+            self.own,
+            position=result.position,
+            samples=samples,
+            holds_state=holds_state,
+            # Who has no state yet has nothing to compute, and comes to each round at once.
+            waits=not holds_state,
+        )
+        self.tracker.on_round(delivered, own)
+        self._on_moved()
+
+    def check_spec(self) -> None:
+        """Raise SpecDiffers when it is us who are wrong here.
+
+        Who has been in a round with others is right. Before that the many are right, then those
+        with more samples behind them, then those with the smaller hash: so one side leaves.
+        """
+        view = self.tracker.view()
+        if self._took_part or not view.strangers:
+            return
+        own = self.own
+        best = max(record.position.samples for _, record in view.strangers)
+        peer_id, stranger = view.strangers[0]
+        theirs = (len(view.strangers), best, -int.from_bytes(stranger.spec_hash))
+        ours = (len(view.peers), own.position.samples, -int.from_bytes(own.spec_hash))
+        if theirs > ours:
+            raise SpecDiffers(self.plan.run, peer_id, theirs=stranger.spec_hash, ours=own.spec_hash)
+
+    async def _round(
+        self,
+        averager: Averager,
+        tensors: Mapping[str, Array],
+        weight: float,
+        expected: tuple[PeerId, ...],
+    ) -> RoundReport:
+        try:
+            report = await averager.step(
+                tensors,
+                weight=weight,
+                deadline_s=self.config.round_deadline_s,
+                round=self.own.position.round,
+                expected=expected,
+            )
+        except RoundFailed as failure:
+            self.tracker.on_absent(self._missing(expected, failure.report))
+            raise
+        self.tracker.on_absent(self._missing(expected, report))
+        return report
+
+    def _missing(self, expected: Sequence[PeerId], report: RoundReport) -> tuple[PeerId, ...]:
+        """Who was expected and did not come, or was lost on the way."""
+        absent = set(report.lost)
+        if report.group_id:
+            absent |= set(expected) - report.members.keys()
+        return tuple(sorted(absent - {self.node.peer_id}))
+
+    def _on_moved(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    # --- the state ---
+
+    async def snapshot(self, minimum_version: int) -> Snapshot:
+        """A snapshot for a newcomer, copied by the caller's thread when it next has a moment."""
+        while True:
+            own = self.own
+            if own.holds_state and own.position.round.number >= minimum_version:
+                async with self._copying:
+                    return await self._on_caller(self.plan.take_snapshot)
+            await self._moved.wait()
+
+    async def _averager_of_state(self, spec: TensorSpec) -> Averager:
+        """The averager for states like this; it stays, so that latecomers can ask for results."""
+        if self._state_averager is not None:
+            spec_hash, averager, leave = self._state_averager
+            if spec_hash == spec.hash:
+                return averager
+            leave.set()
+            self._state_averager = None
+        leave = trio.Event()
+        averager = await self._nursery.start(self._hold_averager, spec, leave)
+        self._state_averager = (spec.hash, averager, leave)
+        return averager
+
+    async def _hold_averager(
+        self,
+        spec: TensorSpec,
+        leave: trio.Event,
+        task_status: Any = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        # States are averaged as they are, whatever the gradients are squeezed into.
+        config = replace(self.config.averager, wire_dtype=None)
+        async with open_averager(
+            self.node, f"{self.plan.run}/state", spec, config, dht=self._dht
+        ) as averager:
+            task_status.started(averager)
+            await leave.wait()
+
+
+@asynccontextmanager
+async def open_session(
+    node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig, on_caller: OnCaller
+) -> AsyncIterator[Session]:
+    """Everything that one model needs to train in a run, while the block lasts."""
+    role: Role = "client" if node.client_mode else "node"
+    own = PeerRecord(position=plan.position, spec_hash=plan.spec_hash, role=role)
+    async with open_service_nursery() as nursery:
+        session = Session(node, dht, plan, config, on_caller, nursery)
+        async with (
+            open_averager(
+                node, f"{plan.run}/gradients", plan.spec, config.averager, dht=dht
+            ) as session.averager,
+            open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
+            open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),
+        ):
+            yield session

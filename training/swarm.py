@@ -1,0 +1,153 @@
+"""join(): the synchronous handle on a run, which PyTorch code holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import nn
+
+from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, open_dht, open_node
+from training.bridge import Bridge
+from training.config import SwarmConfig
+from training.optimizer import SwarmOptimizer
+from training.progress import BatchSchedule, FixedBatch, PeerProgress
+
+_RUN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Swarm:
+    """This process's place in a run; leave it with close(), or by leaving its `with` block."""
+
+    def __init__(
+        self, run: str, bridge: Bridge, network: tuple[Node, Dht], config: SwarmConfig
+    ) -> None:
+        self.run = run
+        self._bridge = bridge
+        self._network = network
+        self._config = config
+        self._optimizer: SwarmOptimizer | None = None
+
+    def __enter__(self) -> Swarm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bridge.__exit__(kind, error, traceback)
+
+    def close(self) -> None:
+        """Leave the run: afterwards no thread, socket or task of it is left."""
+        self._bridge.close()
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who we are to the others."""
+        return self._network[0].peer_id
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can enter the swarm through us; empty in client mode."""
+        return self._network[0].addresses
+
+    @property
+    def global_step(self) -> int:
+        """Global steps taken so far; 0 before there is an optimizer."""
+        return self._optimizer.global_step if self._optimizer is not None else 0
+
+    @property
+    def peers(self) -> tuple[PeerProgress, ...]:
+        """All live peers that train the same, this one included; none before the optimizer."""
+        return self._optimizer.peers() if self._optimizer is not None else ()
+
+    def optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module,
+        global_batch: int | BatchSchedule,
+    ) -> SwarmOptimizer:
+        """Train a model together with all peers that do the same under this run's name.
+
+        Args:
+            optimizer: steps this peer's parameters; any of PyTorch's.
+            model: all its parameters and buffers are what a newcomer downloads.
+            global_batch: samples that all peers together put into one step.
+
+        Raises:
+            SpecDiffers: others train something else under this name.
+        """
+        if self._optimizer is not None:
+            raise ValueError("a swarm trains one model; join another run for the next one")
+        schedule = FixedBatch(global_batch) if isinstance(global_batch, int) else global_batch
+        self._optimizer = SwarmOptimizer(
+            optimizer,
+            model=model,
+            schedule=schedule,
+            run=self.run,
+            bridge=self._bridge,
+            network=self._network,
+            config=self._config,
+        )
+        return self._optimizer
+
+
+def join(
+    run: str,
+    *,
+    initial_peers: Iterable[str] = (),
+    listen: Iterable[str] = ("/ip4/127.0.0.1/tcp/0",),
+    announce: Iterable[str] = (),
+    identity_path: str | Path | None = None,
+    client_mode: bool = False,
+    config: SwarmConfig | None = None,
+) -> Swarm:
+    """Enter the swarm of a run, or begin it; entered means that others can reach us.
+
+    Args:
+        run: peers of one run find each other by this name.
+        initial_peers: full addresses of peers through which to enter; none begins a swarm.
+        listen: multiaddresses to listen on; loopback only, unless told.
+        announce: addresses to tell others instead of those found on our interfaces.
+        identity_path: key file, made when missing; None takes a new identity each time.
+        client_mode: we cannot be dialed: listen nowhere.
+
+    Raises:
+        UnreachableError: none of the initial peers answered; each attempt is listed.
+        AddressInvalid: an address is none.
+        ListenError: an address cannot be listened on.
+        IdentityError: the key file cannot be used.
+    """
+    if not _RUN_PATTERN.fullmatch(run):
+        raise ValueError(
+            f"the run's name must be 1 to 64 letters, digits, dots, dashes and underscores: {run!r}"
+        )
+    config = config or SwarmConfig()
+    node_config = NodeConfig(
+        listen=tuple(listen),
+        announce=tuple(announce),
+        identity_path=Path(identity_path) if identity_path is not None else None,
+        client_mode=client_mode,
+    )
+    bridge = Bridge()
+    try:
+        network = bridge.enter(_open_network(node_config, config.dht, tuple(initial_peers)))
+    except BaseException:
+        bridge.close()
+        raise
+    return Swarm(run, bridge, network, config)
+
+
+@asynccontextmanager
+async def _open_network(
+    node_config: NodeConfig, dht_config: DhtConfig, initial_peers: tuple[str, ...]
+) -> AsyncIterator[tuple[Node, Dht]]:
+    async with open_node(node_config) as node, open_dht(node, dht_config, initial_peers) as dht:
+        yield node, dht
