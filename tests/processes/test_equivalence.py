@@ -1,0 +1,141 @@
+"""N processes that train together equal one on the same samples, also when one of them dies."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.processes.equivalence_peer import (
+    DTYPES,
+    GLOBAL_BATCH,
+    STEPS,
+    backward,
+    make_model,
+    make_optimizer,
+)
+from training import join
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT_S = 60.0
+# The largest difference of any parameter after twenty steps.
+DIFFERENCE_MAX = {"float64": 1e-10, "float32": 1e-5}
+
+
+def run_peers(
+    folder: Path, count: int, *, dies: dict[int, dict[str, int]] | None = None
+) -> dict[str, list[int]]:
+    """Train in both dtypes, one run after the other; returns who survived each run.
+
+    Args:
+        dies: peers that kill themselves while accumulating, and at which step of which run.
+    """
+    dies = dies or {}
+    alive = list(range(count))
+    takes_part: dict[str, list[int]] = {}
+    survives: dict[str, list[int]] = {}
+    for dtype in DTYPES:
+        takes_part[dtype] = list(alive)
+        alive = [index for index in alive if dtype not in dies.get(index, {})]
+        survives[dtype] = list(alive)
+    with join("meeting-point") as meeting_point:
+        processes = []
+        for index in range(count):
+            options = {
+                "index": index,
+                "folder": str(folder),
+                "initial_peers": meeting_point.addresses,
+                "dies": dies.get(index, {}),
+                "peers": {d: len(peers) for d, peers in takes_part.items()},
+            }
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.processes.equivalence_peer", json.dumps(options)],
+                    cwd=ROOT,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        try:
+            for index, process in enumerate(processes):
+                _, errors = process.communicate(timeout=LIMIT_S)
+                assert process.returncode == (-9 if index in dies else 0), errors
+        finally:
+            for process in processes:
+                process.kill()
+    return survives
+
+
+def read_log(folder: Path, dtype: str, index: int) -> list[dict[str, Any]]:
+    path = folder / f"{dtype}-{index}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def replay(folder: Path, dtype: str, count: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """What one process computes from the samples that went into each step, and how many they were.
+
+    Which samples these were is taken from the members' own logs, so a dead peer's do not count.
+    """
+    logs = {index: read_log(folder, dtype, index) for index in range(count)}
+    model = make_model(DTYPES[dtype])
+    optimizer = make_optimizer(model)
+    sizes: list[int] = []
+    for step in range(1, STEPS + 1):
+        lines = {i: line for i, log in logs.items() for line in log if line.get("step") == step}
+        taken = {i: line for i, line in lines.items() if "of" in line}
+        rounds = {tuple(sorted(line["of"].items())) for line in taken.values()}
+        assert len(rounds) == 1, "all members report the same round"
+        fractions = dict(rounds.pop())
+        assert fractions == {line["peer"]: 1.0 for line in taken.values()}
+        batches = [tuple(batch) for i in sorted(taken) for batch in taken[i]["batches"]]
+        optimizer.zero_grad()
+        sums: dict[str, torch.Tensor] = {}
+        total = 0
+        for batch in batches:
+            samples = backward(model, batch, DTYPES[dtype])
+            total += samples
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    added = parameter.grad * samples
+                    sums[name] = sums[name] + added if name in sums else added
+                    parameter.grad = None
+        for name, parameter in model.named_parameters():
+            parameter.grad = sums[name] / total if name in sums else None
+        optimizer.step()
+        sizes.append(total)
+    return {name: p.detach() for name, p in model.named_parameters()}, sizes
+
+
+def check(folder: Path, count: int, survives: dict[str, list[int]]) -> None:
+    for dtype, survivors in survives.items():
+        expected, sizes = replay(folder, dtype, count)
+        assert min(sizes) >= 0.9 * GLOBAL_BATCH, "no step uses too small a batch"
+        differences = []
+        for index in survivors:
+            found = torch.load(folder / f"{dtype}-{index}.pt", weights_only=True)
+            assert found.keys() == expected.keys()
+            differences += [(found[n] - value).abs().max().item() for n, value in expected.items()]
+        print(f"{count} peers, {dtype}: largest difference {max(differences):.2e}")
+        assert max(differences) <= DIFFERENCE_MAX[dtype]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_peers_equal_one_process(tmp_path: Path, count: int) -> None:
+    check(tmp_path, count, run_peers(tmp_path, count))
+
+
+@pytest.mark.timeout(120)
+def test_a_peer_killed_while_accumulating_leaves_both_sums(tmp_path: Path) -> None:
+    """One dies in each run; its samples are in no step, neither above nor below the line."""
+    dies = {1: {"float64": 6}, 2: {"float32": 9}}
+    survives = run_peers(tmp_path, 4, dies=dies)
+    assert survives == {"float64": [0, 2, 3], "float32": [0, 3]}
+    check(tmp_path, 4, survives)
+    for index, (dtype, _) in ((i, next(iter(d.items()))) for i, d in dies.items()):
+        assert read_log(tmp_path, dtype, index)[-1]["died_with"]

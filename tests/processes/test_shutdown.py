@@ -1,0 +1,74 @@
+"""Ctrl-C, SIGTERM and SIGKILL leave no process, socket or temporary file behind."""
+
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes.command import ENVIRONMENT, LOOPBACK, Command, running, running_node, send
+
+END_S_MAX = 20.0
+
+
+def listening_port(address: str) -> int:
+    """The port in a multiaddress."""
+    return int(address.split("/")[4])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of loopback."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_leaves_well(tmp_path: Path, number: signal.Signals) -> None:
+    with running_node(tmp_path) as (node, address):
+        send(node, number)
+        assert node.finish(timeout_s=END_S_MAX) == 0, node.stderr
+        assert "Traceback" not in node.stderr
+    assert is_free(listening_port(address))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_trainer_leaves_the_swarm(tmp_path: Path, number: signal.Signals) -> None:
+    train = ("train", "digits", "--listen", LOOPBACK, "--steps", "1000000")
+    with running(*train, folder=tmp_path) as trainer:
+        address = trainer.read_until("--initial-peers").split()[-1]
+        trainer.read_until("step 50")
+        send(trainer, number)
+        assert trainer.finish(timeout_s=END_S_MAX) == 1, trainer.stderr
+        assert "stopped at step" in trainer.stdout
+        assert "join again" in trainer.stdout
+        assert "Traceback" not in trainer.stderr
+    assert is_free(listening_port(address))
+
+
+def demo_processes(demo: Command) -> list[psutil.Process]:
+    """The node and the trainers of a demo that has begun."""
+    for number in (1, 2, 3):
+        demo.read_until(f"trainer-{number} is there")
+    children = psutil.Process(demo.process.pid).children(recursive=True)
+    assert len(children) >= 4
+    return children
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(temporary))
+    with running("demo", "--steps", "100000", folder=tmp_path / "demo") as demo:
+        children = demo_processes(demo)
+        send(demo, number)
+        assert demo.finish(timeout_s=END_S_MAX) == (1 if number != signal.SIGKILL else -9)
+        _, alive = psutil.wait_procs(children, timeout=END_S_MAX)
+        assert alive == []
+        assert "Traceback" not in demo.stderr
+    if number != signal.SIGKILL:  # who is killed so cannot tidy up
+        assert list(temporary.iterdir()) == []
+        assert "Stopped" in demo.stdout

@@ -1,0 +1,1 @@
+"""The command `manyhands`: what people type, and what they see."""

@@ -1,0 +1,319 @@
+"""The command line: every command with its options; the work is done in the files beside.
+
+Imports are inside the commands on purpose: `manyhands --help` must not wait for PyTorch, and a
+bootstrap node must not carry it in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from tools.failures import ILL, WELL, Failure, explain
+from tools.logs import set_up_logs
+from tools.output import console, print_json
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="manyhands",
+    help="Train one model together on many computers, peer to peer.",
+    epilog="Exit codes: 0 well, 1 ill, 2 misused. Begin with: manyhands demo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log on stderr.")]
+LogFile = Annotated[Path | None, typer.Option(help="Append the log to this file.")]
+InitialPeers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--initial-peers",
+        metavar="ADDRESS",
+        help="Where to enter the swarm, as /ip4/1.2.3.4/tcp/31337/p2p/12D3KooW…; repeat it, or "
+        "separate several by commas. One that answers is enough.",
+    ),
+]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        help="Where to listen; repeatable. Port 0 takes a free one, /ip4/127.0.0.1/… keeps to "
+        "this machine.",
+    ),
+]
+Announce = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--announce",
+        metavar="ADDRESS",
+        help="What to tell others to dial instead of what was found; repeatable.",
+    ),
+]
+# For parents such as the demo: a child ends when its stdin does, and can be told to join then.
+StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
+JoinWhenTold = Annotated[bool, typer.Option("--join-when-told", hidden=True)]
+
+
+@app.command()
+def demo(
+    peers: Annotated[int, typer.Option(min=1, max=32, help="Trainers at the beginning.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Global steps to train.")] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples that all put into one step.")
+    ] = None,
+    kill_one: Annotated[
+        bool, typer.Option(help="Kill one trainer with SIGKILL on the way.")
+    ] = True,
+    keep_logs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep logs and events there.")
+    ] = None,
+    as_json: Json = False,
+    stop_with_stdin: StopWithStdin = False,
+) -> None:
+    """Watch several processes on this machine train one network on handwritten digits.
+
+    One trainer is killed on the way and another one joins late. All ends in under three minutes.
+
+    Example: manyhands demo --peers 4 --steps 250
+    """
+    from tools.demo import DemoOptions, run_demo
+
+    _begin(stop_with_stdin=stop_with_stdin)
+    raise typer.Exit(
+        run_demo(
+            DemoOptions(
+                peers=peers,
+                steps=steps,
+                global_batch=global_batch,
+                kill_one=kill_one,
+                keep_logs=keep_logs,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@app.command()
+def node(
+    listen: Listen = None,
+    announce: Announce = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Key file; made when missing. By default one of this user's own."),
+    ] = None,
+    initial_peers: InitialPeers = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
+    stop_with_stdin: StopWithStdin = False,
+) -> None:
+    """Run a bootstrap node: the meeting point whose address others pass to --initial-peers.
+
+    It listens on all interfaces at port 31337 unless told otherwise, keeps its identity from one
+    start to the next, trains nothing, and runs until Ctrl-C.
+
+    Example: manyhands node --listen /ip4/0.0.0.0/tcp/4001
+    """
+    from tools.node import NodeOptions, run_node
+
+    _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
+    run_node(
+        NodeOptions(
+            listen=_split(listen) or ("/ip4/0.0.0.0/tcp/31337",),
+            announce=_split(announce),
+            identity_path=identity,
+            initial_peers=_split(initial_peers),
+            metrics_port=metrics_port,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A built-in recipe, such as digits, or the path of a TOML file.")
+    ],
+    initial_peers: InitialPeers = None,
+    run: Annotated[
+        str | None, typer.Option(help="Name of the run; by default the recipe's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Global steps; by default the recipe's.")
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option(help="Samples in one step; by default the recipe's.")
+    ] = None,
+    listen: Listen = None,
+    announce: Announce = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Key file; made when missing. By default a new identity each time."),
+    ] = None,
+    client_mode: Annotated[
+        bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
+    ] = False,
+    wait_for_peers: Annotated[
+        int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
+    ] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
+    ] = 1,
+    checkpoint_dir: Annotated[
+        Path | None,
+        typer.Option(help="Save checkpoints in this folder, one folder per trainer."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the newest checkpoint in --checkpoint-dir."),
+    ] = False,
+    events: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    log_file: LogFile = None,
+    stop_with_stdin: StopWithStdin = False,
+    join_when_told: JoinWhenTold = False,
+) -> None:
+    """Train a recipe together with whoever else trains the same run.
+
+    Without --initial-peers it begins a swarm of its own and prints how others join. It listens on
+    all interfaces at a free port unless told otherwise. Ctrl-C leaves the swarm; as the run is
+    then not finished, the exit code is 1.
+
+    Example: manyhands train digits --initial-peers /ip4/192.168.1.5/tcp/31337/p2p/12D3KooW…
+    """
+    from tools.train import TrainRequest, run_train
+
+    told = _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
+    raise typer.Exit(
+        run_train(
+            TrainRequest(
+                recipe=recipe,
+                changes={"run": run, "steps": steps, "global_batch": global_batch},
+                initial_peers=_split(initial_peers),
+                listen=_split(listen) or ("/ip4/0.0.0.0/tcp/0",),
+                announce=_split(announce),
+                identity_path=identity,
+                client_mode=client_mode,
+                wait_for_peers=wait_for_peers,
+                threads=threads,
+                checkpoint_dir=checkpoint_dir,
+                resume=resume,
+                events_path=events,
+                join_when=told if join_when_told else None,
+                as_json=as_json,
+            )
+        )
+    )
+
+
+@app.command()
+def identity(
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Key file; by default the one that `manyhands node` uses."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the peer id of a key file; the file is made when missing.
+
+    Example: manyhands identity trainer.key
+    """
+    from tools.identity import show_identity
+
+    _begin()
+    show_identity(path, as_json=as_json)
+
+
+@app.command()
+def peers(
+    run: Annotated[str, typer.Option(help="Name of the run, such as digits.")],
+    initial_peers: InitialPeers = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the live trainers of a run: step, samples, speed and role.
+
+    Example: manyhands peers --run digits --initial-peers /ip4/192.168.1.5/tcp/31337/p2p/12D3KooW…
+    """
+    from tools.peers import show_peers
+
+    _begin(verbose=verbose)
+    raise typer.Exit(show_peers(run, _split(initial_peers), as_json=as_json))
+
+
+def main() -> NoReturn:
+    """Run the command; whatever goes wrong ends in a sentence, a next step and an exit code."""
+    as_json = "--json" in sys.argv
+    try:
+        app(prog_name="manyhands")
+    except KeyboardInterrupt:
+        sys.exit(ILL)
+    except Exception as error:
+        sys.exit(_tell(error, as_json=as_json))
+    sys.exit(WELL)
+
+
+def _tell(error: Exception, *, as_json: bool) -> int:
+    """Say what went wrong, and give the exit code."""
+    failure = explain(error)
+    logger.error("command_failed error=%s", type(error).__name__, exc_info=failure is None)
+    if failure is None:
+        failure = Failure(
+            sentence=f"manyhands failed where it should not have: {type(error).__name__}: {error}",
+            next_step="Run it again with --verbose, and report what it shows.",
+        )
+    screen = console(as_json=True)
+    screen.print("[bold red]error[/] ", end="")
+    screen.print(_sentence(failure.sentence), markup=False)
+    screen.print(_sentence(failure.next_step), markup=False)
+    if as_json:
+        print_json({"error": failure.sentence, "next": failure.next_step})
+    return failure.exit_code
+
+
+def _sentence(text: str) -> str:
+    """One line with a capital at its beginning and a full stop at its end."""
+    line = " ".join(text.split())
+    return line if line.endswith((".", "!", "?", "…")) else f"{line}."
+
+
+def _begin(
+    *, verbose: bool = False, log_file: Path | None = None, stop_with_stdin: bool = False
+) -> threading.Event | None:
+    """What every longer command sets up first; returns the event that a parent can set."""
+    set_up_logs(verbose=verbose, log_file=log_file)
+    if not stop_with_stdin:
+        return None
+    from tools.stopping import stop_when_stdin_closes
+
+    return stop_when_stdin_closes()
+
+
+def _split(values: list[str] | None) -> tuple[str, ...]:
+    """Options that were repeated or joined by commas, one by one."""
+    return tuple(
+        part.strip() for value in values or () for part in value.split(",") if part.strip()
+    )
+
+
+if __name__ == "__main__":
+    main()

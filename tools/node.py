@@ -1,0 +1,97 @@
+"""`manyhands node`: a bootstrap node, the meeting point of a swarm."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from p2p import NodeConfig, open_dht, open_node
+from tools.addresses import farthest_first, join_command
+from tools.failures import CommandError
+from tools.identity import default_identity_path
+from tools.output import console, print_json
+from tools.stopping import run_until_stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """What `manyhands node` was asked for."""
+
+    listen: tuple[str, ...]
+    """Multiaddresses to listen on."""
+    announce: tuple[str, ...] = ()
+    """Addresses to tell others instead of those found."""
+    identity_path: Path | None = None
+    """Key file; None takes this user's own."""
+    initial_peers: tuple[str, ...] = ()
+    """Other nodes of the same swarm."""
+    metrics_port: int | None = None
+    """Where to serve Prometheus metrics, on loopback; None serves none."""
+    as_json: bool = False
+    """Print one JSON object when ready instead of a page for people."""
+
+
+def run_node(options: NodeOptions) -> None:
+    """Serve until Ctrl-C or SIGTERM, which is its normal end.
+
+    Raises:
+        p2p.P2PError: the port is in use, the key file cannot be used, or no initial peer answers.
+    """
+    with _metrics(options.metrics_port):
+        trio.run(run_until_stopped, _serve, options)
+    console(as_json=True).print("The node has left. Started again, it has the same address.")
+
+
+async def _serve(options: NodeOptions) -> None:
+    config = NodeConfig(
+        listen=options.listen,
+        announce=options.announce,
+        identity_path=options.identity_path or default_identity_path(),
+    )
+    async with open_node(config) as node, open_dht(node, initial_peers=options.initial_peers):
+        addresses = farthest_first(node.addresses)
+        if options.as_json:
+            print_json({"peer_id": node.peer_id, "addresses": addresses})
+        else:
+            _welcome(node.peer_id, addresses)
+        await trio.sleep_forever()
+
+
+def _welcome(peer_id: str, addresses: tuple[str, ...]) -> None:
+    screen = console()
+    screen.print(f"[bold]node {peer_id} is ready[/]")
+    for address in addresses:
+        screen.print(f"  {address}", markup=False)
+    if addresses:
+        screen.print("\nTo train with it, paste this in another terminal or on another computer:")
+        screen.print(f"\n  [bold]{join_command(addresses[0])}[/]\n")
+        if addresses[0] != addresses[-1]:
+            screen.print(f"On this computer this works too: {join_command(addresses[-1])}")
+    screen.print("Ctrl-C stops the node.")
+
+
+@contextlib.contextmanager
+def _metrics(port: int | None) -> Iterator[None]:
+    """Serve Prometheus metrics within the block."""
+    if port is None:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    try:
+        server, thread = start_http_server(port, addr="127.0.0.1")
+    except OSError as exc:
+        raise CommandError(
+            f"Metrics cannot be served at 127.0.0.1:{port}: {exc.strerror}",
+            next_step="Give another --metrics-port, or none.",
+        ) from exc
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,109 @@
+"""`manyhands peers`: who trains a run at this moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+from rich.table import Table
+
+from p2p import Dht, MessageInvalid, NodeConfig, open_dht, open_node, owned_subkey
+from tools.failures import ILL, MISUSED, WELL, CommandError
+from tools.output import console, print_json
+from tools.stopping import run_until_stopped
+from training.progress import schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRow:
+    """One live trainer, as its newest record in the DHT tells."""
+
+    peer_id: str
+    step: int
+    samples: int
+    """Accumulated for the next step."""
+    samples_per_s: float
+    role: str
+    seconds_ago: float
+    """Age of the record; trainers renew theirs every ten seconds."""
+    addresses: tuple[str, ...]
+
+
+def show_peers(run: str, initial_peers: tuple[str, ...], *, as_json: bool) -> int:
+    """Print the live trainers of a run, the furthest first; returns the exit code.
+
+    Raises:
+        CommandError: no initial peer was given.
+        p2p.P2PError: none of them answers.
+    """
+    if not initial_peers:
+        raise CommandError(
+            "The swarm cannot be found without the address of one of its peers",
+            next_step="Give --initial-peers the address that `manyhands node` prints.",
+            exit_code=MISUSED,
+        )
+    found: list[PeerRow] = []
+    if not trio.run(run_until_stopped, _ask, run, initial_peers, found):
+        return ILL
+    rows = sorted(found, key=lambda row: (-row.step, row.peer_id))
+    if as_json:
+        print_json({"run": run, "peers": [vars(row) for row in rows]})
+    else:
+        _print_table(run, rows)
+    return WELL
+
+
+async def _ask(run: str, initial_peers: tuple[str, ...], found: list[PeerRow]) -> None:
+    # A client: a glance needs no port, and nobody should store records with us.
+    async with (
+        open_node(NodeConfig(client_mode=True)) as node,
+        open_dht(node, initial_peers=initial_peers) as dht,
+    ):
+        found += await _rows(dht, run)
+
+
+async def _rows(dht: Dht, run: str) -> list[PeerRow]:
+    """All records of the run that their owners signed; others are left out."""
+    rows = []
+    for subkey, entry in (await dht.get_dictionary(schema.dht_key(run))).items():
+        if entry.owner is None or subkey != owned_subkey(entry.owner):
+            continue
+        try:
+            record = schema.decode_record_untrusted(entry.value)
+        except MessageInvalid:
+            continue
+        rows.append(
+            PeerRow(
+                peer_id=entry.owner,
+                step=record.step,
+                samples=record.samples,
+                samples_per_s=round(record.samples_per_s, 1),
+                role=record.role,
+                seconds_ago=round(max(record.life_s - entry.remaining_s, 0.0), 1),
+                addresses=record.addresses,
+            )
+        )
+    return rows
+
+
+def _print_table(run: str, rows: list[PeerRow]) -> None:
+    screen = console()
+    if not rows:
+        screen.print(f"Nobody trains the run {run} at the moment.", markup=False)
+        screen.print("Begin with: manyhands train digits --initial-peers ADDRESS")
+        return
+    table = Table(title=f"Trainers of the run {run}")
+    table.add_column("peer id", overflow="fold")
+    for heading in ("step", "samples", "samples/s", "role", "seconds ago"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row.peer_id,
+            str(row.step),
+            str(row.samples),
+            f"{row.samples_per_s:.0f}",
+            row.role,
+            f"{row.seconds_ago:.0f}",
+        )
+    screen.print(table)
+    screen.print(f"To join them: manyhands train digits --run {run} --initial-peers ADDRESS")

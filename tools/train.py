@@ -1,0 +1,230 @@
+"""`manyhands train`: a trainer peer, with a progress bar and an event log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from tools.addresses import farthest_first
+from tools.failures import ILL, MISUSED, WELL, CommandError
+from tools.output import console, print_json
+from tools.stopping import sigterm_interrupts
+
+# Where there is no terminal, a line every so many steps tells that it goes on.
+STEPS_PER_LINE = 50
+WAIT_SLICE_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """What `manyhands train` was asked for."""
+
+    recipe: str
+    """A built-in recipe's name, or the path of a TOML file."""
+    changes: Mapping[str, object]
+    """Keys of the recipe that options replace; None leaves one as it is."""
+    initial_peers: tuple[str, ...]
+    """Where to enter the swarm."""
+    listen: tuple[str, ...]
+    """Multiaddresses to listen on."""
+    announce: tuple[str, ...] = ()
+    """Addresses to tell others instead of those found."""
+    identity_path: Path | None = None
+    """Key file; None takes a new identity."""
+    client_mode: bool = False
+    """Only dial others."""
+    wait_for_peers: int = 1
+    """Begin when so many trainers are there."""
+    threads: int = 1
+    """CPU threads of PyTorch; one, because peers on one machine would fight over its cores."""
+    checkpoint_dir: Path | None = None
+    """Where checkpoints are saved."""
+    resume: bool = False
+    """Go on from the newest checkpoint."""
+    events_path: Path | None = None
+    """Where each event is appended as a line of JSON."""
+    join_when: threading.Event | None = None
+    """When all is prepared, wait for this before joining; None joins at once."""
+    as_json: bool = False
+    """Print the result as one JSON object."""
+
+
+def run_train(request: TrainRequest) -> int:
+    """Train until the last step, Ctrl-C or SIGTERM; returns the exit code.
+
+    Raises:
+        CommandError: options that do not go together, or an event log that cannot be written.
+        p2p.P2PError, training.TrainingError: the run could not begin or go on.
+    """
+    if request.resume and request.checkpoint_dir is None:
+        raise CommandError(
+            "--resume needs --checkpoint-dir to know what to resume from",
+            next_step="Give the folder that the checkpoints were saved in.",
+            exit_code=MISUSED,
+        )
+    with sigterm_interrupts():
+        try:
+            return _train(request)
+        except KeyboardInterrupt:  # before the loop began, which handles it from there on
+            console(as_json=True).print("Stopped before the run began.")
+            return ILL
+
+
+def _train(request: TrainRequest) -> int:
+    # Numeric libraries read it once, when they are loaded.
+    os.environ["OMP_NUM_THREADS"] = str(request.threads)
+    import torch
+
+    from training.loop import TrainOptions, run_recipe
+    from training.recipe import load_recipe, override
+
+    torch.set_num_threads(request.threads)
+    torch.set_num_interop_threads(1)
+    recipe = override(load_recipe(request.recipe), request.changes, source="options")
+    screen = console(as_json=request.as_json)
+    with _event_file(request.events_path) as file, RunView(screen, recipe.steps) as view:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if file is not None:
+                file.write(json.dumps(event) + "\n")
+            view.on_event(event)
+            if event["event"] == "prepared" and request.join_when is not None:
+                while not request.join_when.wait(WAIT_SLICE_S):
+                    pass  # in slices, since a lock's wait hides Ctrl-C on some systems
+
+        result = run_recipe(
+            recipe,
+            TrainOptions(
+                initial_peers=request.initial_peers,
+                listen=request.listen,
+                announce=request.announce,
+                identity_path=request.identity_path,
+                client_mode=request.client_mode,
+                wait_for_peers=request.wait_for_peers,
+                checkpoint_dir=request.checkpoint_dir,
+                resume=request.resume,
+            ),
+            on_event,
+        )
+    if request.as_json:
+        print_json(
+            {
+                "run": recipe.run,
+                "peer_id": result.peer_id,
+                "ended": result.ended,
+                "step": result.step,
+                "samples": result.samples,
+                "seconds": round(result.seconds, 3),
+                "accuracy": result.accuracy,
+                "hash": result.parameter_hash,
+            }
+        )
+    if result.ended == "finished":
+        screen.print(
+            f"[bold green]finished[/] step {result.step}: {result.accuracy:.1%} of the test set "
+            f"right after {result.seconds:.0f} s; {result.samples} samples were yours.\n"
+            f"Parameters {result.parameter_hash}: compare them with the other peers'."
+        )
+        return WELL
+    screen.print(f"[bold yellow]stopped[/] at step {result.step} of {recipe.steps}. ", end="")
+    if request.checkpoint_dir is not None:
+        screen.print("Go on with the same command and --resume.")
+    else:
+        screen.print("The others go on; join again with the same command.")
+    return ILL
+
+
+@contextlib.contextmanager
+def _event_file(path: Path | None) -> Iterator[TextIO | None]:
+    """The event log, flushed line by line; None if none was asked for."""
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as exc:
+        raise CommandError(
+            f"The event log {path} cannot be written: {exc.strerror}",
+            next_step="Give --events a path in a folder that you may write.",
+            exit_code=MISUSED,
+        ) from exc
+    with file:
+        yield file
+
+
+class RunView:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, screen: Console, steps: int) -> None:
+        self._screen = screen
+        self._steps = steps
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            console=screen,
+            disable=not screen.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._peers = 1
+        self._samples_per_s = 0.0
+
+    def __enter__(self) -> RunView:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Show one event of the log."""
+        match event["event"]:
+            case "started":
+                self._started(event)
+            case "progress":
+                self._peers, self._samples_per_s = event["peers"], event["samples_per_s"]
+            case "step":
+                self._step(event)
+            case "caught_up":
+                self._screen.print(f"Took over the others' state at step {event['step']}.")
+            case "round_failed":
+                self._screen.print(
+                    f"A round failed at step {event['step']}, trying again: {event['reason']}",
+                    markup=False,
+                )
+
+    def _started(self, event: Mapping[str, Any]) -> None:
+        self._screen.print(f"[bold]{event['peer_id']}[/] joined the run [bold]{event['run']}[/].")
+        addresses = farthest_first(event["addresses"])
+        if addresses:
+            self._screen.print(f"Others can join with: --initial-peers {addresses[0]}")
+        self._task = self._bar.add_task(
+            "step", total=self._steps, completed=event["step"], detail=""
+        )
+
+    def _step(self, event: Mapping[str, Any]) -> None:
+        members = len(event["round"]["members"]) if event["round"] else 1
+        peers = "1 peer" if members == 1 else f"{members} peers"
+        detail = f"loss {event['loss']:.3f} · {peers} · {self._samples_per_s:.0f} samples/s"
+        if self._task is not None:
+            self._bar.update(self._task, completed=event["step"], detail=detail)
+        if not self._screen.is_terminal and event["step"] % STEPS_PER_LINE == 0:
+            self._screen.print(f"step {event['step']} of {self._steps} · {detail}")
