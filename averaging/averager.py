@@ -36,7 +36,8 @@ class AveragerConfig:
     group_size_max: int = 64
     """A group of this size closes at once."""
     group_size_min: int = 1
-    """A smaller group does not start."""
+    """A smaller group does not start, and fewer votes commit nothing. With more than half of all
+    peers, set alike at each, a round has one result even when the network is parted."""
     join_window_s: float = 5.0
     """The longest wait for strangers, and for a better-ranked peer that is not yet looking."""
     silence_s: float = 2.5
@@ -70,6 +71,7 @@ class AveragerConfig:
             silence_s=self.silence_s,
             ping_s=min(AllreduceConfig.ping_s, self.silence_s / 4),
             linger_s=self.linger_s,
+            votes_min=self.group_size_min,
         )
 
 

@@ -62,14 +62,16 @@ class RoundReport:
         said = [f"round {self.round.number} {self.outcome}"]
         if self.reason:
             said[0] += f": {self.reason}"
-        if self.members:
+        if self.members and self.succeeded:
             whole = sum(member.fraction == 1.0 for member in self.members.values())
             said.append(f"{whole} of {len(self.members)} contributed wholly")
-            said.extend(
-                f"{short(peer)} {member.fraction:.0%} ({member.reason})"
-                for peer, member in self.members.items()
-                if member.reason
-            )
+        elif self.group_id:
+            said.append(f"group of {len(self.members)}")
+        said.extend(
+            f"{short(peer)} {member.fraction:.0%} ({member.reason})"
+            for peer, member in self.members.items()
+            if member.reason not in ("", "lost")
+        )
         if self.lost:
             said.append(f"lost {', '.join(short(peer) for peer in self.lost)}")
         if self.behind is not None:

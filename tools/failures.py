@@ -82,7 +82,7 @@ def _unreachable(error: BaseException) -> str:
 
 
 def _unreachable_advice(error: BaseException) -> str:
-    if "another peer" in str(error) or "peer id" in str(error):
+    if "impostor" in str(error):
         return (
             "Somebody else answers there, or the node has a new identity: ask its owner for the "
             "line that `manyhands node` prints now."

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import platformdirs
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from p2p import Identity, NodeConfig
 from tools.addresses import farthest_first
 from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
@@ -80,15 +82,26 @@ def run_train(request: TrainRequest) -> int:
         )
     with sigterm_interrupts():
         try:
+            _check_early(request)
             return _train(request)
         except KeyboardInterrupt:  # before the loop began, which handles it from there on
             console(as_json=True).print("Stopped before the run began.")
             return ILL
 
 
+def _check_early(request: TrainRequest) -> None:
+    """Find what is wrong with addresses and the key file before PyTorch takes its time to load."""
+    NodeConfig(listen=request.listen, announce=request.announce)
+    if request.identity_path is not None:
+        Identity.load_or_create(request.identity_path)
+
+
 def _train(request: TrainRequest) -> int:
     # Numeric libraries read it once, when they are loaded.
     os.environ["OMP_NUM_THREADS"] = str(request.threads)
+    # PyTorch makes a folder for its compiler, used or not; not among the temporary files.
+    cache = platformdirs.user_cache_path("manyhands") / "torch"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     import torch
 
     from training.loop import TrainOptions, run_recipe

@@ -120,8 +120,7 @@ class _Following:
         self._claim(self.start)
         async with open_service_nursery() as nursery:
             for _ in range(self.session.config.catch_up_tries_max):
-                self.state, self.ended = None, trio.Event()
-                nursery.start_soon(self._download)
+                self._begin_download(nursery)
                 while not self.ended.is_set():
                     if await self._round_is_due():
                         await self._take_part()
@@ -201,6 +200,10 @@ class _Following:
         session.tracker.report(claimed, target=session.target)
 
     # --- the download ---
+
+    def _begin_download(self, nursery: trio.Nursery) -> None:
+        self.state, self.ended = None, trio.Event()
+        nursery.start_soon(self._download)
 
     async def _download(self) -> None:
         session = self.session

@@ -182,6 +182,9 @@ async def _send(session: Session, call: Call, link: Link) -> None:
 async def _watch(session: Session, call: Call, link: Link) -> None:
     await wait_silent(call, session.config.silence_s, lambda: link.listening_since_s)
     session.exclude(call.peer_id, "silent", lost=True)
+    if session.done.is_set():
+        # We only wait for it to take its results.
+        link.scope.cancel()
 
 
 async def _receive(session: Session, call: Call, link: Link) -> None:

@@ -207,6 +207,11 @@ class Ballot(Generic[Peer]):
             self.commit = answer.commit
         self._decide(now_s)
 
+    def on_stranger(self, peer: Peer, now_s: float) -> None:
+        """The member is there but knows no such group: it holds nothing, and is not lost."""
+        lost = SpanStatus(int(Hold.LOST))
+        self.on_answer(peer, Answer((lost,) * len(self._aggregators)), now_s)
+
     def on_no_answer(self, peer: Peer, now_s: float) -> None:
         """The member could not be asked, or said nothing that counts."""
         self._contacts.on_no_answer(peer, now_s)

@@ -26,6 +26,9 @@ class AllreduceConfig:
     """How long a member that leaves waits for others to take what it still has for them."""
     chunks_ahead_max: int = 2
     """Chunks that a member may send beyond the one that is awaited; what an aggregator buffers."""
+    votes_min: int = 1
+    """Fewer votes commit nothing, though they be a quorum of their group. With more than half of
+    all peers here, at every peer, two groups of one round can never both succeed."""
     times: BallotTimes = field(default_factory=BallotTimes)
     """How patient a member is with the others' answers."""
 
@@ -35,5 +38,5 @@ class AllreduceConfig:
             raise ValueError("timeouts must be positive, and ping_s at most half of silence_s")
         if not (0 <= self.linger_s < math.inf and 0 <= self.farewell_s < math.inf):
             raise ValueError("linger_s and farewell_s must be at least 0")
-        if self.results_kept_max < 1 or self.chunks_ahead_max < 1:
-            raise ValueError("results_kept_max and chunks_ahead_max must be at least 1")
+        if min(self.results_kept_max, self.chunks_ahead_max, self.votes_min) < 1:
+            raise ValueError("results_kept_max, chunks_ahead_max and votes_min must be at least 1")

@@ -30,7 +30,8 @@ def _signed_bytes(what: str, *fields: Any) -> bytes:
 
 def signed_hello(group_id: bytes, weight: float, sign: Sign) -> Hello:
     """A member's declaration of its weight."""
-    return Hello(group_id, weight, sign(_signed_bytes("hello", group_id, float(weight))))
+    weight = float(weight)
+    return Hello(group_id, weight, sign(_signed_bytes("hello", group_id, weight)))
 
 
 def check_hello_untrusted(hello: Hello, member: PeerId) -> None:

@@ -30,6 +30,9 @@ async def ask(session: Session, client: RpcClient, peer: PeerId) -> None:
     try:
         answer = await client.call(peer, ASK, question, timeout_s=session.config.ask_timeout_s)
         session.on_answer_untrusted(peer, answer)
+    except RefusedError:
+        session.ballot.on_stranger(peer, trio.current_time())
+        session.act()
     except P2PError:
         session.ballot.on_no_answer(peer, trio.current_time())
         session.act()

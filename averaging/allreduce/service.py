@@ -65,7 +65,7 @@ class Allreduce:
         if not _feasible(group, len(flat)):
             return refused_group(group, f"{short(group.leader)} asks for impossible chunks")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
-        session = self._open_session(group, flat, weight)
+        session = self._open_session(group, flat, weight, deadline_s)
         try:
             async with open_service_nursery() as nursery:
                 self._start(session, nursery)
@@ -77,9 +77,9 @@ class Allreduce:
         finally:
             self._close_session(session)
 
-    def _open_session(self, group: Group, flat: Array, weight: float) -> Session:
+    def _open_session(self, group: Group, flat: Array, weight: float, deadline_s: float) -> Session:
         wire_dtype = np.dtype(group.members[0].wire_dtype or flat.dtype.name).newbyteorder("<")
-        session = Session(self._node, group, flat, weight, wire_dtype, self._config)
+        session = Session(self._node, group, flat, weight, wire_dtype, deadline_s, self._config)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -111,6 +111,10 @@ class Allreduce:
 
     async def _linger(self, session: Session) -> None:
         await trio.sleep(self._config.linger_s)
+        # A member on a slow link may still be receiving; it has until the deadline.
+        with trio.move_on_at(session.deadline_s):
+            while session.links:
+                await session.link_closed.wait()
         session.drop()
 
     def _forget_old_sessions(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -96,6 +96,7 @@ class Session:
         flat: Array,
         weight: float,
         wire_dtype: np.dtype[Any],
+        deadline_s: float,
         config: AllreduceConfig,
     ) -> None:
         self.node = node
@@ -108,6 +109,7 @@ class Session:
         self.flat = flat
         self.weight = weight
         self.wire_dtype = wire_dtype
+        self.deadline_s = deadline_s
         self.spans = partition(len(flat), len(self.aggregators), group.chunk_elements)
         self.own_span = self._own_span()
         self.reduction = None if self.own_span is None else self._reduction(self.own_span)
@@ -153,10 +155,13 @@ class Session:
             sign_promise=lambda: manifest.signed_promise(
                 self.group_id, self.members.index(self.me), sign
             ),
-            quorum_reached=quorum_reached,
+            quorum_reached=self._quorum_reached,
             blocking=blocking,
             times=self.config.times,
         )
+
+    def _quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
+        return len(votes) >= self.config.votes_min and quorum_reached(voters, votes)
 
     # --- carrying out what the ballot decides ----------------------------------------------
 
@@ -269,7 +274,7 @@ class Session:
 
     def _check_commit_untrusted(self, commit: Commit) -> None:
         manifest.check_commit_untrusted(
-            commit, self.group_id, self.members, len(self.spans), quorum_reached
+            commit, self.group_id, self.members, len(self.spans), self._quorum_reached
         )
 
     # --- the rest --------------------------------------------------------------------------

@@ -75,12 +75,9 @@ class Matcher:
             self._begun = request.round
             self._acquaintances.on_round_begun()
         self._lobby.on_round_begun(request.round)
-        seek = Seek(self._around, request, now_s)
-        self._seek = seek
-        for parked in self._lobby.take_parked():
-            if self._seek is seek:
-                seek.on_join(parked.call_id, parked.join, now_s)
-        seek.step(now_s)
+        self._seek = Seek(self._around, request, now_s)
+        parked = self._lobby.take_parked()
+        self._seek.on_joins([(entry.call_id, entry.join) for entry in parked], now_s)
         return self._after(now_s)
 
     def on_cancelled(self, now_s: float) -> list[Output]:
@@ -109,7 +106,7 @@ class Matcher:
         if complaint:
             return [Answer(call_id, schema.Refuse("spec-differs", complaint)), *self._after(now_s)]
         if self._seek is not None:
-            self._seek.on_join(call_id, join, now_s)
+            self._seek.on_joins([(call_id, join)], now_s)
             return self._after(now_s)
         self._note_late(join, now_s)
         return [*self._lobby.on_join(call_id, join), *self._after(now_s)]

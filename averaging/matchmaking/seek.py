@@ -21,6 +21,7 @@ invitations are in inviting, and when a group closes is in closing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -117,17 +118,30 @@ class Seek:
 
     # --- others' JOINs ------------------------------------------------------------------------
 
-    def on_join(self, call_id: int, join: Join, now_s: float) -> None:
-        """A peer of our spec asks us to lead it."""
+    def on_joins(self, joins: Iterable[tuple[int, Join]], now_s: float) -> None:
+        """Peers of our spec ask us to lead them; all are heard before anything is decided."""
+        calls = []
+        for call_id, join in joins:
+            self._hear(call_id, join, now_s)
+            calls.append(call_id)
+        self.step(now_s)
+        if self.phase in (Phase.OPEN, Phase.ASKING):
+            for entry in self.roster.joined.values():
+                if entry.call_id in calls:
+                    self.outputs.append(Answer(entry.call_id, self._wait(now_s)))
+
+    def _hear(self, call_id: int, join: Join, now_s: float) -> None:
         peer = join.peer_id
         if join.round != self.round:
             self.on_other_round(peer, join.round, now_s)
         if join.round != self.round:
             self.refuse(call_id, "other-round", "", self.round)
-            self.step(now_s)
             return
         self.on_shown(peer, join.addresses)
         self.around.acquaintances.on_role(peer, client=join.role == "client")
+        older = self.roster.joined.pop(peer, None)
+        if older is not None:
+            self.refuse(older.call_id, "not-looking", "you joined again since")
         if self.phase is Phase.FOLLOWING and self.asked is not None:
             leader = self.asked.peer_id
             addresses = self.around.acquaintances.addresses_of(leader)
@@ -136,20 +150,10 @@ class Seek:
             self.refuse(call_id, "client", "it cannot be dialed")
         elif self.request.previous and peer in self.request.lost:
             self.refuse(call_id, "lost-last-round", "it was lost in the attempt before")
-        elif peer not in self.roster.joined and self.size() >= self.around.config.group_size_max:
+        elif self.size() >= self.around.config.group_size_max:
             self.refuse(call_id, "full", f"{self.size()} members")
         else:
-            self._admit(call_id, join, now_s)
-
-    def _admit(self, call_id: int, join: Join, now_s: float) -> None:
-        older = self.roster.joined.pop(join.peer_id, None)
-        if older is not None:
-            self.refuse(older.call_id, "not-looking", "you joined again since")
-        self.roster.joined[join.peer_id] = Joined(call_id, join, now_s)
-        self.step(now_s)
-        entry = self.roster.joined.get(join.peer_id)
-        if entry is not None and self.phase in (Phase.OPEN, Phase.ASKING):
-            self.outputs.append(Answer(call_id, self._wait(now_s)))
+            self.roster.joined[peer] = Joined(call_id, join, now_s)
 
     def on_join_left(self, call_id: int, now_s: float) -> None:
         """A member broke off its JOIN: it died, or found us too slow and went elsewhere."""

@@ -151,33 +151,37 @@ class Matchmaking:
             deadline_s=trio.current_time() + deadline_s,
             addresses=self._node.addresses[: schema.ADDRESSES_MAX],
         )
-        self.round = round
+        group = await self._seek(request)
+        logger.info(
+            "group_found group=%s id=%s round=%s members=%d attempt=%d",
+            self._group_name,
+            group.group_id[:4].hex(),
+            group.round,
+            len(group.members),
+            group.attempt,
+        )
+        return group
+
+    async def _seek(self, request: SeekRequest) -> Group:
         search = _Search()
-        self._search = search
+        self.round, self._search = request.round, search
         try:
             self._apply(self._core.on_seek(request, trio.current_time()))
             async with open_service_nursery() as nursery:
-                if expected is None:
+                if request.expected is None:
                     self._look_for_strangers(nursery)
                 await search.over.wait()
         finally:
             self._search = None
             self._apply(self._core.on_cancelled(trio.current_time()))
-        if isinstance(search.outcome, Found):
-            group = search.outcome.group
-            self.round = group.round
-            logger.info(
-                "group_found group=%s id=%s round=%s members=%d attempt=%d",
-                self._group_name,
-                group.group_id[:4].hex(),
-                group.round,
-                len(group.members),
-                group.attempt,
+        outcome = search.outcome
+        assert outcome is not None
+        if isinstance(outcome, GaveUp):
+            raise MatchmakingFailed(
+                outcome.reason, behind=outcome.behind, refusals=outcome.refusals
             )
-            return group
-        assert search.outcome is not None
-        failed = search.outcome
-        raise MatchmakingFailed(failed.reason, behind=failed.behind, refusals=failed.refusals)
+        self.round = outcome.group.round
+        return outcome.group
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether others gather for this round already and wait for us."""

@@ -55,14 +55,14 @@ async def handshake(stream: ByteStream, identity: Identity, expected: PeerId | N
     """
     state = _State(identity, is_initiator=expected is not None)
     if expected is not None:
-        await stream.send_all(state.write(b""))
+        await stream.send_all(state.write_untrusted(b""))
         peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
         if peer_id != expected:
             raise DialError(f"impostor: {peer_id} answers there, not {expected}")
-        await stream.send_all(state.write(state.proof()))
+        await stream.send_all(state.write_untrusted(state.proof()))
     else:
         state.read_untrusted(await _receive(stream))
-        await stream.send_all(state.write(state.proof()))
+        await stream.send_all(state.write_untrusted(state.proof()))
         peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
     return state.keys(peer_id)
 
@@ -89,9 +89,13 @@ class _State:
         # The package drops its reference when the handshake is over.
         self._handshake: Any = self._noise.noise_protocol.handshake_state
 
-    def write(self, payload: bytes) -> bytes:
-        """Our next message, with its length before it."""
-        message = bytes(self._noise.write_message(payload))
+    def write_untrusted(self, payload: bytes) -> bytes:
+        """Our next message, with its length before it; raises MessageInvalid for a weak key."""
+        try:
+            message = bytes(self._noise.write_message(payload))
+        except ValueError as exc:
+            # Their session key is mixed in here; one of low order would make the secret public.
+            raise MessageInvalid("a session key of low order") from exc
         return len(message).to_bytes(_LENGTH_BYTES, "big") + message
 
     def read_untrusted(self, message: bytes) -> bytes:

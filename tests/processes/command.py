@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parent.parent.parent
-WAIT_S_MAX = 60.0
+# A busy machine is not a failure: PyTorch alone takes seconds to load.
+WAIT_S_MAX = 120.0
+TEST_S_MAX = 180.0
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
 

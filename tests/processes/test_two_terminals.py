@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
-from tests.processes.command import LOOPBACK, running, running_node
+import pytest
+
+from tests.processes.command import LOOPBACK, TEST_S_MAX, running, running_node
 
 STEPS = "40"
+pytestmark = pytest.mark.timeout(TEST_S_MAX)
 
 
 def test_two_trainers_started_by_hand_end_with_the_same_parameters(tmp_path: Path) -> None:
     with running_node(tmp_path) as (_, address):
-        train = ("train", "digits", "--initial-peers", address, "--listen", LOOPBACK)
+        train = ["train", "digits", "--initial-peers", address, "--listen", LOOPBACK]
         train += ("--steps", STEPS, "--wait-for-peers", "2", "--json")
         with (
             running(*train, folder=tmp_path / "one") as one,
@@ -30,7 +33,7 @@ def test_two_trainers_started_by_hand_end_with_the_same_parameters(tmp_path: Pat
 def test_one_trainer_alone_resumes_and_is_listed(tmp_path: Path) -> None:
     folder = str(tmp_path / "checkpoints")
     events = tmp_path / "events.jsonl"
-    alone = ("train", "digits", "--listen", LOOPBACK, "--checkpoint-dir", folder, "--json")
+    alone = ["train", "digits", "--listen", LOOPBACK, "--checkpoint-dir", folder, "--json"]
     alone += ("--events", str(events))
     with running(*alone, "--steps", "60", folder=tmp_path / "first") as first:
         assert first.finish() == 0, first.stderr

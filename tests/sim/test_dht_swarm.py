@@ -17,6 +17,9 @@ from tests.p2p.dht.swarms import QUICK, Liar, open_liar
 
 JOINING_AT_ONCE = 20
 
+# Fifteen seconds on an idle core; a busy machine is not a failure.
+pytestmark = pytest.mark.timeout(300)
+
 
 @dataclass
 class Peer:
@@ -118,14 +121,14 @@ def simulate(seed: int, story: Callable[[Crowd], Awaitable[Any]]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "count"), [(1, 220), (2, 60)])
+@pytest.mark.parametrize(("seed", "count"), [(1, 200), (2, 60)])
 def test_nothing_is_lost_when_a_fifth_crashes_and_a_fifth_again(seed: int, count: int) -> None:
     async def story(crowd: Crowd) -> None:
         await crowd.grow(count)
-        values = await crowd.put_all(150, ttl_s=1500)
+        values = await crowd.put_all(100, ttl_s=1500)
         assert await crowd.count_hits(values) == len(values)
         crowd.crash(0.2)
-        # Five replicas all die with chance 0.03 %: none of 150 with these seeds.
+        # Five replicas all die with chance 0.03 %: none of 100 with these seeds.
         assert await crowd.count_hits(values) == len(values)
         await trio.sleep(800)
         crowd.crash(0.2)

@@ -53,6 +53,7 @@ class SimTrainer:
     steps: list[StepLog] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     caught_up: list[int] = field(default_factory=list)
+    replayed: int = 0
     snapshots: int = 0
     equalized: bool = False
     stop: bool = False
@@ -111,6 +112,7 @@ class SimTrainer:
         for kept in caught.rounds:
             if kept.gradients is not None:
                 self.apply(kept.gradients["theta"])
+                self.replayed += 1
         self.forget()
         self.position = caught.position
         self.equalized = caught.metadata.equalized and not caught.rounds
@@ -174,9 +176,14 @@ async def open_trainer(
     spec_name: str = "theta",
     start: Position | None = None,
     client_mode: bool = False,
+    stuck: bool = False,
     config: SwarmConfig | None = None,
 ) -> AsyncIterator[SimTrainer]:
-    """A trainer in the run, introduced to those who are there."""
+    """A trainer in the run, introduced to those who are there.
+
+    Args:
+        stuck: its thread never comes back to copy a snapshot.
+    """
     theta = np.full(elements, initial)
     spec = TensorSpec.of({spec_name: theta})
     digest = hashlib.sha256(theta.tobytes()).digest()
@@ -198,6 +205,8 @@ async def open_trainer(
     )
 
     async def on_caller(function: Callable[[], Snapshot]) -> Snapshot:
+        if stuck:
+            await trio.sleep_forever()
         # The thread that trains gets to it within a micro-batch.
         await trio.sleep(compute_s / 2)
         return function()

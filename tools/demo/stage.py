@@ -77,7 +77,7 @@ def run_demo(options: DemoOptions) -> int:
         logs.keep |= result.problem is not None
         print_result(screen, story, result)
         if logs.keep:
-            screen.print(f"Logs and events: {logs.path}", markup=False)
+            screen.print(f"See the logs and events in {logs.path}", markup=False)
     if options.as_json:
         print_json(result.to_json())
     return WELL if result.problem is None else ILL

@@ -18,8 +18,8 @@ from enum import Enum
 from typing import Any
 
 # Where along the way things happen: early enough that people see what follows.
-KILL_AT_SHARE = 0.25
-JOIN_AT_SHARE = 0.5
+KILL_AT_SHARE = 0.2
+JOIN_AT_SHARE = 0.4
 
 
 class Status(Enum):
@@ -167,6 +167,7 @@ class Story:
             self._dead.add(name)
         elif exit_code == 0 and trainer.parameter_hash is not None:
             trainer.status = Status.FINISHED
+            self._check_latecomer()
         else:
             trainer.status = Status.FAILED
             self.fail(f"{name} ended with exit code {exit_code}")
@@ -202,6 +203,17 @@ class Story:
         (late,) = (trainer.name for trainer in self.trainers.values() if trainer.late)
         self._note(f"{late}, which waited outside, may join at step {self.step}")
         return [LetJoin(late)]
+
+    def _check_latecomer(self) -> None:
+        """Who comes when all others have gone would begin anew, alone."""
+        first = [trainer for trainer in self.trainers.values() if not trainer.late]
+        outside = [
+            trainer.name
+            for trainer in self.trainers.values()
+            if trainer.status in (Status.STARTING, Status.WAITING)
+        ]
+        if outside and all(one.status in (Status.FINISHED, Status.KILLED) for one in first):
+            self.fail(f"all others finished before {outside[0]} could join; give more --steps")
 
     def _start(self, *, late: bool) -> Order:
         name = f"trainer-{len(self.trainers) + 1}"

@@ -51,7 +51,8 @@ class BatchView:
     samples: int
     """Accumulated for the next step by all who stand where we do, ourselves included."""
     expected: tuple[PeerId, ...]
-    """Who is to be in the next round: live, same model, where we are; ourselves included."""
+    """Who is to be in the next round: live, same model, where we are, or following without a
+    state; ourselves included."""
     computing: tuple[tuple[PeerId, float], ...]
     """Those of them who do not wait for the round yet, and how long they compute at a time."""
     somebody_waits: bool
@@ -188,15 +189,19 @@ class GlobalBatch:
         here = {
             peer_id: record
             for peer_id, record in same.items()
-            if record.position.round == self._own.position.round
-            and self._peers[peer_id].absent_at is None
+            # Who follows without a state comes to whichever round is next.
+            if record.position.round == self._own.position.round or not record.holds_state
+            if self._peers[peer_id].absent_at is None
         }
         ahead = self._ahead({p: r.position for p, r in same.items() if r.holds_state})
         return BatchView(
-            samples=self._own.samples + sum(record.samples for record in here.values()),
+            samples=self._own.samples
+            + sum(record.samples for record in here.values() if record.holds_state),
             expected=tuple(sorted([*here, self.own_id])),
-            computing=tuple((p, r.period_s) for p, r in here.items() if not r.waits),
-            somebody_waits=any(record.waits for record in here.values()),
+            computing=tuple(
+                (p, r.period_s) for p, r in here.items() if r.holds_state and not r.waits
+            ),
+            somebody_waits=any(r.waits and r.holds_state for r in here.values()),
             ahead=ahead,
             donors=tuple(
                 peer_id

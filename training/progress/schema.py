@@ -1,7 +1,8 @@
 """The messages of progress: protocol `/manyhands/progress.<run hash>/1`, and the DHT record.
 
-    peer -> peer   report(record)         whenever it is worth telling, and as a sign of life
-    peer           its own record         none while it does not take part yet
+    peer -> peer   reports: its record     then again whenever it is worth telling, or to show
+                                           that it lives, on the same stream
+    peer           its own record, once    none while it does not take part yet
 
 The same record lies in the DHT under `<run>/progress`, in the subkey that only its owner can
 write, for those who do not know each other yet.
@@ -57,8 +58,8 @@ class ProgressAnswer(Message, frozen=True):
     record: Progress | None = None
 
 
-REPORT = Method(
-    "report",
+REPORTS = Method(
+    "reports",
     Progress,
     ProgressAnswer,
     request_bytes_max=RECORD_BYTES_MAX,

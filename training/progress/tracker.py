@@ -1,9 +1,9 @@
 """The service behind GlobalBatch: tells our progress to others, and hears theirs.
 
 Peers that know each other report directly, so a dozen of them react within milliseconds: each known
-peer has a courier, which sends our newest record whenever there is news, as a sign of life when
-there was none for a while, and at once when the connection to the peer is lost; a report that does
-not arrive makes the peer not count. Strangers find each other through the DHT.
+peer has a courier, which tells it our newest record whenever there is news. A peer that cannot be
+told, or from which no sign of life has come for a while, does not count until it speaks again.
+Strangers find each other through the DHT.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import trio
 
@@ -24,6 +25,7 @@ from p2p import (
     P2PError,
     PeerId,
     RefusedError,
+    RpcCall,
     RpcService,
     encode,
     open_service_nursery,
@@ -33,6 +35,7 @@ from p2p import (
     wall_time_s,
 )
 from training.progress import schema
+from training.progress.courier import Courier
 from training.progress.global_batch import BatchView, GlobalBatch, worth_telling
 from training.progress.position import PeerRecord, Position
 from training.progress.schema import Progress, ProgressAnswer
@@ -42,9 +45,7 @@ logger = logging.getLogger(__name__)
 # The first looks into the DHT follow each other quickly: peers often start together.
 _FIRST_POLL_S = 0.5
 _POLL_GROWTH = 1.5
-# A peer that cannot be reached is tried again after a while, with growing pauses.
-_RETRY_S_MAX = 10.0
-_FORGET_EVERY_S = 1.0
+_WATCH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class ProgressConfig:
     heartbeat_s: float = 2.0
     """A known peer hears of us at least this often, so that a frozen one is noticed."""
     report_timeout_s: float = 2.5
-    """A peer that does not answer a report for this long does not count until it speaks."""
+    """A peer that does not answer for this long, or whose sign of life is so late, does not count
+    until it speaks."""
     poll_s: float = 10.0
     """How often the DHT is asked for strangers, once the first ones are found."""
     introduction_s: float = 3.0
@@ -74,15 +76,6 @@ class ProgressConfig:
             raise ValueError(f"life_s must exceed heartbeat_s, at most {schema.LIFE_S_MAX:g}")
         if self.couriers_max < 1 or self.peers_max < self.couriers_max:
             raise ValueError("couriers_max must be at least 1, and at most peers_max")
-
-
-class _Courier:
-    """What is known of telling one peer."""
-
-    def __init__(self) -> None:
-        self.wake = trio.Event()
-        self.introduced = trio.Event()
-        self.reached = False
 
 
 class Tracker:
@@ -107,7 +100,8 @@ class Tracker:
         self._told: PeerRecord | None = None
         self._takes_part = False
         self._sequence = 0
-        self._couriers: dict[PeerId, _Courier] = {}
+        self._couriers: dict[PeerId, Courier] = {}
+        self._callers: dict[PeerId, tuple[RpcCall[ProgressAnswer, Progress], float]] = {}
         self._news = trio.Event()
         self._joined = trio.Event()
         self._strangers: set[PeerId] = set()
@@ -162,8 +156,17 @@ class Tracker:
         for peer_id in sorted(peers):
             new = peer_id != self._node.peer_id and peer_id not in self._couriers
             if new and len(self._couriers) < self._config.couriers_max:
-                self._couriers[peer_id] = courier = _Courier()
-                self._nursery.start_soon(self._deliver, peer_id, courier)
+                courier = Courier(
+                    peer_id,
+                    self,
+                    self._node,
+                    self._client,
+                    heartbeat_s=self._config.heartbeat_s,
+                    timeout_s=self._config.report_timeout_s,
+                    forget_s=self._config.life_s,
+                )
+                self._couriers[peer_id] = courier
+                self._nursery.start_soon(self._run_courier, courier)
 
     async def introduce(self) -> None:
         """Take part from now on, and hear first from those who are there already."""
@@ -178,94 +181,69 @@ class Tracker:
         """Until something was heard or a peer was lost."""
         await self._news.wait()
 
-    # --- telling ---
+    # --- what couriers ask and say ---
 
-    def _tell(self) -> None:
-        self._told = self._core.own
-        for courier in self._couriers.values():
-            # Who cannot be reached is tried again in its own time, not for every piece of news.
-            if courier.reached:
-                courier.wake.set()
-
-    def _message(self) -> Progress:
+    def message(self) -> Progress:
         """Our newest record, numbered above all before it, also those before a restart."""
         self._sequence = max(self._sequence + 1, int(wall_time_s() * 1000))
         record = replace(self._core.own, sequence=self._sequence)
         return schema.message_of(record, life_s=self._config.life_s, addresses=self._node.addresses)
 
-    async def _deliver(self, peer_id: PeerId, courier: _Courier) -> None:
-        """Tell one peer whatever is new, until it is forgotten."""
+    def on_answer(self, peer_id: PeerId, record: Progress) -> None:
+        """A peer that we told of us says where it is."""
+        self._hear(peer_id, record, life_s=record.life_s)
+
+    def on_unreachable(self, peer_id: PeerId, *, sequence: int, cause: str) -> None:
+        """A peer cannot be told."""
+        self._core.on_contact_lost(peer_id, sequence=sequence)
+        self._on_news()
+
+    def sequence_of(self, peer_id: PeerId) -> int:
+        """The newest sequence number heard of a peer; -1 for none."""
+        return self._core.sequence_of(peer_id)
+
+    def _tell(self) -> None:
+        self._told = self._core.own
+        for courier in self._couriers.values():
+            courier.on_news()
+
+    async def _run_courier(self, courier: Courier) -> None:
         await self._joined.wait()
-        forgotten_at_s = trio.current_time() + self._config.life_s
-        wait_s = self._config.heartbeat_s
-        try:
-            while self._core.sequence_of(peer_id) >= 0 or trio.current_time() < forgotten_at_s:
-                courier.wake = trio.Event()
-                courier.reached = await self._report_to(peer_id, courier)
-                courier.introduced.set()
-                wait_s = (
-                    self._config.heartbeat_s if courier.reached else min(2 * wait_s, _RETRY_S_MAX)
-                )
-                with trio.move_on_after(wait_s):
-                    await self._wait_for_reason(peer_id, courier)
-        finally:
-            courier.introduced.set()
-            del self._couriers[peer_id]
+        await courier.run(self._on_courier_end)
 
-    async def _wait_for_reason(self, peer_id: PeerId, courier: _Courier) -> None:
-        """Until there is news for the peer, or its connection is lost."""
-        async with open_service_nursery() as nursery:
-            if courier.reached:
-                nursery.start_soon(self._wake_when_disconnected, peer_id, courier)
-            await courier.wake.wait()
-
-    async def _wake_when_disconnected(self, peer_id: PeerId, courier: _Courier) -> None:
-        await self._node.wait_disconnected(peer_id)
-        courier.wake.set()
-
-    async def _report_to(self, peer_id: PeerId, courier: _Courier) -> bool:
-        """Report and hear; False when the peer cannot be reached."""
-        heard = self._core.sequence_of(peer_id)
-        if not self._can_try(peer_id) and not courier.reached:
-            # It cannot be dialed and has not come to us: what it says through the DHT counts.
-            return False
-        try:
-            answer = await self._client.call(
-                peer_id, schema.REPORT, self._message(), timeout_s=self._config.report_timeout_s
-            )
-        except RefusedError as exc:
-            # It is there, but does not train in this run at the moment.
-            logger.debug("progress_refused peer=%s cause=%s", short(peer_id), exc)
-            self._core.on_contact_lost(peer_id, sequence=heard)
-        except P2PError as exc:
-            logger.info("peer_lost peer=%s cause=%s", short(peer_id), exc)
-            self._core.on_contact_lost(peer_id, sequence=heard)
-            self._on_news()
-            return False
-        else:
-            if answer.record is not None:
-                self._hear(peer_id, answer.record, life_s=answer.record.life_s)
-        return True
-
-    def _can_try(self, peer_id: PeerId) -> bool:
-        return peer_id in self._node.connected_peers or bool(self._node.addresses_of(peer_id))
+    def _on_courier_end(self, peer_id: PeerId) -> None:
+        del self._couriers[peer_id]
 
     # --- hearing ---
 
-    async def on_report(self, caller: PeerId, message: Progress) -> ProgressAnswer:
-        """A peer reports; we answer with our own record."""
-        self._node.add_addresses(caller, message.addresses)
+    async def on_reports(self, call: RpcCall[ProgressAnswer, Progress]) -> None:
+        """A peer tells us of its progress; we answer once with our own."""
+        caller = call.peer_id
+        message: Progress = call.request
         self._hear(caller, message, life_s=message.life_s)
         self.meet([caller])
-        courier = self._couriers.get(caller)
-        if courier is not None and not courier.reached:
-            courier.wake.set()
-        return ProgressAnswer(self._message() if self._takes_part else None)
+        if (courier := self._couriers.get(caller)) is None:
+            raise RefusedError("busy", "too many peers are told directly already")
+        courier.on_sign_of_life()
+        await call.send(ProgressAnswer(self.message() if self._takes_part else None))
+        self._callers[caller] = (call, trio.current_time())
+        try:
+            while (received := await call.receive()) is not None:
+                self._hear(caller, received[0], life_s=received[0].life_s)
+                self._callers[caller] = (call, trio.current_time())
+        finally:
+            if self._callers.get(caller, (None,))[0] is call:
+                del self._callers[caller]
+                if not courier.reached:
+                    # It came to us, and we cannot go to it: nothing else tells that it is gone.
+                    self._core.on_contact_lost(caller, sequence=self.sequence_of(caller))
+                    self._on_news()
 
     def _hear(self, peer_id: PeerId, message: Progress, *, life_s: float) -> None:
-        known = self._core.sequence_of(peer_id) >= 0
+        known = self.sequence_of(peer_id) >= 0
         if not known and len(self._core.known()) >= self._config.peers_max:
             raise RefusedError("busy", "too many peers are known already")
+        self._node.add_addresses(peer_id, message.addresses)
         record = schema.record_of(message)
         if not self._core.on_record(peer_id, record, life_s=life_s, now_s=trio.current_time()):
             return
@@ -284,13 +262,20 @@ class Tracker:
         self._news.set()
         self._news = trio.Event()
 
-    async def forget(self) -> None:
-        """Forget peers whose life is over, for ever."""
+    async def watch(self) -> None:
+        """Notice who falls silent, and forget whose life is over, for ever."""
         while True:
-            if gone := self._core.on_deadline(trio.current_time()):
+            now_s = trio.current_time()
+            silent_since_s = now_s - self._config.heartbeat_s - self._config.report_timeout_s
+            for peer_id, (_, heard_at_s) in sorted(self._callers.items()):
+                if heard_at_s < silent_since_s:
+                    logger.info("peer_silent peer=%s", short(peer_id))
+                    self._core.on_contact_lost(peer_id, sequence=self.sequence_of(peer_id))
+                    self._on_news()
+            if gone := self._core.on_deadline(now_s):
                 self._strangers.difference_update(gone)
                 self._on_news()
-            await trio.sleep(_FORGET_EVERY_S)
+            await trio.sleep(_WATCH_EVERY_S)
 
     # --- the DHT ---
 
@@ -300,9 +285,7 @@ class Tracker:
         key, subkey = schema.dht_key(self._run), owned_subkey(self._node.peer_id)
         while True:
             try:
-                await dht.put(
-                    key, encode(self._message()), subkey=subkey, ttl_s=self._config.life_s
-                )
+                await dht.put(key, encode(self.message()), subkey=subkey, ttl_s=self._config.life_s)
             except P2PError as exc:
                 logger.warning("progress_put_failed cause=%s", exc)
             await trio.sleep(self._config.life_s / 3)
@@ -326,7 +309,6 @@ class Tracker:
             return
         try:
             message = schema.decode_record_untrusted(entry.value)
-            self._node.add_addresses(owner, message.addresses)
             self._hear(owner, message, life_s=min(entry.remaining_s, schema.LIFE_S_MAX))
         except (MessageInvalid, RefusedError) as exc:
             logger.debug("progress_record_ignored peer=%s cause=%s", short(owner), exc)
@@ -348,9 +330,10 @@ async def open_tracker(
     async with open_service_nursery() as nursery:
         tracker = Tracker(node, run, own, config, nursery)
         service = RpcService(schema.service_name(run), schema.MAJOR)
-        service.unary(schema.REPORT, tracker.on_report)
+        handler: Any = tracker.on_reports
+        service.stream(schema.REPORTS, handler)
         async with service.serving(node):
-            nursery.start_soon(tracker.forget)
+            nursery.start_soon(tracker.watch)
             if dht is None:
                 tracker.polled.set()
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -157,3 +158,20 @@ async def run_group(
 def mean_of(vectors: Sequence[Array], weights: Sequence[float] | None = None) -> Array:
     """The weighted mean in doubles."""
     return np.average(np.asarray(vectors, np.float64), axis=0, weights=weights)
+
+
+def fractions_of(result: Array, vectors: Sequence[Array], weights: Sequence[float]) -> list[float]:
+    """How much of the result contains each vector; each element must be the mean of some."""
+    taking_part = [number for number, weight in enumerate(weights) if weight]
+    fractions = [0.0] * len(vectors)
+    unexplained = np.ones(len(result), bool)
+    for size in range(len(taking_part), 0, -1):
+        for subset in itertools.combinations(taking_part, size):
+            with np.errstate(invalid="ignore"):
+                mean = mean_of([vectors[i] for i in subset], [weights[i] for i in subset])
+            fits = unexplained & np.isclose(result, mean, rtol=1e-5, atol=1e-6)
+            unexplained &= ~fits
+            for number in subset:
+                fractions[number] += float(np.count_nonzero(fits)) / len(result)
+    assert not unexplained.any(), "an element is nobody's mean"
+    return fractions

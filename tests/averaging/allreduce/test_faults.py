@@ -9,9 +9,12 @@ import pytest
 import trio
 
 from averaging.allreduce.result import RoundResult
+from averaging.allreduce.service import open_allreduce
+from p2p import Node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import (
     Peer,
+    connect_all,
     group_of,
     mean_of,
     open_peers,
@@ -168,3 +171,125 @@ async def test_of_two_halves_the_first_fails_for_certain_and_the_other_waits(
         assert (result.outcome, result.certain) == ("failed", first)
         assert set(result.lost) == set(halves[first])
     assert seconds == pytest.approx(8, abs=0.1)
+
+
+async def run_and_cancel(
+    network: SimNetwork, count: int, *, at_s: float
+) -> tuple[list[RoundResult], list[np.ndarray], Peer]:
+    """Cancel the last member's run; the others' results, the inputs, and who was cancelled."""
+    vectors = vectors_for(count, ELEMENTS)
+    async with open_peers(network, count) as peers:
+        group = group_of([peer.node for peer in peers], ELEMENTS)
+        results: list[RoundResult] = []
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def others() -> None:
+                results.extend(await run_group(peers[:-1], group, vectors))
+
+            async def cancelled() -> None:
+                with scope:
+                    await run_group(peers[-1:], group, vectors[-1:])
+
+            nursery.start_soon(others)
+            nursery.start_soon(cancelled)
+            await trio.sleep(at_s)
+            scope.cancel()
+        assert scope.cancelled_caught
+        # The one that was cancelled can take part in the next group.
+        again = group_of([peer.node for peer in peers], ELEMENTS, seed=1)
+        same_bits(await run_group(peers, again, vectors))
+    return results, vectors, peers[-1]
+
+
+@simulated
+async def test_a_cancelled_aggregator_is_lost_and_nobody_waits_for_it(network: SimNetwork) -> None:
+    slow(network)
+    results, _, cancelled = await run_and_cancel(network, 4, at_s=0.3)
+    for result in results:
+        assert (result.outcome, result.certain) == ("failed", True)
+        assert result.lost == (cancelled.peer_id,)
+        assert result.transfer_seconds < 1
+
+
+@simulated
+async def test_a_late_cancellation_harms_nobody(network: SimNetwork) -> None:
+    """All spans are out when the vote is cut off: the others are a quorum."""
+    network.default_latency_s = 0.1
+    results, vectors, _ = await run_and_cancel(network, 3, at_s=0.25)
+    same_bits(results)
+    vector = results[0].vector
+    assert vector is not None
+    np.testing.assert_allclose(vector, mean_of(vectors), atol=1e-6)
+
+
+@simulated
+async def test_a_slow_link_is_not_a_silent_one(network: SimNetwork) -> None:
+    """A chunk takes longer than the silence that would be suspicious."""
+    async with open_peers(network, 3, clients=1) as peers:
+        network.set_link(peers[0].peer_id, peers[2].peer_id, bytes_per_s=10_000)
+        vectors = vectors_for(3, 60_000)
+        nodes = [peer.node for peer in peers]
+        group = group_of(nodes, 60_000, chunk_elements=30_000, deadline_s=60)
+        results = await run_group(peers, group, vectors, deadline_s=60)
+    same_bits(results)
+    assert results[0].transfer_seconds > 11
+    assert all(member.fraction == 1 for member in results[0].members.values())
+
+
+@simulated
+async def test_a_member_that_begins_late_takes_part(network: SimNetwork) -> None:
+    async with open_peers(network, 3) as peers:
+        vectors = vectors_for(3, ELEMENTS)
+        group = group_of([peer.node for peer in peers], ELEMENTS)
+        results: list[RoundResult] = []
+
+        async def late() -> None:
+            await trio.sleep(2)
+            results.extend(await run_group(peers[:1], group, vectors[:1]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late)
+            results.extend(await run_group(peers[1:], group, vectors[1:]))
+    same_bits(results)
+    assert all(member.fraction == 1 for member in results[0].members.values())
+
+
+@simulated
+async def test_a_member_that_never_begins_fails_the_group_for_certain(network: SimNetwork) -> None:
+    """It is there and answers that it knows no such group, so it is not lost."""
+    async with open_peers(network, 3) as peers:
+        group = group_of([peer.node for peer in peers], ELEMENTS)
+        results = await run_group(peers[1:], group, vectors_for(2, ELEMENTS))
+    for result in results:
+        assert (result.outcome, result.certain) == ("failed", True)
+        assert result.transfer_seconds < 4
+
+
+@simulated
+async def test_leaving_right_after_success_keeps_nothing_from_others(network: SimNetwork) -> None:
+    """Who leaves first may be the one who collects the votes."""
+    network.default_latency_s = 0.05
+    results: list[RoundResult] = []
+    async with trio.open_nursery() as nursery, open_peers(network, 0):
+        nodes = [
+            await nursery.start(keep_open, network, name) for name in ("alice", "bob", "carol")
+        ]
+        await connect_all(nodes)
+        group = group_of(nodes, 1000)
+
+        async def once(node: Node, vector: np.ndarray) -> None:
+            async with open_allreduce(node, "test") as allreduce:
+                results.append(await allreduce.run(group, vector, 1.0, trio.current_time() + 10))
+
+        async with trio.open_nursery() as runs:
+            for node, vector in zip(nodes, vectors_for(3, 1000), strict=True):
+                runs.start_soon(once, node, vector)
+        nursery.cancel_scope.cancel()
+    same_bits(results)
+
+
+async def keep_open(network: SimNetwork, name: str, task_status: trio.TaskStatus[Node]) -> None:
+    async with network.open_node(name) as node:
+        task_status.started(node)
+        await trio.sleep_forever()

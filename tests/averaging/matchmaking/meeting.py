@@ -11,6 +11,7 @@ import trio
 
 from averaging.errors import MatchmakingFailed
 from averaging.matchmaking import Group, Matchmaking, MatchmakingConfig, open_matchmaking
+from averaging.matchmaking.keys import rank
 from averaging.round_id import RoundId
 from p2p import Node, PeerId
 from p2p.testing import SimNetwork
@@ -93,8 +94,6 @@ async def find_all(members: Sequence[Member], **wishes: Any) -> None:
 
 def leader_first(members: Sequence[Member], round_id: RoundId = ROUND) -> list[Member]:
     """The members by rank in a round."""
-    from averaging.matchmaking.keys import rank
-
     return sorted(members, key=lambda member: rank(round_id.parent, member.peer_id))
 
 

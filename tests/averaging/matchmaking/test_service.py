@@ -205,6 +205,14 @@ async def test_alone_is_a_group_of_one(autojump_clock: MockClock, network: SimNe
         assert alice.seconds == MatchmakingConfig().join_window_s
 
 
+async def test_a_client_that_expects_nobody_needs_nobody(
+    autojump_clock: MockClock, network: SimNetwork
+) -> None:
+    async with open_members(network, "alice", clients=("alice",)) as (alice,):
+        await alice.find(expected=[alice.peer_id])
+        assert check_one_group([alice]).aggregators == (alice.peer_id,)
+
+
 async def test_a_group_that_stays_too_small_is_none(
     autojump_clock: MockClock, network: SimNetwork
 ) -> None:

@@ -109,6 +109,17 @@ def test_a_latecomer_learns_that_it_is_behind_when_the_others_go_on() -> None:
     check_one_group(swarm, punctual)
 
 
+def test_whoever_waited_for_the_leader_is_admitted_though_unexpected() -> None:
+    swarm = Swarm(1, 4)
+    leader, *others = by_rank(swarm)
+    for peer_id in others:
+        swarm.seek(peer_id, expected=swarm.ids)
+    swarm.seek(leader, at_s=1.0, expected=others[:1])
+    swarm.run()
+    check_one_group(swarm, swarm.ids)
+    assert swarm.peers[leader].ended_at_s == 1.0
+
+
 def test_one_liar_about_the_round_does_not_stop_the_others() -> None:
     swarm = Swarm(1, 4)
     liar, *honest = swarm.ids

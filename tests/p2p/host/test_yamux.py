@@ -149,6 +149,21 @@ def test_last_words_survive_that_the_rest_of_the_request_is_stopped() -> None:
     assert far._unread.used == near._unread.used == 0
 
 
+def test_a_reset_of_what_both_sides_had_closed_leaves_nothing_behind() -> None:
+    near, far, stream_id = pair()
+    near.finish(stream_id)
+    exchange(near, far)
+    # More than the window lets out, so that the end cannot be said yet.
+    far.send(stream_id, bytes(2 * RECEIVE_WINDOW))
+    far.abandon(stream_id)
+    exchange(near, far)
+    assert far.is_open(stream_id)
+    near.reset(stream_id)
+    exchange(near, far)
+    assert not far.is_open(stream_id)
+    assert far.unsent_bytes == 0
+
+
 def test_a_stopped_stream_is_forgotten_without_a_word() -> None:
     near, far, stream_id = pair()
     far.send(stream_id, b"no, thanks")

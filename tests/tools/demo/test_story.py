@@ -63,7 +63,7 @@ def play_to(story: Story, step: int) -> list[Order]:
 
 def test_one_is_killed_then_one_joins() -> None:
     story = begun()
-    assert play_to(story, 24) == []
+    assert play_to(story, 19) == []
     story.on_event("trainer-4", {"event": "prepared"})
     assert story.trainers["trainer-4"].status is Status.WAITING
     assert play_to(story, 80) == [KillTrainer("trainer-3")]
@@ -101,6 +101,16 @@ def test_a_victim_that_has_not_begun_is_spared_until_it_has() -> None:
     story.on_event("trainer-1", started("trainer-1"))
     assert play_to(story, 60) == []
     assert story.on_event("trainer-2", started("trainer-2")) == [KillTrainer("trainer-2")]
+
+
+def test_who_comes_after_the_end_is_a_failure() -> None:
+    story = begun(kill_one=False)
+    play_to(story, 100)
+    for name in ("trainer-1", "trainer-2", "trainer-3"):
+        assert story.problem is None
+        story.on_event(name, finished(100))
+        story.on_exit(name, 0)
+    assert story.problem == "all others finished before trainer-4 could join; give more --steps"
 
 
 @pytest.mark.parametrize("exit_code", [1, -11, 0])

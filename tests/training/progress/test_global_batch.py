@@ -159,6 +159,18 @@ def test_who_downloads_the_state_follows_and_is_no_donor() -> None:
     assert core.view().ahead is None
 
 
+def test_who_follows_is_expected_in_whichever_round_is_next() -> None:
+    follower = record(at(3), holds_state=False, waits=True, samples=99)
+    core = swarm(record(at(7), samples=5), (ALICE, record(at(7))), (BOB, follower))
+    view = core.view()
+    assert view.expected == (ALICE, BOB, ME)
+    assert view.samples == 5, "it has computed nothing that counts"
+    assert [peer_id for peer_id, _ in view.computing] == [ALICE]
+    assert not view.somebody_waits
+    core.on_absent([BOB])
+    assert core.view().expected == (ALICE, ME)
+
+
 def test_one_that_fell_behind_is_told() -> None:
     core = swarm(record(at(0)))
     walk(core, 5, (ALICE, BOB))
