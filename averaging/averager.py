@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import trio
 
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, open_allreduce
 from averaging.errors import MatchmakingFailed, RoundFailed
+from averaging.heavy import run_heavy
 from averaging.matchmaking import Group, Matchmaking, MatchmakingConfig, open_matchmaking
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
@@ -119,6 +121,8 @@ class Averager:
         self._round = RoundId(0)
         self._previous: _Previous | None = None
         self._stepping = False
+        # Kept from step to step: fresh memory of this size costs more than the copying.
+        self._flat = np.empty(spec.element_count, spec.dtype)
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
@@ -156,33 +160,31 @@ class Averager:
             raise ValueError("one step at a time: the last one has not ended")
         self._stepping = True
         try:
-            report, vector = await self._attempt_until(
-                trio.current_time() + deadline_s,
-                self.spec.flatten(tensors),
-                weight,
-                round,
-                expected,
-            )
-            # From here on nothing waits, so that a cancellation cannot come in between.
-            if vector is not None:
-                self.spec.write_back(vector, tensors)
+            until_s = trio.current_time() + deadline_s
+            await self._heavy(self.spec.flatten, tensors, self._flat)
+            report = await self._attempt_until(until_s, float(weight), round, expected)
+            # Writing cannot be cancelled once it has begun, and nothing waits after it.
+            await self._heavy(self.spec.write_back, self._flat, tensors)
         finally:
             self._stepping = False
         return report
 
+    async def _heavy(self, function: Callable[..., object], *args: object) -> None:
+        await run_heavy(self._node, self._flat.nbytes, function, *args)
+
     async def _attempt_until(
         self,
         until_s: float,
-        flat: Array,
         weight: float,
         round: RoundId | None,
         expected: Collection[PeerId] | None,
-    ) -> tuple[RoundReport, Array | None]:
+    ) -> RoundReport:
+        """Try groups until one succeeds: then the flat vector holds its result."""
         attempts = _Attempts(trio.current_time())
         while True:
             group = await self._find_group(attempts, until_s, weight, round, expected)
             attempts.count += 1
-            result = await self._allreduce.run(group, flat, weight, until_s)
+            result = await self._allreduce.run(group, self._flat, weight, until_s, out=self._flat)
             attempts.add(result)
             report = self._report(attempts, group, result)
             logger.info("round_ended group=%s %s", group.group_id[:4].hex(), report)
@@ -190,14 +192,11 @@ class Averager:
                 self._previous = None
                 self._round = RoundId(group.round.number + 1, result.digest)
                 self._matchmaking.settle(group.round, self._round)
-                return report, result.vector
+                return report
             self._previous = _Previous(group.round, group.group_id, result.promised)
-            if not self._worth_trying_again(result, until_s):
+            worth_trying_again = result.certain and (result.lost or not result.hopeless)
+            if not worth_trying_again or trio.current_time() >= until_s:
                 raise RoundFailed(report)
-
-    def _worth_trying_again(self, result: RoundResult, until_s: float) -> bool:
-        """After a certain failure that somebody's absence explains; another group may do better."""
-        return result.certain and bool(result.lost) and trio.current_time() < until_s
 
     async def _find_group(
         self,

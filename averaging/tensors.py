@@ -88,10 +88,11 @@ class TensorSpec:
             if to_write and not tensor.flags.writeable:
                 raise ValueError(f"tensor {name!r} cannot be written; give a writable array")
 
-    def flatten(self, tensors: Mapping[str, Array]) -> Array:
-        """A new flat vector with the tensors' values."""
+    def flatten(self, tensors: Mapping[str, Array], out: Array | None = None) -> Array:
+        """The flat vector with the tensors' values: a new one, or out overwritten."""
         self.check(tensors)
-        flat = np.empty(self.element_count, self.dtype)
+        flat = np.empty(self.element_count, self.dtype) if out is None else out
+        self._check_flat(flat)
         for part, tensor in zip(self._parts(flat), self._in_order(tensors), strict=True):
             part[...] = tensor.reshape(-1)
         return flat
@@ -99,10 +100,13 @@ class TensorSpec:
     def write_back(self, flat: Array, tensors: Mapping[str, Array]) -> None:
         """Overwrite the tensors in place with the values of the flat vector."""
         self.check(tensors, to_write=True)
-        if flat.shape != (self.element_count,):
-            raise ValueError(f"the flat vector must have {self.element_count} elements")
+        self._check_flat(flat)
         for part, tensor in zip(self._parts(flat), self._in_order(tensors), strict=True):
             tensor[...] = part.reshape(tensor.shape)
+
+    def _check_flat(self, flat: Array) -> None:
+        if flat.shape != (self.element_count,) or flat.dtype != self.dtype:
+            raise ValueError(f"the flat vector must have {self.element_count} {self.dtype}")
 
     def _in_order(self, tensors: Mapping[str, Array]) -> Sequence[Array]:
         return [tensors[name] for name in self.names]

@@ -21,7 +21,8 @@ class Peerstore:
     the peer has proved its identity to us.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, peers_max: int = _PEERS_MAX) -> None:
+        self._peers_max = peers_max
         self._addresses: OrderedDict[PeerId, tuple[TcpAddress, ...]] = OrderedDict()
         self._proven: dict[PeerId, tuple[TcpAddress, ...]] = {}
 
@@ -56,7 +57,7 @@ class Peerstore:
         room = _ADDRESSES_PER_PEER_MAX - len(proven)
         self._addresses[peer_id] = (*proven, *tuple(others)[:room])
         self._addresses.move_to_end(peer_id)
-        if len(self._addresses) > _PEERS_MAX:
+        if len(self._addresses) > self._peers_max:
             forgotten, _ = self._addresses.popitem(last=False)
             self._proven.pop(forgotten, None)
 

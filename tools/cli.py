@@ -62,6 +62,16 @@ Announce = Annotated[
     ),
 ]
 # For parents such as the demo: a child ends when its stdin does, and can be told to join then.
+CheckpointDir = Annotated[
+    Path | None,
+    typer.Option(help="Save checkpoints in this folder, one folder per trainer."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint in --checkpoint-dir.")
+]
+Events = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
+]
 StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
 JoinWhenTold = Annotated[bool, typer.Option("--join-when-told", hidden=True)]
 
@@ -175,17 +185,9 @@ def train(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
     ] = 1,
-    checkpoint_dir: Annotated[
-        Path | None,
-        typer.Option(help="Save checkpoints in this folder, one folder per trainer."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from the newest checkpoint in --checkpoint-dir."),
-    ] = False,
-    events: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
-    ] = None,
+    checkpoint_dir: CheckpointDir = None,
+    resume: Resume = False,
+    events: Events = None,
     as_json: Json = False,
     verbose: Verbose = False,
     log_file: LogFile = None,

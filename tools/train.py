@@ -224,6 +224,11 @@ class RunView:
                     markup=False,
                 )
 
+            case "finished" if not event["equal"]:
+                self._screen.print(
+                    "The last averaging failed: the other peers' parameters may differ slightly."
+                )
+
     def _started(self, event: Mapping[str, Any]) -> None:
         self._screen.print(f"[bold]{event['peer_id']}[/] joined the run [bold]{event['run']}[/].")
         addresses = farthest_first(event["addresses"])

@@ -1,4 +1,19 @@
-"""The event log of one trainer: what happened, as one small dictionary per event."""
+"""The event log of one trainer: what happened, as one small dictionary per event.
+
+Each has "time_s", seconds since 1970, and "event"; the rest depends on the event:
+
+    prepared      nothing more: model and data are there
+    started       peer_id, addresses, run, step
+    progress      step, samples accumulated, samples_per_s, peers
+    step          step, loss, samples of ours in it, seconds, round
+    round_failed  step reached, reason, round
+    caught_up     step taken over, seconds
+    checkpoint    path
+    finished      step, accuracy, hash of the parameters, samples of ours, equal
+    stopped       step, reason
+
+A round is members, fractions by member, seconds, succeeded.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +35,7 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class RunLog:
-    """Turns what the training loop sees into events, and remembers what the result needs.
-
-    Each event has "time_s" (seconds since 1970) and "event"; the rest depends on the event.
-    """
+    """Turns what the training loop sees into events, and remembers what the result needs."""
 
     def __init__(self, on_event: EventHandler) -> None:
         self._on_event = on_event

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import trio
 
@@ -40,11 +39,16 @@ from training.progress import (
     Tracker,
     open_tracker,
 )
+from training.state_averager import StateAverager
 
 logger = logging.getLogger(__name__)
 
 # A round trip and a hiccup, for peers whose micro-batches take no time at all.
 _PATIENCE_S_MIN = 0.5
+# For peers that have not computed anything yet: they may, or may still be loading their data.
+_PATIENCE_UNKNOWN_S = 5.0
+# As much as progress can tell; a peer that claims more is not worth believing.
+_SAMPLES_MAX = 2**53
 
 
 OnCaller = Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
@@ -109,7 +113,9 @@ class Session:
         self._copying = trio.Lock()
         self._moved = trio.Event()
         self._took_part = False
-        self._state_averager: tuple[bytes, Averager, trio.Event] | None = None
+        self._state_averager = StateAverager(
+            node, dht, f"{plan.run}/state", config.averager, nursery
+        )
 
     @property
     def own(self) -> PeerRecord:
@@ -197,7 +203,7 @@ class Session:
         return True
 
     def _patience_s(self, period_s: float) -> float:
-        wanted_s = 2 * period_s + _PATIENCE_S_MIN if period_s else self.config.patience_s_max
+        wanted_s = 2 * period_s + _PATIENCE_S_MIN if period_s else _PATIENCE_UNKNOWN_S
         return min(wanted_s, self.config.patience_s_max)
 
     async def hold_round(self, gradients: Mapping[str, Array], samples: int) -> RoundResult:
@@ -223,7 +229,7 @@ class Session:
             Position(
                 RoundId(position.round.number + 1, report.digest),
                 position.step + accepted,
-                position.samples + round(delivered) * accepted,
+                min(position.samples + round(delivered) * accepted, _SAMPLES_MAX),
             ),
         )
 
@@ -234,7 +240,7 @@ class Session:
             RoundFailed: no result; the state is untouched.
         """
         position = self.own.position
-        averager = await self._averager_of_state(TensorSpec.of(state))
+        averager = await self._state_averager.averager(TensorSpec.of(state))
         self.tracker.report(replace(self.own, waits=True), target=self.target)
         await self.gather(averager, 0)
         view = self.tracker.view()
@@ -258,7 +264,7 @@ class Session:
 
     def on_committed(self, result: RoundResult, *, holds_state: bool, samples: int = 0) -> None:
         """A round of ours led on: remember who delivered, tell where we are."""
-        self._took_part = True
+        self._took_part |= len(result.report.members) > 1
         lost = set(result.report.lost)
         members = result.report.members
         delivered = {
@@ -336,33 +342,6 @@ class Session:
                 async with self._copying:
                     return await self._on_caller(self.plan.take_snapshot)
             await self._moved.wait()
-
-    async def _averager_of_state(self, spec: TensorSpec) -> Averager:
-        """The averager for states like this; it stays, so that latecomers can ask for results."""
-        if self._state_averager is not None:
-            spec_hash, averager, leave = self._state_averager
-            if spec_hash == spec.hash:
-                return averager
-            leave.set()
-            self._state_averager = None
-        leave = trio.Event()
-        averager = await self._nursery.start(self._hold_averager, spec, leave)
-        self._state_averager = (spec.hash, averager, leave)
-        return averager
-
-    async def _hold_averager(
-        self,
-        spec: TensorSpec,
-        leave: trio.Event,
-        task_status: Any = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        # States are averaged as they are, whatever the gradients are squeezed into.
-        config = replace(self.config.averager, wire_dtype=None)
-        async with open_averager(
-            self.node, f"{self.plan.run}/state", spec, config, dht=self._dht
-        ) as averager:
-            task_status.started(averager)
-            await leave.wait()
 
 
 @asynccontextmanager

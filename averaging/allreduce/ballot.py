@@ -166,8 +166,12 @@ class Ballot(Generic[Peer]):
         self._fetching.pop(owner, None)
         self._decide(now_s)
 
-    def on_suspect(self, peer: Peer, now_s: float, *, silent: bool = False) -> None:
-        """The stream to an aggregator broke, or it has been silent for too long."""
+    def on_suspect(
+        self, peer: Peer, now_s: float, *, silent: bool = False, faulty: bool = False
+    ) -> None:
+        """The stream to an aggregator broke, or it has been silent, or said what it may not."""
+        if faulty:
+            self._gone[peer] = None
         self._suspects[peer] = None
         self._lost_spans[self._aggregators.index(peer)] = None
         if silent:
@@ -233,7 +237,7 @@ class Ballot(Generic[Peer]):
         # Whoever voted knows better.
         if self.end is None and self.stand is not Stand.VOTED:
             self._abandon()
-            self._finish(End("failed", True, reason))
+            self._finish(End("failed", True, reason, hopeless=True))
 
     def on_give_up(self, reason: str) -> None:
         """Our step ends now, at its deadline or cancelled."""

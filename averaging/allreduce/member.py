@@ -24,6 +24,7 @@ from p2p import (
     MessageInvalid,
     P2PError,
     PeerId,
+    RemoteError,
     RpcCall,
     RpcClient,
     StreamBroken,
@@ -48,6 +49,8 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
             await _receive(session, call, owner)
     except CallTimeout as exc:
         session.on_aggregator_lost(peer, str(exc), silent=True)
+    except RemoteError as exc:
+        session.on_aggregator_lost(peer, str(exc), faulty=True)
     except P2PError as exc:
         session.on_aggregator_lost(peer, str(exc))
 

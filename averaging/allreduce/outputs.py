@@ -73,6 +73,8 @@ class End:
     certain: bool
     """Nobody can succeed any more (failed), or everybody may (success)."""
     reason: str
+    hopeless: bool = False
+    """The same members would fail again."""
 
 
 Action = Ask[Peer] | FetchSpan[Peer] | SendVote[Peer] | SendCommit[Peer] | End

@@ -21,6 +21,8 @@ class RoundResult:
     outcome: Outcome
     certain: bool
     """Of a failure: nobody can have succeeded, so the survivors may try again at once."""
+    hopeless: bool
+    """Of such a failure: the same members would fail again."""
     reason: str
     vector: Array | None
     """The agreed average, in the dtype of the input; None without success."""
@@ -41,6 +43,7 @@ def refused_group(group: Group, reason: str) -> RoundResult:
     return RoundResult(
         outcome="failed",
         certain=False,
+        hopeless=False,
         reason=reason,
         vector=None,
         digest=b"",
@@ -54,8 +57,8 @@ def refused_group(group: Group, reason: str) -> RoundResult:
     )
 
 
-def result_of(session: Session, now_s: float) -> RoundResult:
-    """Sum up a session that has ended."""
+def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
+    """Sum up a session that has ended; on success its vector is written to out."""
     end, commit = session.ballot.end, session.ballot.commit
     assert end is not None
     held_all_s = session.held_all_s if session.held_all_s is not None else now_s
@@ -64,8 +67,9 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     return RoundResult(
         outcome=end.outcome,
         certain=end.certain,
+        hopeless=end.hopeless,
         reason=end.reason,
-        vector=decoded(session) if succeeded else None,
+        vector=decoded(session, out) if succeeded else None,
         digest=manifest_digest(session.group_id, commit.spans) if succeeded and commit else b"",
         members=members,
         lost=lost_in_success(session) if succeeded else session.ballot.lost,
@@ -77,13 +81,12 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     )
 
 
-def decoded(session: Session) -> Array:
-    """The vector that the agreed bytes say."""
-    vector = np.empty(session.flat.shape, session.flat.dtype)
+def decoded(session: Session, out: Array) -> Array:
+    """The vector that the agreed bytes say, written to out."""
     for span in session.spans:
         for chunk, encoded in zip(span.chunks, session.held[span.owner].chunks, strict=True):
-            vector[chunk.start : chunk.stop] = np.frombuffer(encoded, session.wire_dtype)
-    return vector
+            out[chunk.start : chunk.stop] = np.frombuffer(encoded, session.wire_dtype)
+    return out
 
 
 def members_of_success(session: Session) -> dict[PeerId, MemberReport]:

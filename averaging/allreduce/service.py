@@ -53,12 +53,21 @@ class Allreduce:
         self._sessions: dict[bytes, Session] = {}
         self._session_opened = Bell()
 
-    async def run(self, group: Group, flat: Array, weight: float, deadline_s: float) -> RoundResult:
+    async def run(
+        self,
+        group: Group,
+        flat: Array,
+        weight: float,
+        deadline_s: float,
+        *,
+        out: Array | None = None,
+    ) -> RoundResult:
         """Average our vector with the group's others; never raises for what others do.
 
         Args:
             flat: 1-D, kept unchanged.
             deadline_s: on trio's clock; the group's own limit holds too.
+            out: where the result's vector goes on success, perhaps flat itself; None makes one.
         """
         if group.group_id in self._sessions:
             raise ValueError("a group is run once")
@@ -73,7 +82,8 @@ class Allreduce:
                     await session.done.wait()
                 session.ballot.on_give_up("no agreement before the deadline")
                 now_s = trio.current_time()
-            return await session.heavy(flat.nbytes, result_of, session, now_s)
+            vector = np.empty_like(flat) if out is None else out
+            return await session.heavy(flat.nbytes, result_of, session, vector, now_s)
         finally:
             self._close_session(session)
 

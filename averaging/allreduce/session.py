@@ -29,6 +29,7 @@ from averaging.allreduce.schema import (
     SpanEnd,
     Vote,
 )
+from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, blocking, quorum_reached
 from p2p import MessageInvalid, Node, PeerId, short
 
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
-# Smaller work is done before a thread has been woken for it.
-_OFFLOAD_BYTES_MIN: Final = 262_144
 # A vote, or a certificate and its repetitions; whoever misses one asks.
 _OUTBOX_MAX: Final = 8
 
@@ -205,8 +204,10 @@ class Session:
         self.ballot.on_abort(reason)
         self.act()
 
-    def on_aggregator_lost(self, peer: PeerId, cause: str, *, silent: bool = False) -> None:
-        """The stream to an aggregator broke, or it has been silent for too long."""
+    def on_aggregator_lost(
+        self, peer: PeerId, cause: str, *, silent: bool = False, faulty: bool = False
+    ) -> None:
+        """The stream to an aggregator broke, or it has been silent, or said what it may not."""
         if not self.done.is_set():
             logger.info(
                 "aggregator_lost group=%s peer=%s cause=%s",
@@ -214,7 +215,7 @@ class Session:
                 short(peer),
                 cause,
             )
-        self.ballot.on_suspect(peer, trio.current_time(), silent=silent)
+        self.ballot.on_suspect(peer, trio.current_time(), silent=silent, faulty=faulty)
         self.act()
 
     def exclude(self, sender: PeerId, reason: str, *, lost: bool = False) -> None:
@@ -281,9 +282,7 @@ class Session:
 
     async def heavy(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Run numeric work on so many bytes: in a thread when it pays."""
-        if size_bytes < _OFFLOAD_BYTES_MIN:
-            return function(*args)
-        return await self.node.offload(function, *args)
+        return await run_heavy(self.node, size_bytes, function, *args)
 
     async def digest_of(self, chunk: bytes) -> bytes:
         """BLAKE3 of a chunk."""

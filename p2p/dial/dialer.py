@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,14 +13,17 @@ from p2p.errors import Attempt, UnreachableError
 from p2p.host.transport import DialError, Transport
 from p2p.peer_id import PeerId
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class _Race:
     """One race under way; those who wait for it share its outcome."""
 
     addresses: tuple[TcpAddress, ...]
+    attempts: tuple[Attempt, ...] | None = (Attempt("any", "the node is closing"),)
+    """Why the race was lost; None when it was won. What stands here at first holds if it is cut."""
     finished: trio.Event = field(default_factory=trio.Event)
-    error: UnreachableError | None = None
 
 
 class Dialer:
@@ -61,11 +65,11 @@ class Dialer:
                 self._nursery.start_soon(self._run, peer_id, race)
                 self._races[peer_id] = race
             await race.finished.wait()
-            if race.error is None:
+            if race.attempts is None:
                 return
             # A race that we only joined may not have known all of our addresses.
             if not joined or set(addresses) <= set(race.addresses):
-                raise UnreachableError(peer_id, race.error.attempts)
+                raise UnreachableError(peer_id, race.attempts)
 
     async def _run(self, peer_id: PeerId, race: _Race) -> None:
         causes: dict[TcpAddress, str] = {}
@@ -78,6 +82,10 @@ class Dialer:
                 causes[address] = str(exc)
             except trio.TooSlowError:
                 causes[address] = f"no answer in {self._dial_timeout_s:g} s"
+            except Exception:
+                # A stranger's bytes must not take the node down; the operator gets the traceback.
+                logger.exception("dial_crashed address=%s", address)
+                causes[address] = "an error of ours, see the log"
             else:
                 self._on_reached(peer_id, address)
                 nursery.cancel_scope.cancel()
@@ -86,17 +94,14 @@ class Dialer:
             async with trio.open_nursery() as nursery:
                 for address in race.addresses:
                     nursery.start_soon(attempt, address, nursery)
-            if not self._is_connected(peer_id):
-                race.error = UnreachableError(
-                    peer_id,
-                    tuple(
-                        Attempt(str(address), causes.get(address, "lost at once"))
-                        for address in race.addresses
-                    ),
+            race.attempts = (
+                None
+                if self._is_connected(peer_id)
+                else tuple(
+                    Attempt(str(address), causes.get(address, "lost at once"))
+                    for address in race.addresses
                 )
-        except trio.Cancelled:
-            race.error = UnreachableError(peer_id, (Attempt("any", "the node is closing"),))
-            raise
+            )
         finally:
             del self._races[peer_id]
             race.finished.set()

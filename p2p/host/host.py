@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT_S = 10.0
 CONNECTIONS_PER_PEER_MAX = 8
 """Inbound ones; two peers that dial each other at once have two. The oldest gives way."""
-STREAMS_SERVED_MAX = 16_384
+STREAMS_SERVED_MAX = 4_096
 """Handlers at once, over all connections."""
 _ACCEPT_PAUSE_S = 0.1
 

@@ -11,7 +11,8 @@ from p2p.host.yamux import YamuxSession
 
 STREAM_UNSENT_BYTES_MAX = 262_144
 """What one stream may have queued; beyond it, send_all waits."""
-_READ_BYTES = 262_144
+# What a handler that does not say how much it wants gets at once; thousands may run.
+_READ_BYTES = 65_536
 
 
 class StreamOwner(Protocol):

@@ -140,7 +140,8 @@ class YamuxSession:
             state.outbox.append(memoryview(data))
             state.unsent_bytes += len(data)
             self._unsent.take(len(data))
-            self._mark_ready(stream_id, state)
+            if stream_id not in self._ready:
+                self._mark_ready(stream_id, state)
 
     def finish(self, stream_id: int) -> None:
         """Send FIN after what is queued."""

@@ -1,12 +1,9 @@
-"""One trainer of the equivalence tests: logs which micro-batches went into which global step.
+"""One trainer of the equivalence tests: logs which micro-batches went into which global step."""
 
-Usage: python -m tests.processes.equivalence_peer '{"index": 0, …}'
-"""
-
+import importlib
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -86,12 +83,18 @@ def train(options: dict[str, Any], dtype_name: str) -> None:
             number += 1
             report = optimizer.step(samples=samples)
             optimizer.zero_grad()
-            if report.stepped:
-                assert report.round is not None
-                fractions = {p: member.fraction for p, member in report.round.members.items()}
-                tell(step=report.global_step, peer=swarm.peer_id, batches=batches, of=fractions)
-            elif report.failure or report.caught_up:
-                tell(failure=report.failure, caught_up=report.caught_up)
+            if report.round is not None:
+                # Also where this peer did not learn that the round succeeded: the others may have.
+                members = report.round.members.items()
+                fractions = {peer: m.fraction for peer, m in members if m.weight > 0}
+                tell(
+                    step=report.global_step if report.stepped else None,
+                    group=report.round.group_id.hex(),
+                    peer=swarm.peer_id,
+                    batches=batches,
+                    fractions=fractions,
+                    failure=report.failure,
+                )
             if report.stepped or report.caught_up:
                 batches = []
             dies = options["dies"].get(dtype_name)
@@ -103,9 +106,15 @@ def train(options: dict[str, Any], dtype_name: str) -> None:
         torch.save(dict(model.named_parameters()), folder / f"{dtype_name}-{index}.pt")
 
 
-if __name__ == "__main__":
+# What takes long to import is imported here once, by the process that all others are forked from;
+# PyTorch imports the half of itself when the first optimizer is made.
+importlib.import_module("p2p.host.host")
+make_optimizer(make_model(torch.float32)).zero_grad()
+
+
+def run(options: dict[str, Any]) -> None:
+    """The process: one run in each dtype that it takes part in."""
     torch.set_num_threads(1)
-    given = json.loads(sys.argv[1])
-    for name in DTYPES:
-        if given["peers"].get(name):
-            train(given, name)
+    for name, peers in options["peers"].items():
+        if peers:
+            train(options, name)

@@ -209,6 +209,7 @@ def test_everybody_sees_everybody_in_one_dictionary() -> None:
     simulate(5, story)
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_run() -> None:
     async def story(crowd: Crowd) -> list[Any]:
         await crowd.grow(30)

@@ -34,6 +34,21 @@ class Question(Message, frozen=True):
 ASK = Method("ask", Question, Question)
 
 
+async def break_things(network: SimNetwork, nodes: list[Node]) -> None:
+    """Slow, cut, freeze and part the peers, mend it all again, and crash one in the end."""
+    for _ in range(6):
+        await trio.sleep(network.rng.random() * 2)
+        one, two = network.rng.sample(nodes, 2)
+        network.set_link(one.peer_id, two.peer_id, latency_s=0.2, bytes_per_s=1_000)
+        network.drop_connection(one.peer_id, two.peer_id)
+        network.freeze(two.peer_id)
+        network.partition([node.peer_id for node in nodes[::3]])
+        await trio.sleep(2 + 2 * network.rng.random())
+        network.thaw(two.peer_id)
+        network.heal()
+    network.crash(nodes[0].peer_id)
+
+
 def trace_of(seed: int) -> list[str]:
     """Everything that the peers of a faulty swarm saw, in order."""
     trace: list[str] = []
@@ -80,26 +95,13 @@ def trace_of(seed: int) -> list[str]:
                     note(node, "answered", number)
                 await trio.sleep(2 * node.rng.random())
 
-        async def break_things() -> None:
-            for _ in range(6):
-                await trio.sleep(network.rng.random() * 2)
-                one, two = network.rng.sample(nodes, 2)
-                network.set_link(one.peer_id, two.peer_id, latency_s=0.2, bytes_per_s=1_000)
-                network.drop_connection(one.peer_id, two.peer_id)
-                network.freeze(two.peer_id)
-                network.partition([node.peer_id for node in nodes[::3]])
-                await trio.sleep(2 + 2 * network.rng.random())
-                network.thaw(two.peer_id)
-                network.heal()
-            network.crash(nodes[0].peer_id)
-
         async with trio.open_nursery() as lives:
             for index in range(NODES):
                 await lives.start(live, index % 4 == 3)
             async with trio.open_nursery() as nursery:
                 for node in nodes:
                     nursery.start_soon(keep_asking, node)
-                nursery.start_soon(break_things)
+                nursery.start_soon(break_things, network, nodes)
             lives.cancel_scope.cancel()
         assert network.handler_errors == []
 

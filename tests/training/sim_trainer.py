@@ -54,6 +54,8 @@ class SimTrainer:
     failures: list[str] = field(default_factory=list)
     caught_up: list[int] = field(default_factory=list)
     replayed: int = 0
+    held: dict[RoundId, bytes] = field(default_factory=dict)
+    """Theta's bytes at each position that was reached."""
     snapshots: int = 0
     equalized: bool = False
     stop: bool = False
@@ -101,6 +103,7 @@ class SimTrainer:
         else:
             self.failures.append("discarded")
         self.position, self.equalized = result.position, False
+        self.held[self.position.round] = self.theta.tobytes()
         await self.session.commit(result, self.samples)
 
     async def catch_up(self, hint: RoundId | None = None) -> None:
@@ -117,6 +120,7 @@ class SimTrainer:
         self.position = caught.position
         self.equalized = caught.metadata.equalized and not caught.rounds
         self.caught_up.append(self.position.step)
+        self.held[self.position.round] = self.theta.tobytes()
         await self.session.settle(self.position, caught.past)
 
     async def equalize(self) -> None:

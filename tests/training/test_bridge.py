@@ -290,6 +290,7 @@ def run_script(text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_sys_exit_without_leaving_ends_the_process_with_farewells() -> None:
     result = run_script(
         "import sys\n"
@@ -306,6 +307,7 @@ def test_sys_exit_without_leaving_ends_the_process_with_farewells() -> None:
     assert (result.returncode, result.stdout.strip()) == (3, "farewell"), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_closes_our_sockets_and_cannot_call() -> None:
     result = run_script(

@@ -165,10 +165,10 @@ def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int
             first = late.steps[0].step
             assert [log.step for log in late.steps] == list(range(first, first + len(late.steps)))
             assert (late.replayed > 0) == (compute_s < 0.1 and elements > 10)
-            together = [trainer for trainer in trainers if trainer.position == late.position]
-            assert together
-            for trainer in together:
-                assert trainer.theta.tobytes() == late.theta.tobytes()
+            for trainer in trainers:
+                common = trainer.held.keys() & late.held.keys()
+                assert len(common) >= 5
+                assert all(trainer.held[where] == late.held[where] for where in common)
             assert all(trainer.snapshots <= 2 for trainer in trainers), "only on demand"
             assert sum(len(trainer.failures) for trainer in trainers) == 0
 
@@ -273,21 +273,22 @@ def test_different_beginnings_end_in_one() -> None:
     run_sim(8, main)
 
 
+@pytest.mark.slow
 def test_two_swarms_that_grew_apart_become_one() -> None:
     async def main(network: SimNetwork) -> None:
-        async with swarm(network, 4) as trainers:
+        async with swarm(network, 4, compute_s=(0.3,)) as trainers:
             left, right = trainers[:1], trainers[1:]
             async with trio.open_nursery() as nursery:
                 for trainer in trainers:
                     nursery.start_soon(trainer.train, 10**9)
-                await trio.sleep(1)
+                await trio.sleep(5)
                 network.partition([left[0].node.peer_id], [t.node.peer_id for t in right])
                 await trio.sleep(30)
-                assert left[0].position.step > 10
-                assert all(trainer.position.step > 10 for trainer in right)
+                assert left[0].position.step > 8
+                assert all(trainer.position.step > 8 for trainer in right)
                 apart = {trainer.position.round for trainer in trainers}
                 network.heal()
-                await trio.sleep(60)
+                await trio.sleep(40)
                 nursery.cancel_scope.cancel()
             assert len(apart) >= 2
             steps = [trainer.position.step for trainer in trainers]

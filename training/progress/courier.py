@@ -149,19 +149,22 @@ class Courier:
     async def _carry_on(self, call: RpcCall[Progress, ProgressAnswer]) -> None:
         """Tell what is new until the stream breaks."""
         async with open_service_nursery() as nursery:
-            nursery.start_soon(_raise_when_broken, call)
+            nursery.start_soon(_cancel_when_broken, call, nursery.cancel_scope)
             while True:
                 with trio.move_on_after(self._heartbeat_s):
                     await self._wake.wait()
                 self._wake = trio.Event()
                 with trio.fail_after(self._timeout_s):
                     await call.send(self._office.message())
+        raise StreamBroken("the connection was lost")
 
     def _can_try(self) -> bool:
         connected = self._peer_id in self._node.connected_peers
         return connected or bool(self._node.addresses_of(self._peer_id))
 
 
-async def _raise_when_broken(call: RpcCall[Progress, ProgressAnswer]) -> None:
+async def _cancel_when_broken(
+    call: RpcCall[Progress, ProgressAnswer], scope: trio.CancelScope
+) -> None:
     await call.wait_broken()
-    raise StreamBroken("the connection was lost")
+    scope.cancel()

@@ -342,7 +342,7 @@ def test_an_abort_is_ignored_by_who_voted() -> None:
     assert ballot.end is None
     other = ballot_of_three(me=1)
     other.on_abort("nobody contributed")
-    assert other.end == End("failed", True, "nobody contributed")
+    assert other.end == End("failed", True, "nobody contributed", hopeless=True)
     assert other.stand is Stand.ABANDONED
 
 
