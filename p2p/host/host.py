@@ -25,6 +25,7 @@ from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
 from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
 from p2p.identity import Identity
+from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 
@@ -191,6 +192,7 @@ class Host:
             remote = remote_address(stream)
             admission = remote and self._gate.on_accepted(remote.host, trio.current_time())
             if not remote or not admission:
+                HANDSHAKES_REFUSED.inc()
                 await trio.aclose_forcefully(stream)
                 continue
             if admission.displaced is not None:
@@ -264,12 +266,15 @@ class Host:
         info = connection.info
         peer = short(info.peer_id)
         logger.info("connected peer=%s address=%s outbound=%s", peer, info.address, info.outbound)
+        open_now = CONNECTIONS.labels("outbound" if info.outbound else "inbound")
+        open_now.inc()
         try:
             await connection.muxer.run()
         except Exception:
             # A stranger's bytes must not take the node down; the operator gets the traceback.
             logger.exception("connection_crashed peer=%s", peer)
         finally:
+            open_now.dec()
             if counted_host is not None:
                 self._gate.on_disconnected(counted_host)
             several = self._connections[info.peer_id]

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from p2p.errors import StreamBroken
 from p2p.host.handshake import SessionKeys
+from p2p.metrics import RECEIVED_BYTES, SENT_BYTES
 
 NOISE_PROTOCOL = "/noise"
 
@@ -58,7 +59,9 @@ class NoiseSession:
             out.append(_LENGTH.pack(len(sealed)))
             out.append(sealed)
         try:
-            await self._stream.send_all(b"".join(out))
+            sealed_all = b"".join(out)
+            await self._stream.send_all(sealed_all)
+            SENT_BYTES.inc(len(sealed_all))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
 
@@ -92,6 +95,7 @@ class NoiseSession:
                 raise StreamBroken("the connection was lost") from exc
             if not data:
                 return []
+            RECEIVED_BYTES.inc(len(data))
             self._unread += data
 
     def _open_records(self) -> list[bytes]:

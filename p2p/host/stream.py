@@ -17,7 +17,8 @@ class Stream(trio.abc.HalfCloseableStream):
     """A two-way byte stream to a proven peer, one of many on a connection.
 
     A cancelled send leaves the stream unusable (half a message may be out), so it is reset;
-    a cancelled receive loses nothing. Neither touches other streams.
+    a cancelled receive loses nothing. Neither touches other streams. What the peer had sent in
+    full, its end included, stays readable when it resets the stream afterwards.
 
     Raises, from every method that moves bytes:
         StreamBroken: the stream was reset by either side, or its connection was lost.

@@ -13,6 +13,7 @@ import trio
 
 from p2p.errors import MessageInvalid, P2PError, RefusedError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
+from p2p.metrics import RPC_REQUESTS
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.rpc import schema
@@ -101,6 +102,9 @@ class RpcService:
                 with trio.CancelScope(shield=True):
                     await idle.wait()
 
+    def _count(self, outcome: str) -> None:
+        RPC_REQUESTS.labels(self.protocol, outcome).inc()
+
     async def _serve_counted(self, stream: Stream) -> None:
         caller = stream.peer_id
         try:
@@ -125,19 +129,26 @@ class RpcService:
         caller = short(stream.peer_id)
         try:
             await self._dispatch_untrusted(stream)
+            self._count("answered")
         except StreamBroken:
+            self._count("abandoned")
             raise
         except RefusedError as exc:
+            self._count("refused")
             await _refuse(stream, exc)
         except MessageInvalid as exc:
+            self._count("invalid")
             logger.debug("rpc_invalid peer=%s protocol=%s %s", caller, self.protocol, exc)
             await _refuse(stream, RefusedError("invalid", str(exc)))
         except P2PError as exc:
+            self._count("failed")
             await _fail(stream, str(exc))
         except Exception as exc:
             if _is_all_broken(exc):
+                self._count("abandoned")
                 raise StreamBroken("the caller has gone") from exc
             # The caller is told little; the host, which guards every handler, logs it in full.
+            self._count("failed")
             exc.add_note(f"while serving {self.protocol}")
             with contextlib.suppress(StreamBroken):
                 await _fail(stream, "internal error")
