@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import stat
@@ -75,11 +76,10 @@ class Identity:
             IdentityError: the file is unreadable, not a key, or open to other users.
         """
         path = Path(path).expanduser()
-        if path.exists():
-            return cls._load(path)
-        identity = cls.generate()
-        identity._save(path)
-        return identity
+        if not os.path.lexists(path):
+            cls.generate()._save(path)
+        # What counts is what lies on the disk: another process may have been quicker.
+        return cls._load(path)
 
     @classmethod
     def _load(cls, path: Path) -> Identity:
@@ -119,10 +119,11 @@ class Identity:
                     file.write(_KEY_FILE_PREFIX + seed + self.public_key)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(name, path)
-            except BaseException:
+                # Unlike a rename, a link never takes the place of another process's key.
+                with contextlib.suppress(FileExistsError):
+                    os.link(name, path)
+            finally:
                 os.unlink(name)
-                raise
         except OSError as exc:
             raise IdentityError(
                 f"cannot write the key file {path}: {exc.strerror}; "

@@ -13,6 +13,20 @@ PeerId = NewType("PeerId", str)
 # (type 1, 32 bytes). Source: libp2p specification, peer-ids.
 _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 _PEER_ID_TEXT_MAX = 64
+# All encodings, sign bit aside, of the points of small order: for these keys one signature fits
+# many messages, so whoever signs with them can deny it. Source: the list that libsodium refuses.
+_SMALL_ORDER_KEYS = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
 
 
 def short(peer_id: PeerId) -> str:
@@ -32,4 +46,7 @@ def public_key_of(peer_id: PeerId) -> bytes:
     raw = base58.b58decode(peer_id)
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
         raise ValueError(f"{peer_id!r} is not an Ed25519 peer id")
-    return raw[len(_PEER_ID_PREFIX) :]
+    public_key = raw[len(_PEER_ID_PREFIX) :]
+    if public_key[:31] + bytes([public_key[31] & 0x7F]) in _SMALL_ORDER_KEYS:
+        raise ValueError(f"{peer_id!r} holds a key under which anybody can sign")
+    return public_key

@@ -41,7 +41,8 @@ def test_identities_differ_unless_their_generators_agree() -> None:
 
 
 @given(st.binary(min_size=32, max_size=32))
-def test_peer_ids_hold_any_key(public_key: bytes) -> None:
+def test_peer_ids_hold_the_key(seed: bytes) -> None:
+    public_key = Identity.generate(random.Random(seed)).public_key
     peer_id = peer_id_of(public_key)
     assert peer_id.startswith("12D3KooW")
     assert public_key_of(peer_id) == public_key
@@ -181,3 +182,36 @@ def test_the_home_directory_may_be_abbreviated(
     monkeypatch.setenv("HOME", str(tmp_path))
     Identity.load_or_create("~/node.key")
     assert (tmp_path / "node.key").exists()
+
+
+@pytest.mark.parametrize("sign_bit", [0x00, 0x80])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    ],
+)
+def test_a_key_under_which_anybody_can_sign_is_no_identity(text: str, sign_bit: int) -> None:
+    key = bytearray.fromhex(text)
+    key[31] |= sign_bit
+    peer_id = peer_id_of(bytes(key))
+    # R = the neutral element and S = 0 satisfy the equation for every message when A is neutral.
+    forged = b"\x01" + bytes(63)
+    assert not verify_signature(peer_id, b"any message", forged)
+    with pytest.raises(MessageInvalid):
+        parse_peer_id_untrusted(peer_id)
+
+
+def test_of_two_processes_that_make_the_same_key_file_both_get_the_same_key(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    slower = Identity.generate()
+    quicker = Identity.load_or_create(path)
+    slower._save(path)
+    assert Identity.load_or_create(path).peer_id == quicker.peer_id
+    assert [entry.name for entry in tmp_path.iterdir()] == ["node.key"]
