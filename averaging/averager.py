@@ -194,8 +194,9 @@ class Averager:
                 self._matchmaking.settle(group.round, self._round)
                 return report
             self._previous = _Previous(group.round, group.group_id, result.promised)
-            worth_trying_again = result.certain and (result.lost or not result.hopeless)
-            if not worth_trying_again or trio.current_time() >= until_s:
+            # Who is undecided must not take part elsewhere: its vote may have committed.
+            hopeless = result.outcome == "undecided" or (result.hopeless and not result.lost)
+            if hopeless or trio.current_time() >= until_s:
                 raise RoundFailed(report)
 
     async def _find_group(
@@ -293,7 +294,6 @@ async def open_averager(
     config = config or AveragerConfig()
     wire_dtype = config.wire_dtype or spec.dtype.name
     async with (
-        open_allreduce(node, group_name, config.allreduce()) as allreduce,
         open_matchmaking(
             node,
             group_name,
@@ -302,5 +302,11 @@ async def open_averager(
             dht,
             element_count=spec.element_count,
         ) as matchmaking,
+        open_allreduce(
+            node,
+            group_name,
+            config.allreduce(),
+            on_group_shown=matchmaking.on_group_shown_untrusted,
+        ) as allreduce,
     ):
         yield Averager(node, spec, matchmaking, allreduce)

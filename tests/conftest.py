@@ -5,11 +5,16 @@ import os
 # Before numpy or torch is imported: many test processes share few cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
 import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# A background job of a shell is started with Ctrl-C ignored, and so would be what it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROCESSES = Path(__file__).parent / "processes"
 

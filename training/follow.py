@@ -144,7 +144,10 @@ class _Following:
         session = self.session
         while not self.ended.is_set():
             enough = session.config.accept_fraction * session.target
-            ready = session.is_ready(session.tracker.view())
+            view = session.tracker.view()
+            trainers = {peer.peer_id for peer in view.peers if peer.holds_state}
+            # A round of followers alone has no result.
+            ready = not trainers.isdisjoint(view.expected) and session.is_ready(view)
             if ready and await session.gather(session.averager, enough):
                 return True
             holders = session.tracker.holders(self.here.round.number)
@@ -172,6 +175,7 @@ class _Following:
                 holders = session.tracker.holders(failure.report.behind.number)
                 if holders is not None:
                     self._restart(*holders)
+            await trio.sleep(_RETRY_S)
             return
         self.kept.append(KeptRound(gradients if result.accepted else None, result.position))
         if len(self.kept) > session.config.rounds_kept_max:

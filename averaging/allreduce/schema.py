@@ -11,6 +11,8 @@ from p2p import Message, Method
 MAJOR = 1
 MEMBERS_MAX = 256
 """Groups are smaller by default; simulations go up to this."""
+_GROUP_BYTES_MAX = MEMBERS_MAX * 3_200 + 1_024
+"""As matchmaking bounds it."""
 CHUNKS_MAX = 65_536
 """In one span: 8.6 milliard elements."""
 
@@ -130,6 +132,18 @@ class Fetch(Message, frozen=True, tag="fetch"):
     first_chunk: ChunkNumber = 0
 
 
+class WhichGroup(Message, frozen=True):
+    """You know a group that I do not: show it to me."""
+
+    group_id: Digest
+
+
+class ShownGroup(Message, frozen=True):
+    """A group's body; its SHA-256 is the group id."""
+
+    body: Annotated[bytes, Meta(max_length=_GROUP_BYTES_MAX)]
+
+
 FromMember = Hello | Part | Vote | Ping
 FromAggregator = Result | SpanEnd | Commit | Abort | Ping
 FromHolder = SpanEnd | Result
@@ -147,6 +161,9 @@ TRANSFER: Method[FromMember, FromAggregator] = Method(
     payload_bytes_max=_PAYLOAD_BYTES_MAX,
 )
 ASK: Method[Question, Answer] = Method("ask", Question, Answer, response_bytes_max=131_072)
+SHOW: Method[WhichGroup, ShownGroup] = Method(
+    "show", WhichGroup, ShownGroup, response_bytes_max=_GROUP_BYTES_MAX + 64
+)
 FETCH: Method[Fetch, FromHolder] = Method(
     "fetch",
     Fetch,

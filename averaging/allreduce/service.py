@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,11 +20,12 @@ from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import answer_untrusted, ask, fetch, serve_fetch
 from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
-from averaging.matchmaking.group import Group
+from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
 from p2p import (
     MessageInvalid,
     Node,
+    P2PError,
     PeerId,
     RefusedError,
     RpcCall,
@@ -35,7 +37,14 @@ from p2p import (
 
 logger = logging.getLogger(__name__)
 
+OnGroupShown = Callable[[bytes], Awaitable[None]]
+"""Raises MessageInvalid when it is no group."""
+
 _SERVICE: Final = "allreduce"
+# The leader's word comes a little later to some than other members' streams; who asks for it
+# before that, asks for nothing.
+_SHOW_AFTER_S: Final = 0.25
+_SHOWS_MAX: Final = 8
 # How many groups' ballots are remembered, without their bytes, to answer members that ask late.
 _SESSIONS_MAX: Final = 64
 
@@ -44,12 +53,19 @@ class Allreduce:
     """Runs one group at a time for one group name at one node; opened by open_allreduce()."""
 
     def __init__(
-        self, node: Node, group_name: str, config: AllreduceConfig, nursery: trio.Nursery
+        self,
+        node: Node,
+        group_name: str,
+        config: AllreduceConfig,
+        nursery: trio.Nursery,
+        on_group_shown: OnGroupShown | None,
     ) -> None:
         self._node = node
         self._config = config
         self._nursery = nursery
         self._client = rpc_client(node, service_name(_SERVICE, group_name), schema.MAJOR)
+        self._on_group_shown = on_group_shown
+        self._shows: dict[bytes, None] = {}
         self._sessions: dict[bytes, Session] = {}
         self._session_opened = Bell()
 
@@ -141,7 +157,7 @@ class Allreduce:
         hello = call.request
         if not isinstance(hello, schema.Hello):
             raise MessageInvalid("a stream must open with a hello")
-        session = await self._session_soon(hello.group_id)
+        session = await self._session_soon(hello.group_id, call.peer_id)
         if session.reduction is None or session.gone or call.peer_id in session.links:
             raise RefusedError("not-found", "this peer does not average for the caller")
         session.check_hello_untrusted(call.peer_id, hello)
@@ -149,18 +165,53 @@ class Allreduce:
         assert join is not None
         await serve_link(session, call, hello, join.weight_cap)
 
-    async def _session_soon(self, group_id: bytes) -> Session:
-        """The session; others may hear of a group a little before us."""
-        with trio.move_on_after(self._config.silence_s):
-            while group_id not in self._sessions:
-                await self._session_opened.wait()
+    async def _session_soon(self, group_id: bytes, caller: PeerId) -> Session:
+        """The session; others may hear of a group a little before us, or we not at all."""
+        await self._wait_for_session(group_id, _SHOW_AFTER_S)
+        if group_id not in self._sessions:
+            self._nursery.start_soon(self._ask_for_group, group_id, caller)
+            await self._wait_for_session(group_id, self._config.silence_s)
         if group_id not in self._sessions:
             raise RefusedError("not-found", "this peer knows no such group")
         return self._sessions[group_id]
 
+    async def _wait_for_session(self, group_id: bytes, patience_s: float) -> None:
+        with trio.move_on_after(patience_s):
+            while group_id not in self._sessions:
+                await self._session_opened.wait()
+
+    async def _ask_for_group(self, group_id: bytes, caller: PeerId) -> None:
+        """Have a group that we do not know shown by one who does: its leader may be lost."""
+        known = group_id in self._sessions or group_id in self._shows
+        if known or self._on_group_shown is None or len(self._shows) >= _SHOWS_MAX:
+            return
+        self._shows[group_id] = None
+        try:
+            shown = await self._client.call(
+                caller,
+                schema.SHOW,
+                schema.WhichGroup(group_id),
+                timeout_s=self._config.ask_timeout_s,
+            )
+            if hashlib.sha256(shown.body).digest() != group_id:
+                raise MessageInvalid("another group was shown than was asked for")
+            await self._on_group_shown(shown.body)
+        except P2PError as exc:
+            logger.info("group_not_shown peer=%s cause=%s", short(caller), exc)
+        finally:
+            del self._shows[group_id]
+
+    async def serve_show(self, caller: PeerId, request: schema.WhichGroup) -> schema.ShownGroup:
+        """A member asks for a group that it did not hear of."""
+        session = self._sessions.get(request.group_id)
+        if session is None or caller not in session.members:
+            raise RefusedError("not-found", "this peer knows no such group")
+        return schema.ShownGroup(body_of(session.group))
+
     async def serve_ask(self, caller: PeerId, question: schema.Question) -> schema.Answer:
         """A member asks how we stand."""
         if question.group_id not in self._sessions:
+            self._nursery.start_soon(self._ask_for_group, question.group_id, caller)
             raise RefusedError("not-found", "this peer knows no such group")
         return answer_untrusted(self._sessions[question.group_id], caller, question)
 
@@ -199,15 +250,24 @@ async def _keep_time(session: Session) -> None:
 
 @asynccontextmanager
 async def open_allreduce(
-    node: Node, group_name: str, config: AllreduceConfig | None = None
+    node: Node,
+    group_name: str,
+    config: AllreduceConfig | None = None,
+    *,
+    on_group_shown: OnGroupShown | None = None,
 ) -> AsyncIterator[Allreduce]:
-    """Run and serve groups under this name while the block lasts."""
+    """Run and serve groups under this name while the block lasts.
+
+    Args:
+        on_group_shown: takes the body of a group that others run and count us in.
+    """
     config = config or AllreduceConfig()
     async with open_service_nursery() as nursery:
-        allreduce = Allreduce(node, group_name, config, nursery)
+        allreduce = Allreduce(node, group_name, config, nursery, on_group_shown)
         service = RpcService(service_name(_SERVICE, group_name), schema.MAJOR)
         service.stream(schema.TRANSFER, allreduce.serve_transfer)
         service.unary(schema.ASK, allreduce.serve_ask)
+        service.unary(schema.SHOW, allreduce.serve_show)
         service.stream(schema.FETCH, allreduce.serve_fetch)
         async with service.serving(node):
             try:

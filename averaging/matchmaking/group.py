@@ -156,17 +156,8 @@ def form_group(
     leader = joins[0]
     others = sorted(joins[1:], key=lambda join: rank(join.round.parent, join.peer_id))
     members = (leader, *others)
-    body = encode(
-        schema.GroupBody(
-            tuple(join_on_wire(join) for join in members),
-            chunk_elements,
-            deadline_s,
-            attempt,
-            previous,
-        )
-    )
     group = Group(
-        group_id=hashlib.sha256(body).digest(),
+        group_id=b"",
         round=leader.round,
         members=members,
         chunk_elements=chunk_elements,
@@ -174,7 +165,21 @@ def form_group(
         attempt=attempt,
         previous=previous,
     )
-    return group, body
+    body = body_of(group)
+    return replace(group, group_id=hashlib.sha256(body).digest()), body
+
+
+def body_of(group: Group) -> bytes:
+    """The bytes whose SHA-256 is the group's id; any member can show them to another."""
+    return encode(
+        schema.GroupBody(
+            tuple(join_on_wire(join) for join in group.members),
+            group.chunk_elements,
+            group.deadline_s,
+            group.attempt,
+            group.previous,
+        )
+    )
 
 
 def parse_group_untrusted(data: bytes) -> Group:

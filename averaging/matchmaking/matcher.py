@@ -150,6 +150,14 @@ class Matcher:
             asking.on_group(seek, asked, group, last_arrival_s, now_s)
         return self._after(now_s)
 
+    def on_group_shown(self, group: Group, now_s: float) -> list[Output]:
+        """A member shows our group, which its leader did not get to us; its form was checked."""
+        seek = self._seek
+        if seek is not None and group.join_of(self._own) == seek.own_join:
+            seek.leave_asked(now_s)
+            seek.join_group(group)
+        return self._after(now_s)
+
     def on_ask_failed(
         self, ticket: int, cause: AskFailure, reason: str, now_s: float
     ) -> list[Output]:

@@ -192,6 +192,15 @@ class Matchmaking:
         self.round = next_round
         self._apply(self._core.on_settled(round, next_round, trio.current_time()))
 
+    async def on_group_shown_untrusted(self, body: bytes) -> None:
+        """A member shows us a group that its leader may have failed to send us.
+
+        Raises:
+            MessageInvalid: it is no group.
+        """
+        group = await self._node.offload(parse_group_untrusted, body)
+        self._apply(self._core.on_group_shown(group, trio.current_time()))
+
     # --- carrying out what the core decides ---------------------------------------------------
 
     def _apply(self, outputs: list[Output]) -> None:

@@ -249,6 +249,18 @@ def test_no_schedule_breaks_the_promises(first_seed: int) -> None:
         run_schedule(Plan(seed=seed))
 
 
+# 643 and 980: the leader crashes while it tells its followers of the group, and one never hears
+# of it. 1318: only clients hear of it.
+@pytest.mark.parametrize("seed", [643, 980, 1318])
+def test_survivors_succeed_that_once_did_not(seed: int) -> None:
+    run_schedule(Plan(seed=seed, only_one_crash=True))
+
+
+def test_a_round_has_one_result_though_its_groups_overlap() -> None:
+    """A member of two groups, each of which is a majority only together with it."""
+    run_schedule(Plan(seed=997))
+
+
 @pytest.mark.parametrize("first_seed", seeds(60))
 def test_survivors_of_one_crash_succeed(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + 20):

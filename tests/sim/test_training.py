@@ -43,7 +43,8 @@ async def disturb(network: SimNetwork, trainers: list[SimTrainer], rng: random.R
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+# Seed 17 found followers who held rounds among themselves, for ever and without a pause.
+@pytest.mark.parametrize("seed", [0, 1, 17])
 def test_equal_positions_are_equal_bits_whatever_happens(seed: int) -> None:
     async def main(network: SimNetwork) -> None:
         network.default_latency_s = 0.01

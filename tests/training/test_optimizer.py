@@ -1,7 +1,9 @@
 """SwarmOptimizer in this process: what PyTorch expects of it, what it refuses, a late joiner."""
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -240,58 +242,123 @@ def test_rounds_that_fail_keep_what_was_accumulated_and_are_told(model: nn.Modul
         assert optimizer.state_hash() == before
 
 
+class Trainer(threading.Thread):
+    """Another peer in a thread of its own; its loop runs until it is told to end."""
+
+    def __init__(self, loop: Callable[[Trainer, Swarm], None]) -> None:
+        super().__init__()
+        self.ended, self.ready = threading.Event(), threading.Event()
+        self.addresses: tuple[str, ...] = ()
+        self._loop = loop
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with join("test") as swarm:
+                self.addresses = swarm.addresses
+                self._loop(self, swarm)
+        except BaseException as exc:
+            self._error = exc
+        finally:
+            self.ready.set()
+
+    def __enter__(self) -> Trainer:
+        self.start()
+        assert self.ready.wait(SOON_S)
+        self.check()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.ended.set()
+        self.join(SOON_S)
+        assert not self.is_alive()
+        self.check()
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def adam(swarm: Swarm, model: nn.Module) -> SwarmOptimizer:
+    return swarm.optimizer(torch.optim.AdamW(model.parameters()), model=model, global_batch=32)
+
+
 def test_a_late_joiner_takes_over_the_state_and_both_go_on_together() -> None:
-    ended, errors = threading.Event(), list[BaseException]()
-    addresses: list[str] = []
-    opened = threading.Event()
     hashes: dict[str, dict[int, str]] = {"first": {}, "late": {}}
 
-    def train_first() -> None:
-        try:
-            model = make_model(seed=1)
-            with join("test") as swarm:
-                optimizer = swarm.optimizer(
-                    torch.optim.AdamW(model.parameters()), model=model, global_batch=32
-                )
-                addresses.extend(swarm.addresses)
-                number = 0
-                while not ended.is_set():
-                    backward(model, number)
-                    if optimizer.step(samples=8).stepped:
-                        hashes["first"][optimizer.global_step] = optimizer.state_hash()
-                        opened.set()
-                    number += 1
-        except BaseException as exc:
-            errors.append(exc)
-            opened.set()
+    def train(trainer: Trainer, swarm: Swarm) -> None:
+        model = make_model(seed=1)
+        optimizer = adam(swarm, model)
+        number = 0
+        while not trainer.ended.is_set():
+            backward(model, number)
+            if optimizer.step(samples=8).stepped:
+                hashes["first"][optimizer.global_step] = optimizer.state_hash()
+                trainer.ready.set()
+            number += 1
 
-    thread = threading.Thread(target=train_first)
-    thread.start()
-    try:
-        assert opened.wait(SOON_S)
-        assert errors == []
-        model = make_model(seed=2)
-        with join("test", initial_peers=addresses) as swarm:
-            optimizer = swarm.optimizer(
-                torch.optim.AdamW(model.parameters()), model=model, global_batch=32
-            )
-            assert optimizer.synchronize()
-            first_step = optimizer.global_step
-            assert first_step >= 1
-            number = 10_000
-            while len(hashes["late"]) < 5:
-                backward(model, number)
-                report = optimizer.step(samples=8)
-                if report.stepped:
-                    hashes["late"][optimizer.global_step] = optimizer.state_hash()
-                    assert report.round is not None
-                    assert len(report.round.members) == 2
-                number += 1
-            assert len(swarm.peers) == 2
-    finally:
-        ended.set()
-        thread.join(SOON_S)
-    assert errors == []
+    model = make_model(seed=2)
+    with Trainer(train) as first, join("test", initial_peers=first.addresses) as swarm:
+        optimizer = adam(swarm, model)
+        assert optimizer.synchronize()
+        first_step = optimizer.global_step
+        assert first_step >= 1
+        number = 10_000
+        while len(hashes["late"]) < 5:
+            backward(model, number)
+            report = optimizer.step(samples=8)
+            if report.stepped:
+                hashes["late"][optimizer.global_step] = optimizer.state_hash()
+                assert report.round is not None
+                assert len(report.round.members) == 2
+            number += 1
+        assert len(swarm.peers) == 2
     assert min(hashes["late"]) > first_step
     for step, state_hash in hashes["late"].items():
         assert hashes["first"][step] == state_hash
+
+
+def test_the_first_micro_batch_of_a_late_joiner_is_dropped() -> None:
+    def train(trainer: Trainer, swarm: Swarm) -> None:
+        model = make_model(seed=1)
+        optimizer = adam(swarm, model)
+        while not trainer.ended.is_set():
+            backward(model, 0)
+            if optimizer.step(samples=8).stepped:
+                trainer.ready.set()
+
+    model = make_model(seed=2)
+    with Trainer(train) as first, join("test", initial_peers=first.addresses) as swarm:
+        optimizer = adam(swarm, model)
+        backward(model, 0)
+        report = optimizer.step(samples=8)
+        assert (report.caught_up, report.stepped, report.samples) == (True, False, 0)
+        assert report.global_step >= 1
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_averaging_makes_all_bits_equal_also_for_one_who_comes_after_it() -> None:
+    found: list[str] = []
+
+    def train(trainer: Trainer, swarm: Swarm) -> None:
+        model = make_model(seed=1)
+        optimizer = adam(swarm, model)
+        while optimizer.global_step < 3:
+            backward(model, optimizer.global_step)
+            optimizer.step(samples=32)
+        optimizer.reaverage()
+        found.append(optimizer.state_hash())
+        trainer.ready.set()
+        while not trainer.ended.is_set():
+            # Looking at the peers also serves a newcomer's download.
+            assert swarm.peers
+            trainer.ended.wait(0.01)
+
+    model = make_model(seed=2)
+    with Trainer(train) as first, join("test", initial_peers=first.addresses) as swarm:
+        optimizer = adam(swarm, model)
+        report = optimizer.reaverage()
+        assert report.succeeded
+        assert "downloaded" in report.reason
+        assert optimizer.global_step == 3
+        assert optimizer.state_hash() == found[0]

@@ -10,6 +10,7 @@ import trio
 
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import open_allreduce
+from averaging.matchmaking.group import parse_group_untrusted
 from p2p import Node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import (
@@ -293,3 +294,29 @@ async def keep_open(network: SimNetwork, name: str, task_status: trio.TaskStatus
     async with network.open_node(name) as node:
         task_status.started(node)
         await trio.sleep_forever()
+
+
+@simulated
+async def test_a_group_that_a_peer_was_not_told_of_is_shown_to_it(network: SimNetwork) -> None:
+    """As when the leader crashes while it tells its followers."""
+    async with open_peers(network, 3) as peers, network.open_node("dave") as dave:
+        await connect_all([*(peer.node for peer in peers), dave])
+        group = group_of([*(peer.node for peer in peers), dave], 1000)
+        shown, told = trio.open_memory_channel[bytes](1)
+        vectors = vectors_for(4, 1000)
+        results: list[RoundResult] = []
+        async with (
+            open_allreduce(dave, "test", on_group_shown=shown.send) as allreduce,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def run_others() -> None:
+                results.extend(await run_group(peers, group, vectors))
+
+            nursery.start_soon(run_others)
+            body = await told.receive()
+            assert parse_group_untrusted(body) == group
+            results.append(await allreduce.run(group, vectors[3], 1.0, trio.current_time() + 10))
+        assert trio.current_time() < 2
+    same_bits(results)
+    assert all(member.fraction == 1 for member in results[0].members.values())

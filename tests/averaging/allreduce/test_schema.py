@@ -48,6 +48,8 @@ RECORDED: list[tuple[Message, Any, str]] = [
         f"95929201{DIGEST}9202c40093a4766f746592{DIGEST}{DIGEST}{SIGNATURE}c0919201{SIGNATURE}c3",
     ),
     (schema.Fetch(D, 3, D, 2), schema.Fetch, f"95a56665746368{DIGEST}03{DIGEST}02"),
+    (schema.WhichGroup(D), schema.WhichGroup, f"91{DIGEST}"),
+    (schema.ShownGroup(b"body"), schema.ShownGroup, "91c404626f6479"),
     (schema.Result(0), schema.FromHolder, "92a6726573756c7400"),
 ]
 
@@ -86,6 +88,8 @@ KINDS: list[Any] = [
     schema.Question,
     schema.Answer,
     schema.Fetch,
+    schema.WhichGroup,
+    schema.ShownGroup,
 ]
 
 
