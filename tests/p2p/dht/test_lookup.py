@@ -4,6 +4,7 @@ import random
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,7 @@ def test_a_fifth_that_is_dead_or_silent_does_not_matter(
     assert next(c.key for c in lookup.answered()) == nearest(alive, target)[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.integers(0, 255), st.integers())
 def test_liars_cost_time_but_not_the_result(target: int, seed: int) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,6 +102,7 @@ async def history(kind: str, taken_steps: Steps, end: str) -> list[str]:
     return outcomes
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(steps, st.sampled_from(["none", "disconnect"]))
 def test_streams_go_alike(taken_steps: Steps, end: str) -> None:
