@@ -130,10 +130,6 @@ class Identity:
                 "give --identity a path that you may write"
             ) from exc
 
-    def private_key_bytes(self) -> bytes:
-        """The seed of 32 bytes; for the transport's handshake only, never for logs."""
-        return self._key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-
     def sign(self, message: bytes) -> bytes:
         """The Ed25519 signature (64 bytes) of a message."""
         return self._key.sign(message)

@@ -81,11 +81,6 @@ class Ranking:
         if entry is not None and not entry.final:
             del self._put_off[peer]
 
-    def finally_put_off(self, peer: PeerId) -> bool:
-        """Whether this peer is out of question for this search."""
-        entry = self._put_off.get(peer)
-        return entry is not None and entry.final
-
     def best(
         self, now_s: float, *, besides: Collection[PeerId], fresh: bool = False
     ) -> PeerId | None:

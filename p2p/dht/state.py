@@ -16,7 +16,7 @@ from p2p.dht.schema import (
     from_wire,
 )
 from p2p.dht.skew import MedianClock
-from p2p.dht.store import Held, RecordStore
+from p2p.dht.store import RecordStore
 from p2p.dht.validate import ValidatorChain, signature_complaints
 from p2p.node import Node
 from p2p.peer_id import PeerId
@@ -94,10 +94,6 @@ class DhtState:
         nearest.append(None)
         nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
         return nearest[:count]
-
-    def own_copy(self, key: int, subkey: str | None) -> Held | None:
-        """What we hold ourselves."""
-        return self.store.get(key, subkey, trio.current_time())
 
     async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
         """Why each record must not be believed, or None; many signatures are checked in threads."""

@@ -163,6 +163,6 @@ async def test_a_reader_mends_a_replica_that_lags_behind(autojump_clock: MockClo
         assert entry is not None
         assert entry.value == b"new"
         await trio.sleep(1)
-        held = lost._state.own_copy(record_key("k"), subkey)
+        held = lost._state.store.get(record_key("k"), subkey, trio.current_time())
         assert held is not None
         assert held.record.value == b"new"

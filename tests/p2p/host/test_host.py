@@ -315,7 +315,7 @@ async def test_the_log_has_one_line_for_a_connection_and_no_secrets(
     ours = [record for record in caplog.records if record.name.startswith("p2p")]
     lines = [record.getMessage() for record in ours if record.levelno >= logging.INFO]
     assert [line.split()[0] for line in lines] == ["connected", "connected"]
-    secret = identity.private_key_bytes()
+    secret = identity._key.private_bytes_raw()
     for record in caplog.records:
         for shape in (secret.hex(), base58.b58encode(secret).decode(), repr(secret)[2:-1]):
             assert shape not in record.getMessage()
