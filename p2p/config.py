@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from p2p.address import parse_address
 
@@ -33,6 +34,9 @@ class NodeConfig:
     buffered_bytes_max: int = 268_435_456
     """What all peers together can make us hold unread, and as much unsent; machines differ."""
 
+    record_layer: Literal["auto", "noise"] = "auto"
+    """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""
+
     def __post_init__(self) -> None:
         for name in ("listen", "announce"):
             addresses = getattr(self, name)
@@ -42,6 +46,8 @@ class NodeConfig:
                 parse_address(address)
         if not self.dial_timeout_s > 0:
             raise ValueError("dial_timeout_s must be positive")
+        if self.record_layer not in ("auto", "noise"):
+            raise ValueError(f"record_layer must be auto or noise, not {self.record_layer!r}")
         for name in (
             "inbound_connections_max",
             "inbound_connections_per_host_max",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -140,6 +140,14 @@ class Node:
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer."""
         await self._transport.disconnect(peer_id)
+
+    def watched(self, peer_ids: Iterable[PeerId]) -> AbstractContextManager[None]:
+        """While the block lasts, the loss of these peers is noticed in 5 to 6 s, not 15 to 20.
+
+        It holds for the connections that are open when the block is entered, and costs each a
+        ping a second.
+        """
+        return self._transport.watched(peer_ids)
 
     async def wait_disconnected(self, peer_id: PeerId) -> None:
         """Return when no connection to the peer is open; at once when there is none."""

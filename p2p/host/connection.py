@@ -7,7 +7,8 @@ import trio
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
 from p2p.host.handshake import handshake
-from p2p.host.noise import NOISE_PROTOCOL, NoiseSession
+from p2p.host.noise import NoiseSession
+from p2p.host.records import AES_GCM, NOISE
 from p2p.host.transport import DialError
 from p2p.identity import Identity
 from p2p.peer_id import PeerId
@@ -16,40 +17,51 @@ YAMUX_PROTOCOL = "/yamux/1.0.0"
 
 
 async def upgrade(
-    stream: trio.abc.HalfCloseableStream, identity: Identity, expected: PeerId | None
+    stream: trio.abc.HalfCloseableStream,
+    identity: Identity,
+    expected: PeerId | None,
+    *,
+    wants_aes: bool,
 ) -> NoiseSession:
-    """Agree on Noise, prove identities, agree on yamux; the caller bounds the time.
+    """Agree on Noise, prove identities, agree on records and yamux; the caller bounds the time.
 
     Args:
         expected: whom we dialed; None for an inbound connection.
+        wants_aes: propose and accept AES-GCM records; with peers that do not, Noise goes on.
 
     Raises:
         DialError: the other side is somebody else, or speaks something else.
     """
     dialer = expected is not None
+    # Over AES records yamux needs no agreement of its own: one round trip less.
+    muxing = (AES_GCM.protocol, YAMUX_PROTOCOL) if wants_aes else (YAMUX_PROTOCOL,)
     try:
         plain = _PlainBytes(stream)
-        await _agree(plain, NOISE_PROTOCOL, dialer=dialer)
+        await _agree(plain, (NOISE.protocol,), dialer=dialer)
         session = NoiseSession(stream, await handshake(plain, identity, expected))
         sealed = _SealedBytes(session)
-        await _agree(sealed, YAMUX_PROTOCOL, dialer=dialer)
+        agreed = await _agree(sealed, muxing, dialer=dialer)
     except MessageInvalid as exc:
         raise DialError(f"no libp2p peer of our kind there: {exc}") from exc
     except (StreamBroken, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise DialError("the connection was closed during the handshake") from exc
+    if agreed == AES_GCM.protocol:
+        if sealed.unread:
+            raise DialError("the other side went on under Noise after it had agreed on AES")
+        session.switch_to_aes()
     session.push_back(sealed.unread)
     return session
 
 
-async def _agree(stream: multistream.ByteStream, protocol: str, *, dialer: bool) -> None:
+async def _agree(
+    stream: multistream.ByteStream, protocols: tuple[str, ...], *, dialer: bool
+) -> str:
     try:
         if dialer:
-            await stream.send_all(multistream.proposal(protocol))
-            await multistream.read_answer_untrusted(stream, protocol)
-        else:
-            await multistream.accept_untrusted(stream, protocol.__eq__)
+            return await multistream.propose_untrusted(stream, protocols)
+        return await multistream.accept_untrusted(stream, protocols.__contains__)
     except RefusedError as exc:
-        raise DialError(f"the other side does not speak {protocol}") from exc
+        raise DialError(f"the other side does not speak {protocols[-1]}") from exc
 
 
 class _PlainBytes:
@@ -72,7 +84,7 @@ class _PlainBytes:
 
 
 class _SealedBytes:
-    """Exact reads from a Noise session; what comes beyond is kept in unread."""
+    """Exact reads from a session; what the last record held beyond is kept in unread."""
 
     def __init__(self, session: NoiseSession) -> None:
         self._session = session
@@ -83,9 +95,10 @@ class _SealedBytes:
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         while len(self.unread) < size_bytes:
-            plains = await self._session.receive()
-            if not plains:
+            # One record at a time: the next may be sealed in another way.
+            plain = await self._session.receive_one()
+            if not plain:
                 raise StreamBroken("closed")
-            self.unread += b"".join(plains)
+            self.unread += plain
         data, self.unread = self.unread[:size_bytes], self.unread[size_bytes:]
         return data

@@ -41,6 +41,9 @@ class SessionKeys:
     peer_id: PeerId
     send_key: bytes = field(repr=False)
     receive_key: bytes = field(repr=False)
+    handshake_hash: bytes
+    """Names this one handshake; public."""
+    is_dialer: bool
 
 
 async def handshake(stream: ByteStream, identity: Identity, expected: PeerId | None) -> SessionKeys:
@@ -77,6 +80,7 @@ class _State:
 
     def __init__(self, identity: Identity, *, is_initiator: bool) -> None:
         self._identity = identity
+        self._is_initiator = is_initiator
         static = X25519PrivateKey.generate()
         self._static_public = static.public_key().public_bytes_raw()
         self._noise = NoiseConnection.from_name(_PROTOCOL)
@@ -136,4 +140,6 @@ class _State:
             peer_id,
             bytes(protocol.cipher_state_encrypt.k),
             bytes(protocol.cipher_state_decrypt.k),
+            bytes(self._noise.get_handshake_hash()),
+            self._is_initiator,
         )

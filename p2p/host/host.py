@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -20,10 +20,12 @@ from p2p.host.listen import dial_cause, listening_addresses, open_listeners, rem
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.negotiated import NegotiatedStream
+from p2p.host.noise import is_aes_faster
 from p2p.host.serve import serve_stream
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
 from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
+from p2p.host.yamux_window import PROMISED_BYTES_MAX
 from p2p.identity import Identity
 from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
 from p2p.nursery import open_service_nursery
@@ -90,6 +92,8 @@ class Host:
         held_max = config.buffered_bytes_max
         self._unread = Budget(total_max=held_max, share_max=UNREAD_BYTES_MAX)
         self._unsent = Budget(total_max=held_max, share_max=UNSENT_BYTES_MAX)
+        self._promised = Budget(total_max=held_max, share_max=PROMISED_BYTES_MAX)
+        self._wants_aes = config.record_layer == "auto" and is_aes_faster()
         self._served = Budget(total_max=STREAMS_SERVED_MAX, share_max=INBOUND_STREAMS_MAX)
         announced = tuple(parse_address(text) for text in config.announce)
         self._addresses = () if config.client_mode else announced or listening_addresses(listeners)
@@ -141,6 +145,14 @@ class Host:
                     muxed, peer_id, protocol, connection.info.path, agreed=False
                 )
         raise StreamBroken(f"no connection to {short(peer_id)}")
+
+    @contextmanager
+    def watched(self, peer_ids: Iterable[PeerId]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for peer_id in peer_ids:
+                for connection in self._open_connections(peer_id):
+                    stack.enter_context(connection.muxer.watched())
+            yield
 
     async def wait_disconnected(self, peer_id: PeerId) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -229,7 +241,7 @@ class Host:
     ) -> _Connection:
         """Turn a socket into a connection; whatever fails, the socket is closed."""
         try:
-            noise = await upgrade(stream, self._identity, expected)
+            noise = await upgrade(stream, self._identity, expected, wants_aes=self._wants_aes)
             if noise.peer_id == self._identity.peer_id:
                 raise DialError("that is ourselves")
         except BaseException:
@@ -241,6 +253,7 @@ class Host:
             path="direct",
             outbound=expected is not None,
             opened_at_s=trio.current_time(),
+            record_layer=noise.layer.protocol,
         )
         served = self._served.open_share()
         muxer = Muxer(
@@ -249,6 +262,7 @@ class Host:
             on_stream=lambda muxed: self._on_stream(muxed, info, served),
             unread=self._unread.open_share(),
             unsent=self._unsent.open_share(),
+            promised=self._promised.open_share(),
         )
         return _Connection(info, muxer)
 

@@ -74,11 +74,37 @@ async def read_answer_untrusted(reader: ByteReader, protocol: str) -> None:
     """
     if await read_line_untrusted(reader) != MULTISTREAM:
         raise MessageInvalid("the other side does not speak multistream-select 1.0")
-    answer = await read_line_untrusted(reader)
-    if answer == _NOT_AVAILABLE:
+    if not _is_accepted(await read_line_untrusted(reader), protocol):
         raise RefusedError("protocol-not-supported", protocol)
-    if answer != protocol:
+
+
+def _is_accepted(answer: str, protocol: str) -> bool:
+    """Whether the answer is a yes; one that is neither yes nor no is MessageInvalid."""
+    if answer not in (protocol, _NOT_AVAILABLE):
         raise MessageInvalid(f"{protocol} was answered with {answer[:64]!r}")
+    return answer == protocol
+
+
+async def propose_untrusted(stream: ByteStream, protocols: tuple[str, ...]) -> str:
+    """Propose one protocol after the other until one is accepted; returns it.
+
+    Raises:
+        RefusedError: the other side speaks none of them.
+        MessageInvalid: the answer is not of multistream-select.
+    """
+    first, *others = protocols
+    await stream.send_all(proposal(first))
+    try:
+        await read_answer_untrusted(stream, first)
+        return first
+    except RefusedError:
+        if not others:
+            raise
+    for protocol in others:
+        await stream.send_all(line(protocol))
+        if _is_accepted(await read_line_untrusted(stream), protocol):
+            return protocol
+    raise RefusedError("protocol-not-supported", ", ".join(protocols))
 
 
 async def accept_untrusted(stream: ByteStream, supported: Callable[[str], bool]) -> str:

@@ -9,10 +9,12 @@ import trio
 from p2p.errors import StreamBroken
 from p2p.host.yamux import YamuxSession
 
-STREAM_UNSENT_BYTES_MAX = 262_144
+STREAM_UNSENT_BYTES_MAX = 1_048_576
 """What one stream may have queued; beyond it, send_all waits."""
-# What a handler that does not say how much it wants gets at once; thousands may run.
-_READ_BYTES = 65_536
+# What a handler that does not say how much it wants gets at once: a whole piece of a large frame.
+_READ_BYTES = 262_144
+# What a caller may change again is copied if it is small; else sending waits until it is sealed.
+_COPIED_BYTES_MAX = 32_768
 
 
 class StreamOwner(Protocol):
@@ -34,7 +36,7 @@ class MuxedStream:
         self._owner = owner
         self._session = owner.session
         self._id = stream_id
-        self._news = trio.Event()
+        self._news = trio.lowlevel.ParkingLot()
         self._pushed_back: list[bytes] = []
         self._receiving = False
         self._closed = False
@@ -46,25 +48,35 @@ class MuxedStream:
     # Sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue all data within the bounds; a cancellation midway resets the stream."""
+        """Queue all data within the bounds; a cancellation midway resets the stream.
+
+        Large data that can change (a bytearray, a memoryview) is not copied: the call returns when
+        all of it has been sealed, and the caller may use its buffer again.
+        """
         if self.sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
-        # A copy lets the caller reuse its buffer; bytes are immutable and need none.
-        view = memoryview(data if isinstance(data, bytes) else bytes(data))
+        view = memoryview(data).cast("B")
+        borrowed = not isinstance(data, bytes)
+        if borrowed and len(view) <= _COPIED_BYTES_MAX:
+            view, borrowed = memoryview(bytes(view)), False
         position = 0
         self.sending = True
         try:
             while position < len(view):
                 position += self._queue(view[position:])
                 if position < len(view):
-                    await self._news.wait()
+                    await self._news.park()
+            while borrowed and self._session.unsent_bytes_of(self._id):
+                await self._news.park()
         except trio.Cancelled:
             if position:
                 self.reset()
             raise
         finally:
             self.sending = False
+            # The traceback of an error must not keep the caller's buffer from being resized.
+            view.release()
         self._check_sendable()
 
     def _queue(self, view: memoryview) -> int:
@@ -85,7 +97,7 @@ class MuxedStream:
         try:
             self._check_sendable()
             while not self._session.room_bytes(self._id, STREAM_UNSENT_BYTES_MAX):
-                await self._news.wait()
+                await self._news.park()
                 self._check_sendable()
         finally:
             self.sending = False
@@ -124,7 +136,7 @@ class MuxedStream:
         self._receiving = True
         try:
             while (data := self._take(limit)) is None:
-                await self._news.wait()
+                await self._news.park()
         finally:
             self._receiving = False
         return data
@@ -139,7 +151,7 @@ class MuxedStream:
         # What came before the connection was lost is still good; after a reset it is gone.
         if session.is_open(self._id):
             if session.unread_bytes(self._id):
-                data = session.take(self._id, limit)
+                data = session.take(self._id, limit, trio.current_time())
                 self._owner.wake_writer()
                 self._ended = not session.is_open(self._id)
                 return data
@@ -202,12 +214,11 @@ class MuxedStream:
     async def wait_broken(self) -> None:
         """Wait for a reset or the loss of the connection; an orderly end does not count."""
         while not self.broken:
-            await self._news.wait()
+            await self._news.park()
 
     def on_news(self) -> None:
         """Wake whoever waits on this stream."""
-        self._news.set()
-        self._news = trio.Event()
+        self._news.unpark_all()
 
     def mark_broken(self) -> None:
         """The stream has been reset, or its connection lost."""

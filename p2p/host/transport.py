@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +28,8 @@ class ConnectionInfo:
     outbound: bool
     opened_at_s: float
     """On trio's clock."""
+    record_layer: str
+    """What seals the bytes: /noise, or /manyhands/aes-gcm/1 where both are faster with it."""
 
 
 class Transport(Protocol):
@@ -46,6 +50,9 @@ class Transport(Protocol):
 
     def connections(self) -> tuple[ConnectionInfo, ...]:
         """The open connections, but those that take no new streams."""
+
+    def watched(self, peer_ids: Iterable[PeerId]) -> AbstractContextManager[None]:
+        """While the block lasts, the connections to these peers are probed more often."""
 
     async def wait_disconnected(self, peer_id: PeerId) -> None:
         """Return when no connection to the peer is open; at once when there is none."""

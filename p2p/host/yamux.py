@@ -12,10 +12,8 @@ and stays readable. So an answer given early survives the reset that stops the r
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-
 from p2p.host.budget import Share
+from p2p.host.yamux_control import ControlFrames
 from p2p.host.yamux_frame import (
     ACK,
     DATA,
@@ -28,26 +26,24 @@ from p2p.host.yamux_frame import (
     SYN,
     WINDOW_UPDATE,
     FrameReader,
+    Received,
     RemoteIds,
     YamuxViolation,
     frame,
 )
 from p2p.host.yamux_stream import StreamState
+from p2p.host.yamux_turns import FIRST_FRAME_BYTES_MAX, Turns
+from p2p.host.yamux_window import PROMISED_BYTES_MAX, RECEIVE_WINDOW_MAX, Windows
 
-RECEIVE_WINDOW = 1_048_576
-"""What a stream may have unread; granted beyond the initial window in our first frame."""
-WIDE_STREAMS_MAX = 16
-"""So many streams at once get RECEIVE_WINDOW, the others the initial window: bulk is on few."""
-FRAME_DATA_MAX = 32_768
-"""Data frames of ours stay this small, so that a small message waits for few others' bytes."""
+FRAME_DATA_MAX = 65_507
+"""The data of one frame, unless the records beneath take more; with its header it fills a record
+of Noise."""
 INBOUND_STREAMS_MAX = 256
 UNREAD_BYTES_MAX = 67_108_864
 """Unread bytes of all streams together; the stream that goes beyond is reset."""
 UNSENT_BYTES_MAX = 16_777_216
 """Queued bytes of all streams together; beyond it each stream may queue UNSENT_FLOOR_BYTES."""
 UNSENT_FLOOR_BYTES = 16_384
-ANSWERS_MAX = 8_192
-"""Control frames that the peer makes us queue; one that asks on without reading is cut off."""
 _SEND_WINDOW_MAX = 2**31
 # A stream that we closed swallows this much of what was on its way, then resets the sender.
 _SWALLOWED_BYTES_MAX = 65_536
@@ -55,34 +51,29 @@ _SWALLOWED_BYTES_MAX = 65_536
 _ABANDONED_TICKS_MAX = 6
 
 
-@dataclass
-class Received:
-    """What a piece of input led to."""
-
-    opened: list[int] = field(default_factory=list)
-    touched: dict[int, None] = field(default_factory=dict)
-    """Streams with news: data, room to send, the end, or a reset."""
-    reset: list[int] = field(default_factory=list)
-    """Streams that ended without order; they are among the touched."""
-    frames: int = 0
-
-
 class YamuxSession:
     """Both directions of one connection; the owner moves bytes and wakes who waits."""
 
     def __init__(
-        self, *, dialer: bool, unread: Share | None = None, unsent: Share | None = None
+        self,
+        *,
+        dialer: bool,
+        unread: Share | None = None,
+        unsent: Share | None = None,
+        promised: Share | None = None,
+        frame_data_max: int = FRAME_DATA_MAX,
     ) -> None:
         self._streams: dict[int, StreamState] = {}
         self._next_id = 1 if dialer else 2
         self._remote_ids = RemoteIds(parity=0 if dialer else 1)
         self._inbound_count = 0
-        self._wide_count = 0
+        self._windows = Windows(promised or Share.alone(PROMISED_BYTES_MAX))
+        self._frame_data_max = frame_data_max
+        self._pinged: tuple[int, float] | None = None
         self._unread = unread or Share.alone(UNREAD_BYTES_MAX)
         self._unsent = unsent or Share.alone(UNSENT_BYTES_MAX)
-        self._control: deque[bytes] = deque()
-        self._answers = 0
-        self._ready: dict[int, None] = {}
+        self._control = ControlFrames()
+        self._turns = Turns()
         self._reader = FrameReader()
         self.remote_gone_away = False
 
@@ -111,6 +102,16 @@ class YamuxSession:
         return self._streams[stream_id].finishing
 
     @property
+    def rtt_s(self) -> float | None:
+        """The round trip of the path when it is idle, or None until it has been measured."""
+        return self._windows.rtt_s
+
+    def unsent_bytes_of(self, stream_id: int) -> int:
+        """What the stream has queued and not sent; nothing when it has ended."""
+        state = self._streams.get(stream_id)
+        return state.unsent_bytes if state else 0
+
+    @property
     def unsent_bytes(self) -> int:
         """What all streams together have queued and not sent."""
         return self._unsent.used
@@ -129,7 +130,7 @@ class YamuxSession:
         self._next_id += 2
         state = StreamState(inbound=False)
         self._streams[stream_id] = state
-        self._grant(stream_id, state, SYN)
+        self._grant(stream_id, state, SYN, None)
         return stream_id
 
     def send(self, stream_id: int, data: bytes | memoryview) -> None:
@@ -137,17 +138,17 @@ class YamuxSession:
         state = self._streams[stream_id]
         assert not state.finishing
         if len(data):
+            rested = not state.outbox
             state.outbox.append(memoryview(data))
             state.unsent_bytes += len(data)
             self._unsent.take(len(data))
-            if stream_id not in self._ready:
-                self._mark_ready(stream_id, state)
+            self._line_up(stream_id, state, rested=rested)
 
     def finish(self, stream_id: int) -> None:
         """Send FIN after what is queued."""
         state = self._streams[stream_id]
         state.finishing = True
-        self._mark_ready(stream_id, state)
+        self._line_up(stream_id, state, rested=not state.outbox)
 
     def abandon(self, stream_id: int) -> None:
         """Close our side: what is queued and FIN still go out, what comes is not wanted."""
@@ -171,7 +172,7 @@ class YamuxSession:
         if state is not None:
             self._forget(stream_id)
             if not state.stopped:
-                self._control.append(frame(WINDOW_UPDATE, RST, stream_id, 0))
+                self._control.add(frame(WINDOW_UPDATE, RST, stream_id, 0))
 
     def on_tick(self) -> None:
         """Called every few seconds: streams that we closed long ago are reset at last."""
@@ -185,52 +186,59 @@ class YamuxSession:
         """The connection is lost: nothing goes out any more; what has come may still be taken."""
         self._unread.close()
         self._unsent.close()
+        self._windows.close()
         self._control.clear()
-        self._ready.clear()
+        self._turns.clear()
         for state in self._streams.values():
             state.outbox.clear()
 
-    def take(self, stream_id: int, size_bytes: int) -> bytes:
-        """Up to so many unread bytes; the peer is granted room as they are taken."""
+    def take(self, stream_id: int, size_bytes: int, now_s: float | None = None) -> bytes:
+        """Up to so many unread bytes; the peer is granted room as they are taken.
+
+        Args:
+            now_s: lets the window grow if it held the peer back; None leaves it as it is.
+        """
         state = self._streams[stream_id]
         data = state.take(size_bytes)
         self._unread.give(len(data))
         state.uncredited_bytes += len(data)
         if not state.remote_finished:
             if state.uncredited_bytes * 2 >= state.receive_window_bytes:
-                self._grant(stream_id, state, 0)
+                self._grant(stream_id, state, 0, now_s)
         elif state.over:
             self._forget(stream_id)
         return data
 
-    def ping(self, value: int) -> None:
-        """Ask for a PING answer with this value (32 bits)."""
-        self._control.append(frame(PING, SYN, 0, value))
+    def ping(self, value: int, now_s: float | None = None) -> None:
+        """Ask for a PING answer with this value (32 bits); its round trip counts if timed."""
+        self._pinged = None if now_s is None else (value, now_s)
+        self._control.add(frame(PING, SYN, 0, value))
 
     def go_away(self, code: int = 0) -> None:
         """Say that no new stream is welcome."""
-        self._control.append(frame(GO_AWAY, 0, 0, code))
+        self._control.add(frame(GO_AWAY, 0, 0, code))
 
     def next_frames(self, limit_bytes: int) -> list[bytes | memoryview]:
-        """Frames to send now: control first, then one frame of each ready stream in turn."""
-        frames: list[bytes | memoryview] = list(self._control)
-        self._control.clear()
-        self._answers = 0
+        """Frames to send now: control first, then one frame of each waiting stream in turn.
+
+        Each header and each run of data is a piece of its own; data is not copied.
+        """
+        frames: list[bytes | memoryview] = [*self._control.take()]
         size = sum(map(len, frames))
-        while self._ready and size < limit_bytes:
-            stream_id = next(iter(self._ready))
-            del self._ready[stream_id]
+        while self._turns and size < limit_bytes:
+            stream_id, passes = self._turns.next(may_pass=2 * size < limit_bytes)
             state = self._streams[stream_id]
             if state.outbox and state.send_window_bytes:
-                parts, part_size = state.cut(min(FRAME_DATA_MAX, state.send_window_bytes))
+                most = FIRST_FRAME_BYTES_MAX if passes else min(self._frame_data_max, limit_bytes)
+                parts, part_size = state.cut(min(most, state.send_window_bytes))
                 self._unsent.give(part_size)
                 frames.append(frame(DATA, 0, stream_id, part_size))
                 frames += parts
                 size += part_size + HEADER_BYTES
             if state.sendable and not state.outbox:
                 self._append_fin(frames, stream_id, state)
-            elif state.sendable:
-                self._ready[stream_id] = None
+            else:
+                self._line_up(stream_id, state, rested=False)
         return frames
 
     def _append_fin(
@@ -246,8 +254,11 @@ class YamuxSession:
 
     # What the peer does.
 
-    def on_bytes(self, data: bytes) -> Received:
+    def on_bytes(self, data: bytes, now_s: float | None = None) -> Received:
         """Take in bytes of the peer.
+
+        Args:
+            now_s: times the answer to a ping; None leaves it untimed.
 
         Raises:
             YamuxViolation: they break the rules.
@@ -258,16 +269,23 @@ class YamuxSession:
                 self._on_data(stream_id, flags, piece, received)
             else:
                 received.frames += 1
-                self._on_frame(kind, flags, stream_id, length, received)
+                if kind == PING:
+                    self._on_ping(flags, length, now_s)
+                else:
+                    self._on_frame(kind, flags, stream_id, length, received)
         return received
+
+    def _on_ping(self, flags: int, value: int, now_s: float | None) -> None:
+        if flags & SYN:
+            self._control.add_answer(frame(PING, ACK, 0, value))
+        elif self._pinged is not None and self._pinged[0] == value and now_s is not None:
+            self._windows.on_rtt(now_s - self._pinged[1])
+            self._pinged = None
 
     def _on_frame(
         self, kind: int, flags: int, stream_id: int, length: int, received: Received
     ) -> None:
-        if kind == PING:
-            if flags & SYN:
-                self._answer(frame(PING, ACK, 0, length))
-        elif kind == GO_AWAY:
+        if kind == GO_AWAY:
             self.remote_gone_away = True
         elif kind in (DATA, WINDOW_UPDATE):
             self._on_stream_frame(kind, flags, stream_id, length, received)
@@ -281,7 +299,7 @@ class YamuxSession:
             self._on_syn(stream_id, received)
         state = self._streams.get(stream_id)
         if kind == DATA:
-            if length > RECEIVE_WINDOW or (state is not None and length > state.credit_bytes):
+            if length > RECEIVE_WINDOW_MAX or (state is not None and length > state.credit_bytes):
                 raise YamuxViolation(f"{length} bytes of data are beyond the window")
             if state is not None:
                 state.credit_bytes -= length
@@ -289,7 +307,7 @@ class YamuxSession:
                     self._reset_remote(stream_id, received)
         elif state is not None:
             state.send_window_bytes = min(state.send_window_bytes + length, _SEND_WINDOW_MAX)
-            self._mark_ready(stream_id, state)
+            self._line_up(stream_id, state, rested=False)
             received.touched[stream_id] = None
         if kind != DATA or not length:
             self._on_end_flags(stream_id, flags, received)
@@ -297,13 +315,13 @@ class YamuxSession:
     def _on_syn(self, stream_id: int, received: Received) -> None:
         self._remote_ids.on_opened(stream_id)
         if self._inbound_count >= INBOUND_STREAMS_MAX:
-            self._answer(frame(WINDOW_UPDATE, RST, stream_id, 0))
+            self._control.add_answer(frame(WINDOW_UPDATE, RST, stream_id, 0))
             return
         state = StreamState(inbound=True)
         self._streams[stream_id] = state
         self._inbound_count += 1
-        self._grant(stream_id, state, ACK)
-        self._count_answer()
+        self._grant(stream_id, state, ACK, None)
+        self._control.count_answer()
         received.opened.append(stream_id)
 
     def _on_data(self, stream_id: int, flags: int, data: bytes, received: Received) -> None:
@@ -346,7 +364,7 @@ class YamuxSession:
 
     def _stop(self, stream_id: int, state: StreamState) -> None:
         """The peer wants no more: what is queued is dropped, what is unread stays."""
-        self._ready.pop(stream_id, None)
+        self._turns.discard(stream_id)
         self._drop_outbox(state)
         state.stopped = state.finishing = state.fin_sent = True
 
@@ -358,29 +376,14 @@ class YamuxSession:
             else:
                 state.reset_due = True
 
-    def _answer(self, answer: bytes) -> None:
-        self._control.append(answer)
-        self._count_answer()
-
-    def _count_answer(self) -> None:
-        self._answers += 1
-        if self._answers > ANSWERS_MAX:
-            raise YamuxViolation("the peer asks on and does not read the answers")
-
-    def _mark_ready(self, stream_id: int, state: StreamState) -> None:
+    def _line_up(self, stream_id: int, state: StreamState, *, rested: bool) -> None:
         if state.sendable:
-            self._ready[stream_id] = None
+            self._turns.add(stream_id, rested=rested)
 
-    def _grant(self, stream_id: int, state: StreamState, flags: int) -> None:
-        """Top the peer's credit up, and widen the window if there is a place."""
-        if state.receive_window_bytes < RECEIVE_WINDOW and self._wide_count < WIDE_STREAMS_MAX:
-            self._wide_count += 1
-            state.uncredited_bytes += RECEIVE_WINDOW - state.receive_window_bytes
-            state.receive_window_bytes = RECEIVE_WINDOW
-        delta = state.uncredited_bytes
-        state.uncredited_bytes = 0
-        state.credit_bytes += delta
-        self._control.append(frame(WINDOW_UPDATE, flags, stream_id, delta))
+    def _grant(self, stream_id: int, state: StreamState, flags: int, now_s: float | None) -> None:
+        """Top the peer's credit up, and widen the window if there is reason and room."""
+        delta = self._windows.grant(state, now_s)
+        self._control.add(frame(WINDOW_UPDATE, flags, stream_id, delta))
 
     def _drop_outbox(self, state: StreamState) -> None:
         self._unsent.give(state.unsent_bytes)
@@ -389,10 +392,9 @@ class YamuxSession:
 
     def _forget(self, stream_id: int) -> None:
         state = self._streams.pop(stream_id)
-        self._ready.pop(stream_id, None)
+        self._turns.discard(stream_id)
         self._drop_outbox(state)
         self._unread.give(state.unread_bytes)
-        if state.receive_window_bytes == RECEIVE_WINDOW:
-            self._wide_count -= 1
+        self._windows.forget(state)
         if state.inbound:
             self._inbound_count -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 HEADER = struct.Struct(">BBHII")
 HEADER_BYTES = HEADER.size
@@ -26,6 +27,18 @@ class YamuxViolation(Exception):
 def frame(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     """The header of a frame; for DATA so many bytes follow, else length is the value."""
     return HEADER.pack(0, kind, flags, stream_id, length)
+
+
+@dataclass
+class Received:
+    """What a piece of input led to."""
+
+    opened: list[int] = field(default_factory=list)
+    touched: dict[int, None] = field(default_factory=dict)
+    """Streams with news: data, room to send, the end, or a reset."""
+    reset: list[int] = field(default_factory=list)
+    """Streams that ended without order; they are among the touched."""
+    frames: int = 0
 
 
 class FrameReader:

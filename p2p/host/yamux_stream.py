@@ -18,13 +18,15 @@ class StreamState:
     """One stream of a session."""
 
     inbound: bool
-    inbox: deque[bytes | bytearray] = field(default_factory=deque)
+    inbox: deque[bytes | bytearray | memoryview] = field(default_factory=deque)
     unread_bytes: int = 0
     receive_window_bytes: int = INITIAL_WINDOW
     """What may be unread; the peer's credit is topped up to it."""
     credit_bytes: int = INITIAL_WINDOW
     """How much the peer may still send."""
     uncredited_bytes: int = 0
+    granted_at_s: float | None = None
+    """When the peer was last granted room."""
     send_window_bytes: int = INITIAL_WINDOW
     outbox: deque[memoryview] = field(default_factory=deque)
     unsent_bytes: int = 0
@@ -66,13 +68,15 @@ class StreamState:
 
     def take(self, size_bytes: int) -> bytes:
         """Up to so many unread bytes, in order."""
-        parts: list[bytes | bytearray] = []
+        parts: list[bytes | bytearray | memoryview] = []
         left = size_bytes
         while left and self.inbox:
             part = self.inbox.popleft()
             if len(part) > left:
-                self.inbox.appendleft(part[left:])
-                part = part[:left]
+                # A view: many short reads of one large piece must not copy its rest each time.
+                view = memoryview(part)
+                self.inbox.appendleft(view[left:])
+                part = view[:left]
             parts.append(part)
             left -= len(part)
         self.unread_bytes -= size_bytes - left

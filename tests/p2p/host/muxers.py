@@ -49,8 +49,8 @@ def noise_pair() -> tuple[NoiseSession, NoiseSession, MemoryStream, MemoryStream
     near_id, far_id = Identity.generate().peer_id, Identity.generate().peer_id
     one, other = b"1" * 32, b"2" * 32
     return (
-        NoiseSession(near_stream, SessionKeys(far_id, one, other)),
-        NoiseSession(far_stream, SessionKeys(near_id, other, one)),
+        NoiseSession(near_stream, SessionKeys(far_id, one, other, b"", is_dialer=True)),
+        NoiseSession(far_stream, SessionKeys(near_id, other, one, b"", is_dialer=False)),
         near_stream,
         far_stream,
     )
@@ -68,3 +68,10 @@ async def open_pair() -> AsyncIterator[Pair]:
         nursery.start_soon(far.run)
         yield Pair(near, far, near_stream, far_stream, receive)
         nursery.cancel_scope.cancel()
+
+
+async def check_alive(near: MuxedStream, far: MuxedStream) -> None:
+    """Bytes get through both ways."""
+    for sender, receiver in ((near, far), (far, near)):
+        await sender.send_all(b"still here")
+        assert await receiver.receive_exactly(10) == b"still here"

@@ -15,7 +15,8 @@ from p2p import Identity
 from p2p.host.connection import YAMUX_PROTOCOL
 from p2p.host.handshake import KEY_PREFIX, SIGNED_PREFIX, SessionKeys
 from p2p.host.multistream import MULTISTREAM, line, proposal
-from p2p.host.noise import NOISE_PROTOCOL, NoiseSession
+from p2p.host.noise import NoiseSession
+from p2p.host.records import NOISE
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size_bytes: int) -> bytes:
@@ -64,8 +65,8 @@ class RawDialer:
 
     async def agree_on_noise(self) -> None:
         """The first step, in clear text."""
-        await self.stream.send_all(proposal(NOISE_PROTOCOL))
-        answer = line(MULTISTREAM) + line(NOISE_PROTOCOL)
+        await self.stream.send_all(proposal(NOISE.protocol))
+        answer = line(MULTISTREAM) + line(NOISE.protocol)
         assert await receive_exactly(self.stream, len(answer)) == answer
 
     async def send_message(self, payload: bytes = b"") -> None:
@@ -93,6 +94,8 @@ class RawDialer:
             self.identity.peer_id,
             bytes(protocol.cipher_state_encrypt.k),
             bytes(protocol.cipher_state_decrypt.k),
+            bytes(self.noise.get_handshake_hash()),
+            is_dialer=True,
         )
         return NoiseSession(self.stream, keys)
 

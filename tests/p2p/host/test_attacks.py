@@ -16,8 +16,9 @@ from p2p.host.host import HANDSHAKE_TIMEOUT_S
 from p2p.host.multistream import proposal
 from p2p.host.noise import NoiseSession
 from p2p.host.serve import NEGOTIATION_TIMEOUT_S
-from p2p.host.yamux import INBOUND_STREAMS_MAX, RECEIVE_WINDOW
+from p2p.host.yamux import INBOUND_STREAMS_MAX
 from p2p.host.yamux_frame import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE
+from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.peers import RawDialer, raw_connection, until
 from tests.p2p.host.wires import wire
 from tests.p2p.worlds import PROTOCOL, echo
@@ -235,6 +236,7 @@ BAD_FRAMES = {
     "opened twice": wire((WINDOW_UPDATE, SYN, 1, 0), (WINDOW_UPDATE, SYN, 1, 0)),
     "used again": wire((DATA, SYN | RST, 1, 0), (DATA, SYN, 1, 0)),
     "window overrun": wire((WINDOW_UPDATE, SYN, 1, 0), (DATA, 0, 1, RECEIVE_WINDOW + 1)),
+    "window overrun by far": wire((WINDOW_UPDATE, SYN, 1, 0), (DATA, 0, 1, RECEIVE_WINDOW_MAX + 1)),
     "4 GiB of data": wire((DATA, SYN, 1, 2**32 - 1)),
     "4 GiB of data for nobody": wire((DATA, 0, 99, 2**32 - 1)),
     "text": b"GET / HTTP/1.1\r\n\r\n",

@@ -4,38 +4,33 @@ import random
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
 from p2p import Identity, StreamBroken
 from p2p.host.handshake import SessionKeys
-from p2p.host.noise import RECORD_BYTES_MAX, NoiseSession, _packed
+from p2p.host.noise import NoiseSession, is_aes_faster
+from p2p.host.records import NOISE
 
-PLAIN_MAX = RECORD_BYTES_MAX - 16
+PLAIN_MAX = NOISE.plain_bytes_max
+
+
+HASH = b"h" * 32
 
 
 def keys() -> tuple[SessionKeys, SessionKeys]:
     """The two sides' keys."""
     peer_id = Identity.generate().peer_id
     one, other = b"1" * 32, b"2" * 32
-    return SessionKeys(peer_id, one, other), SessionKeys(peer_id, other, one)
+    return (
+        SessionKeys(peer_id, one, other, HASH, is_dialer=True),
+        SessionKeys(peer_id, other, one, HASH, is_dialer=False),
+    )
 
 
 def session_pair() -> tuple[NoiseSession, NoiseSession]:
     left, right = memory_stream_pair()
     left_keys, right_keys = keys()
     return NoiseSession(left, left_keys), NoiseSession(right, right_keys)
-
-
-@given(st.lists(st.integers(0, 3 * PLAIN_MAX), max_size=12))
-def test_packing_keeps_order_and_fits_records(sizes: list[int]) -> None:
-    rng = random.Random(0)
-    pieces = [rng.randbytes(size) for size in sizes]
-    packed = _packed([memoryview(piece) for piece in pieces])
-    assert b"".join(packed) == b"".join(pieces)
-    assert all(len(plain) <= PLAIN_MAX for plain in packed)
-    assert len(packed) <= 2 * sum(sizes) / PLAIN_MAX + 2
 
 
 async def test_bytes_cross_however_they_are_split() -> None:
@@ -122,10 +117,66 @@ async def test_a_stream_that_ends_or_breaks() -> None:
 
 async def test_nonces_run_out_rather_than_repeat() -> None:
     near, _ = session_pair()
-    near._sent_records = 2**64 - 1
+    near._sealer._key.records = 2**64 - 1
     with pytest.raises(StreamBroken, match="nonces"):
         await near.send([b"x"])
 
 
 def test_keys_are_not_shown() -> None:
     assert "1111" not in repr(keys()[0])
+
+
+async def test_both_sides_switch_to_aes_and_bytes_go_on() -> None:
+    near, far = session_pair()
+    await near.send([b"under noise"])
+    assert await far.receive_one() == b"under noise"
+    await far.send([b"agreed"])
+    # The listener may go on at once: its first AES record comes with its last one of Noise.
+    far.switch_to_aes()
+    await far.send([b"under aes"])
+    assert await near.receive_one() == b"agreed"
+    near.switch_to_aes()
+    assert near.layer.protocol == far.layer.protocol == "/manyhands/aes-gcm/1"
+    assert await near.receive() == [b"under aes"]
+    sent = random.Random(3).randbytes(1_000_000)
+    received = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(near.send, [b"a", memoryview(sent), b"z"])
+        while len(received) < len(sent) + 2:
+            received += b"".join(await far.receive())
+    assert received == b"a" + sent + b"z"
+
+
+async def test_a_side_that_did_not_switch_is_found_out() -> None:
+    near, far = session_pair()
+    far.switch_to_aes()
+    await near.send([b"still noise"])
+    with pytest.raises(StreamBroken):
+        await far.receive()
+
+
+async def test_aes_keys_hang_on_the_handshake() -> None:
+    near_stream, far_stream = memory_stream_pair()
+    near_keys, far_keys = keys()
+    other = SessionKeys(
+        far_keys.peer_id, far_keys.send_key, far_keys.receive_key, b"x" * 32, is_dialer=False
+    )
+    near, far = NoiseSession(near_stream, near_keys), NoiseSession(far_stream, other)
+    near.switch_to_aes()
+    far.switch_to_aes()
+    await near.send([b"hello"])
+    with pytest.raises(StreamBroken, match="not sealed"):
+        await far.receive()
+
+
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    near, far = session_pair()
+    with trio.move_on_after(0) as scope:
+        await far.receive()
+    assert scope.cancelled_caught
+    await near.send([b"hello"])
+    assert await far.receive() == [b"hello"]
+
+
+def test_which_cipher_is_faster_is_measured_once() -> None:
+    assert is_aes_faster() is is_aes_faster()

@@ -1,8 +1,9 @@
 """The yamux session: what honest peers see, and what hostile frames lead to."""
 
-from p2p.host.yamux import FRAME_DATA_MAX, RECEIVE_WINDOW, WIDE_STREAMS_MAX, YamuxSession
+from p2p.host.yamux import FRAME_DATA_MAX, YamuxSession
 from p2p.host.yamux_frame import ACK, FIN, PING, RST, SYN
 from p2p.host.yamux_stream import INITIAL_WINDOW
+from p2p.host.yamux_window import RECEIVE_WINDOW, WIDE_STREAMS_MAX
 from tests.p2p.host.wires import exchange, frames_of, listener, outgoing, pair, pattern, wire
 
 # Order

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from p2p.host.budget import Budget
 from p2p.host.yamux import (
-    ANSWERS_MAX,
     INBOUND_STREAMS_MAX,
-    RECEIVE_WINDOW,
     UNREAD_BYTES_MAX,
     UNSENT_FLOOR_BYTES,
     YamuxSession,
 )
+from p2p.host.yamux_control import ANSWERS_MAX
 from p2p.host.yamux_frame import (
     ACK,
     DATA,
@@ -27,6 +26,7 @@ from p2p.host.yamux_frame import (
     WINDOW_UPDATE,
     YamuxViolation,
 )
+from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.wires import Frame, frames_of, listener, opened, outgoing, wire
 
 
@@ -42,7 +42,7 @@ from tests.p2p.host.wires import Frame, frames_of, listener, opened, outgoing, w
         [(WINDOW_UPDATE, SYN, 1, 0), (WINDOW_UPDATE, RST, 1, 0), (WINDOW_UPDATE, SYN, 1, 0)],
         [(WINDOW_UPDATE, SYN, 2**32 - 1, 0), (WINDOW_UPDATE, SYN, 1, 0)],
         [(DATA, SYN, 1, RECEIVE_WINDOW + 1)],
-        [(DATA, 0, 1, RECEIVE_WINDOW + 1)],
+        [(DATA, 0, 1, RECEIVE_WINDOW_MAX + 1)],
         [(DATA, 0, 1, 2**32 - 1)],
     ],
 )

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from p2p.host.yamux import RECEIVE_WINDOW, YamuxSession
+from p2p.host.yamux import YamuxSession
+from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.wires import outgoing, pattern
 
 UNSENT_MAX = 262_144
@@ -39,6 +40,7 @@ class TwoSessions(RuleBasedStateMachine):
         super().__init__()
         self.sessions = (YamuxSession(dialer=True), YamuxSession(dialer=False))
         self.wires = (bytearray(), bytearray())
+        self.now_s = 0.0
         self.ends: tuple[dict[int, End], dict[int, End]] = ({}, {})
 
     def live(self) -> list[End]:
@@ -102,7 +104,7 @@ class TwoSessions(RuleBasedStateMachine):
         session = self.sessions[end.side]
         if not session.is_open(end.stream_id) or not session.unread_bytes(end.stream_id):
             return
-        data = session.take(end.stream_id, size_bytes)
+        data = session.take(end.stream_id, size_bytes, self.now_s)
         assert 0 < len(data) <= size_bytes
         for start in range(0, len(data), 60_000):
             part = data[start : start + 60_000]
@@ -123,7 +125,7 @@ class TwoSessions(RuleBasedStateMachine):
         data = bytes(self.wires[side][:size_bytes])
         del self.wires[side][:size_bytes]
         there = 1 - side
-        received = self.sessions[there].on_bytes(data)
+        received = self.sessions[there].on_bytes(data, self.now_s)
         for stream_id in received.opened:
             end = End(there, stream_id, other=self.ends[side][stream_id])
             self.ends[side][stream_id].other = end
@@ -146,11 +148,16 @@ class TwoSessions(RuleBasedStateMachine):
     def tick(self, side: int) -> None:
         self.sessions[side].on_tick()
 
+    @rule(side=st.integers(0, 1), value=st.integers(0, 3), passed_s=st.floats(0, 1))
+    def ping(self, side: int, value: int, passed_s: float) -> None:
+        self.sessions[side].ping(value, self.now_s)
+        self.now_s += passed_s
+
     @invariant()
     def windows_are_kept(self) -> None:
         for session in self.sessions:
             states = session._streams.values()
-            assert all(state.unread_bytes <= RECEIVE_WINDOW for state in states)
+            assert all(state.unread_bytes <= RECEIVE_WINDOW_MAX for state in states)
             assert all(state.send_window_bytes >= 0 for state in states)
             assert all(
                 state.unread_bytes + state.credit_bytes + state.uncredited_bytes
@@ -160,6 +167,9 @@ class TwoSessions(RuleBasedStateMachine):
             )
             assert session._unread.used == sum(state.unread_bytes for state in states)
             assert session.unsent_bytes == sum(state.unsent_bytes for state in states)
+            assert session._windows._promised.used == sum(
+                max(0, state.receive_window_bytes - RECEIVE_WINDOW) for state in states
+            )
 
     @invariant()
     def nothing_is_made_up(self) -> None:
@@ -184,8 +194,8 @@ class TwoSessions(RuleBasedStateMachine):
         self.settle()
         for session in self.sessions:
             assert session._streams == {}
-            assert session._ready == {}
-            assert session._inbound_count == session._wide_count == 0
+            assert not session._turns
+            assert session._inbound_count == session._windows._wide_count == 0
             assert session._unread.used == session.unsent_bytes == 0
 
     def settle(self) -> None:
