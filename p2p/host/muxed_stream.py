@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import trio
 
 from p2p.errors import StreamBroken
+from p2p.host.stream import BreakScopes
 from p2p.host.yamux import YamuxSession
 
 STREAM_UNSENT_BYTES_MAX = 1_048_576
@@ -23,7 +25,7 @@ class StreamOwner(Protocol):
     session: YamuxSession
 
     def wake_writer(self) -> None:
-        """There is something to send."""
+        """There may be something to send."""
 
     def forget_stream(self, stream_id: int) -> None:
         """The user of the stream has closed or reset it."""
@@ -44,6 +46,7 @@ class MuxedStream:
         self.sending = False
         """Whether a task is sending, perhaps waiting for room."""
         self.broken = False
+        self._break_scopes = BreakScopes()
 
     # Sending
 
@@ -172,6 +175,8 @@ class MuxedStream:
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         """Exactly so many bytes; a cancelled call gives back what it had."""
+        if size_bytes and (data := await self._take_exactly(size_bytes)):
+            return data
         parts: list[bytes] = []
         left = size_bytes
         try:
@@ -185,6 +190,20 @@ class MuxedStream:
             self._pushed_back[:0] = parts
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _take_exactly(self, size_bytes: int) -> bytes:
+        """All of it if it has come already, which is how most small messages are read."""
+        session = self._session
+        if (
+            self._pushed_back
+            or self._receiving
+            or self._closed
+            or not session.is_open(self._id)
+            or session.unread_bytes(self._id) < size_bytes
+        ):
+            return b""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._take(size_bytes) or b""
 
     # The end
 
@@ -211,6 +230,10 @@ class MuxedStream:
             self.on_news()
         await trio.lowlevel.checkpoint()
 
+    def cancelling_when_broken(self) -> AbstractContextManager[trio.CancelScope]:
+        """A scope that is cancelled when the stream breaks."""
+        return self._break_scopes.open()
+
     async def wait_broken(self) -> None:
         """Wait for a reset or the loss of the connection; an orderly end does not count."""
         while not self.broken:
@@ -223,6 +246,7 @@ class MuxedStream:
     def mark_broken(self) -> None:
         """The stream has been reset, or its connection lost."""
         self.broken = True
+        self._break_scopes.cancel()
         self.on_news()
 
     def mark_lost(self) -> None:

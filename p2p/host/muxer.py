@@ -92,8 +92,9 @@ class Muxer:
         self._streams.pop(stream_id, None)
 
     def wake_writer(self) -> None:
-        """There is something to send."""
-        self._wake.set()
+        """There may be something to send."""
+        if self.session.has_frames or self._leaving:
+            self._wake.set()
 
     async def run(self) -> None:
         """Move bytes until the connection is lost or aborted; raises for neither."""
@@ -184,10 +185,12 @@ class Muxer:
                 await self._noise.send_sealed(sealed)
                 taken_s = trio.current_time() - begun_s
                 # On a slow path short batches, or a small message would wait for all of a long one.
-                if taken_s > _BATCH_S_LONG:
-                    batch_bytes = max(batch_bytes // 2, BATCH_BYTES_MIN)
-                elif taken_s < _BATCH_S_SHORT and len(sealed) > batch_bytes:
-                    batch_bytes = min(batch_bytes * 2, BATCH_BYTES_MAX)
+                if taken_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
+                    batch_bytes //= 2
+                    self._noise.set_pace(batch_bytes)
+                elif taken_s < _BATCH_S_SHORT and len(sealed) > batch_bytes < BATCH_BYTES_MAX:
+                    batch_bytes *= 2
+                    self._noise.set_pace(batch_bytes)
                 continue
             if self._leaving and not self.session.unsent_bytes:
                 await self._noise.send_eof()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
+import trio
+
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
 from p2p.host.muxed_stream import MuxedStream
@@ -65,6 +69,9 @@ class NegotiatedStream(Stream):
 
     async def aclose(self) -> None:
         await self._muxed.aclose()
+
+    def cancelling_when_broken(self) -> AbstractContextManager[trio.CancelScope]:
+        return self._muxed.cancelling_when_broken()
 
     async def wait_broken(self) -> None:
         await self._muxed.wait_broken()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -26,6 +28,12 @@ class NoiseSession:
         self.handshake_hash = keys.handshake_hash
         self.layer: RecordLayer = NOISE
         self._stream = stream
+        # Where sockets are file descriptors, we read into our own buffer and write without detour.
+        self._socket = (
+            stream.socket
+            if isinstance(stream, trio.SocketStream) and hasattr(os, "readv")
+            else None
+        )
         self._keys: SessionKeys | None = keys
         self._sealer = Sealer(NOISE, keys.send_key)
         self._reader = RecordReader(NOISE, keys.receive_key)
@@ -74,10 +82,23 @@ class NoiseSession:
     async def send_sealed(self, sealed: memoryview) -> None:
         """Send what seal() returned; raises StreamBroken when the connection is lost."""
         try:
-            await self._stream.send_all(sealed)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            if self._socket:
+                await _write_all(self._socket, sealed)
+            else:
+                await self._stream.send_all(sealed)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
         SENT_BYTES.inc(len(sealed))
+
+    def set_pace(self, batch_bytes: int) -> None:
+        """Let the kernel hold about a batch beyond what the path takes, and no more.
+
+        So it never runs dry on a fast path, and on a slow one the next batch, with whatever small
+        message has come meanwhile, need not wait behind megabytes.
+        """
+        if isinstance(self._stream, trio.SocketStream) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with suppress(OSError):
+                self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, batch_bytes)
 
     async def send_eof(self) -> None:
         """Close our direction, after all that was sent; the peer can still send.
@@ -118,8 +139,8 @@ class NoiseSession:
     async def _read(self) -> int:
         """Read once; 0 at the end of the stream."""
         try:
-            if isinstance(self._stream, trio.SocketStream) and hasattr(os, "readv"):
-                size = await self._read_into(self._stream.socket)
+            if self._socket:
+                size = await self._read_into(self._socket)
             else:
                 data = await self._stream.receive_some(_READ_BYTES)
                 self._reader.add(data)
@@ -129,17 +150,22 @@ class NoiseSession:
         RECEIVED_BYTES.inc(size)
         return size
 
-    async def _read_into(self, socket: trio.socket.SocketType) -> int:
+    async def _read_into(self, source: trio.socket.SocketType) -> int:
         """Read straight into the reader's buffer, which is not touched while we wait."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             try:
                 with self._reader.room() as room:
-                    size = os.readv(socket.fileno(), [room])
+                    size = os.readv(source.fileno(), [room])
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(socket.fileno())
+                await trio.lowlevel.wait_readable(source.fileno())
+                waited = True
             else:
                 self._reader.on_read(size)
+                if not waited:
+                    # Others get their turn, however fast the peer sends.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return size
 
     def on_tick(self) -> None:
@@ -149,6 +175,20 @@ class NoiseSession:
     async def aclose(self) -> None:
         """Close the stream beneath."""
         await trio.aclose_forcefully(self._stream)
+
+
+async def _write_all(target: trio.socket.SocketType, data: memoryview) -> None:
+    """What a socket stream's send_all() does, without what it costs for each small message."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    waited = False
+    while data:
+        try:
+            data = data[os.write(target.fileno(), data) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(target.fileno())
+            waited = True
+    if not waited:
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 @functools.cache

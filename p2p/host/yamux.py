@@ -67,7 +67,7 @@ class YamuxSession:
         self._next_id = 1 if dialer else 2
         self._remote_ids = RemoteIds(parity=0 if dialer else 1)
         self._inbound_count = 0
-        self._windows = Windows(promised or Share.alone(PROMISED_BYTES_MAX))
+        self.windows = Windows(promised or Share.alone(PROMISED_BYTES_MAX))
         self._frame_data_max = frame_data_max
         self._pinged: tuple[int, float] | None = None
         self._unread = unread or Share.alone(UNREAD_BYTES_MAX)
@@ -101,11 +101,6 @@ class YamuxSession:
         """Whether we promised to send no more."""
         return self._streams[stream_id].finishing
 
-    @property
-    def rtt_s(self) -> float | None:
-        """The round trip of the path when it is idle, or None until it has been measured."""
-        return self._windows.rtt_s
-
     def unsent_bytes_of(self, stream_id: int) -> int:
         """What the stream has queued and not sent; nothing when it has ended."""
         state = self._streams.get(stream_id)
@@ -120,6 +115,11 @@ class YamuxSession:
     def exhausted(self) -> bool:
         """Whether all stream ids have been used; only a new connection helps."""
         return self._next_id >= STREAM_ID_END
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether something can be sent now."""
+        return bool(self._control) or bool(self._turns)
 
     # What our side does.
 
@@ -186,7 +186,7 @@ class YamuxSession:
         """The connection is lost: nothing goes out any more; what has come may still be taken."""
         self._unread.close()
         self._unsent.close()
-        self._windows.close()
+        self.windows.close()
         self._control.clear()
         self._turns.clear()
         for state in self._streams.values():
@@ -279,7 +279,7 @@ class YamuxSession:
         if flags & SYN:
             self._control.add_answer(frame(PING, ACK, 0, value))
         elif self._pinged is not None and self._pinged[0] == value and now_s is not None:
-            self._windows.on_rtt(now_s - self._pinged[1])
+            self.windows.on_rtt(now_s - self._pinged[1])
             self._pinged = None
 
     def _on_frame(
@@ -382,7 +382,7 @@ class YamuxSession:
 
     def _grant(self, stream_id: int, state: StreamState, flags: int, now_s: float | None) -> None:
         """Top the peer's credit up, and widen the window if there is reason and room."""
-        delta = self._windows.grant(state, now_s)
+        delta = self.windows.grant(state, now_s)
         self._control.add(frame(WINDOW_UPDATE, flags, stream_id, delta))
 
     def _drop_outbox(self, state: StreamState) -> None:
@@ -395,6 +395,6 @@ class YamuxSession:
         self._turns.discard(stream_id)
         self._drop_outbox(state)
         self._unread.give(state.unread_bytes)
-        self._windows.forget(state)
+        self.windows.forget(state)
         if state.inbound:
             self._inbound_count -= 1

@@ -15,6 +15,9 @@ class ControlFrames:
         self._frames: list[bytes] = []
         self._answers = 0
 
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
     def add(self, frame: bytes) -> None:
         """Send a frame of our own accord."""
         self._frames.append(frame)

@@ -14,7 +14,6 @@ import trio
 from p2p.errors import MessageInvalid, P2PError, RefusedError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
 from p2p.metrics import RPC_REQUESTS
-from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.rpc import schema
 from p2p.rpc.call import RpcCall
@@ -185,11 +184,12 @@ class RpcService:
     async def _run_unary(self, stream: Stream, header: schema.CallHeader, request: Any) -> None:
         method, handler = self._unary[header.method]
         response: Any = None
+        # Whoever gave up on the call resets it; the work for it stops at once.
         with trio.move_on_after(header.timeout_s) as deadline:
-            async with open_service_nursery() as nursery:
-                # Whoever gave up on the call resets it; the work for it stops at once.
-                nursery.start_soon(_raise_when_broken, stream)
+            with stream.cancelling_when_broken() as given_up:
                 response = await handler(stream.peer_id, request)
+            if given_up.cancelled_caught:
+                raise StreamBroken("the caller gave up")
         if deadline.cancelled_caught:
             raise RefusedError("deadline", f"{header.method} took longer than the caller allowed")
         body = encode(response)
@@ -213,11 +213,6 @@ class RpcService:
         call.request_payload = payload
         await handler(call)
         await _last_words(stream, b"")
-
-
-async def _raise_when_broken(stream: Stream) -> None:
-    await stream.wait_broken()
-    raise StreamBroken("the caller gave up")
 
 
 def _is_all_broken(exc: Exception) -> bool:

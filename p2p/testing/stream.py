@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import Enum
 
 import trio
 
 from p2p.errors import RefusedError, StreamBroken
-from p2p.host.stream import Path, Stream
+from p2p.host.stream import BreakScopes, Path, Stream
 from p2p.peer_id import PeerId
 from p2p.testing.lane import Lane
 
@@ -49,6 +50,7 @@ class SimStream(Stream):
         self._swallowed_bytes = 0
         self._end = _End.NOT_YET
         self._broken = False
+        self._break_scopes = BreakScopes()
         self._closed = False
         self._finished = False
         self._far_finished = False
@@ -253,6 +255,9 @@ class SimStream(Stream):
         if not self._far_finished:
             self._reset_abandoned()
 
+    def cancelling_when_broken(self) -> AbstractContextManager[trio.CancelScope]:
+        return self._break_scopes.open()
+
     async def wait_broken(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._broken:
@@ -265,6 +270,7 @@ class SimStream(Stream):
             self._unread_bytes = 0
             self._refusal_arrived = False
         self._broken = True
+        self._break_scopes.cancel()
         self._forget(self)
         self._wake_all()
         self._watchers.unpark_all()

@@ -78,5 +78,5 @@ async def test_the_round_trip_is_measured_from_the_beginning() -> None:
     async with open_pair() as pair:
         await pair.open()
         await wait_all_tasks_blocked()
-        assert pair.near.session.rtt_s is not None
-        assert pair.far.session.rtt_s is not None
+        assert pair.near.session.windows.rtt_s is not None
+        assert pair.far.session.windows.rtt_s is not None

@@ -167,7 +167,7 @@ class TwoSessions(RuleBasedStateMachine):
             )
             assert session._unread.used == sum(state.unread_bytes for state in states)
             assert session.unsent_bytes == sum(state.unsent_bytes for state in states)
-            assert session._windows._promised.used == sum(
+            assert session.windows._promised.used == sum(
                 max(0, state.receive_window_bytes - RECEIVE_WINDOW) for state in states
             )
 
@@ -195,7 +195,7 @@ class TwoSessions(RuleBasedStateMachine):
         for session in self.sessions:
             assert session._streams == {}
             assert not session._turns
-            assert session._inbound_count == session._windows._wide_count == 0
+            assert session._inbound_count == session.windows._wide_count == 0
             assert session._unread.used == session.unsent_bytes == 0
 
     def settle(self) -> None:
