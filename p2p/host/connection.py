@@ -6,6 +6,7 @@ import trio
 
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
+from p2p.host.budget import Share
 from p2p.host.handshake import handshake
 from p2p.host.noise import NoiseSession
 from p2p.host.records import AES_GCM, NOISE
@@ -22,12 +23,14 @@ async def upgrade(
     expected: PeerId | None,
     *,
     wants_aes: bool,
+    held: Share | None = None,
 ) -> NoiseSession:
     """Agree on Noise, prove identities, agree on records and yamux; the caller bounds the time.
 
     Args:
         expected: whom we dialed; None for an inbound connection.
         wants_aes: propose and accept AES-GCM records; with peers that do not, Noise goes on.
+        held: the budget of the buffers, closed with the session.
 
     Raises:
         DialError: the other side is somebody else, or speaks something else.
@@ -38,7 +41,7 @@ async def upgrade(
     try:
         plain = _PlainBytes(stream)
         await _agree(plain, (NOISE.protocol,), dialer=dialer)
-        session = NoiseSession(stream, await handshake(plain, identity, expected))
+        session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
         sealed = _SealedBytes(session)
         agreed = await _agree(sealed, muxing, dialer=dialer)
     except MessageInvalid as exc:

@@ -21,6 +21,7 @@ from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.negotiated import NegotiatedStream
 from p2p.host.noise import is_aes_faster
+from p2p.host.records import BUFFERS_BYTES_MAX
 from p2p.host.serve import serve_stream
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
@@ -93,6 +94,7 @@ class Host:
         self._unread = Budget(total_max=held_max, share_max=UNREAD_BYTES_MAX)
         self._unsent = Budget(total_max=held_max, share_max=UNSENT_BYTES_MAX)
         self._promised = Budget(total_max=held_max, share_max=PROMISED_BYTES_MAX)
+        self._buffers = Budget(total_max=held_max, share_max=BUFFERS_BYTES_MAX)
         self._wants_aes = config.record_layer == "auto" and is_aes_faster()
         self._served = Budget(total_max=STREAMS_SERVED_MAX, share_max=INBOUND_STREAMS_MAX)
         announced = tuple(parse_address(text) for text in config.announce)
@@ -240,11 +242,15 @@ class Host:
         self, stream: trio.SocketStream, address: TcpAddress, expected: PeerId | None
     ) -> _Connection:
         """Turn a socket into a connection; whatever fails, the socket is closed."""
+        held = self._buffers.open_share()
         try:
-            noise = await upgrade(stream, self._identity, expected, wants_aes=self._wants_aes)
+            noise = await upgrade(
+                stream, self._identity, expected, wants_aes=self._wants_aes, held=held
+            )
             if noise.peer_id == self._identity.peer_id:
                 raise DialError("that is ourselves")
         except BaseException:
+            held.close()
             await trio.aclose_forcefully(stream)
             raise
         info = ConnectionInfo(

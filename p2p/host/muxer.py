@@ -188,7 +188,11 @@ class Muxer:
                 if taken_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
                     batch_bytes //= 2
                     self._noise.set_pace(batch_bytes)
-                elif taken_s < _BATCH_S_SHORT and len(sealed) > batch_bytes < BATCH_BYTES_MAX:
+                elif (
+                    taken_s < _BATCH_S_SHORT
+                    and len(sealed) > batch_bytes < BATCH_BYTES_MAX
+                    and self._noise.has_room_for(2 * batch_bytes)
+                ):
                     batch_bytes *= 2
                     self._noise.set_pace(batch_bytes)
                 continue

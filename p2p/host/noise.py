@@ -12,8 +12,18 @@ from contextlib import suppress
 import trio
 
 from p2p.errors import StreamBroken
+from p2p.host.budget import Share
 from p2p.host.handshake import SessionKeys
-from p2p.host.records import AES_GCM, KEY_BYTES, NOISE, RecordLayer, RecordReader, Sealer, aes_keys
+from p2p.host.records import (
+    AES_GCM,
+    BUFFERS_BYTES_MAX,
+    KEY_BYTES,
+    NOISE,
+    RecordLayer,
+    RecordReader,
+    Sealer,
+    aes_keys,
+)
 from p2p.metrics import RECEIVED_BYTES, SENT_BYTES
 
 # For streams that cannot read into a buffer of ours.
@@ -23,7 +33,13 @@ _READ_BYTES = 262_144
 class NoiseSession:
     """Encrypted bytes over a byte stream, after the handshake has proved who is there."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, keys: SessionKeys) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        keys: SessionKeys,
+        *,
+        held: Share | None = None,
+    ) -> None:
         self.peer_id = keys.peer_id
         self.handshake_hash = keys.handshake_hash
         self.layer: RecordLayer = NOISE
@@ -35,9 +51,11 @@ class NoiseSession:
             else None
         )
         self._keys: SessionKeys | None = keys
-        self._sealer = Sealer(NOISE, keys.send_key)
-        self._reader = RecordReader(NOISE, keys.receive_key)
+        self._held = held or Share.alone(BUFFERS_BYTES_MAX)
+        self._sealer = Sealer(NOISE, keys.send_key, self._held)
+        self._reader = RecordReader(NOISE, keys.receive_key, held=self._held)
         self._pushed_back = b""
+        self._sending = False
 
     def switch_to_aes(self) -> None:
         """From now on seal and open AES-GCM records; both sides have agreed on it under Noise.
@@ -54,8 +72,10 @@ class NoiseSession:
             (dialer_key, listener_key) if keys.is_dialer else (listener_key, dialer_key)
         )
         self.layer = AES_GCM
-        self._sealer = Sealer(AES_GCM, send_key)
-        self._reader = RecordReader(AES_GCM, receive_key, self._reader.take_unopened())
+        came_before = self._reader.take_unopened()
+        self._held.give(self._held.used)
+        self._sealer = Sealer(AES_GCM, send_key, self._held)
+        self._reader = RecordReader(AES_GCM, receive_key, came_before=came_before, held=self._held)
         self._keys = None
 
     def push_back(self, plain: bytes) -> None:
@@ -81,6 +101,7 @@ class NoiseSession:
 
     async def send_sealed(self, sealed: memoryview) -> None:
         """Send what seal() returned; raises StreamBroken when the connection is lost."""
+        self._sending = True
         try:
             if self._socket:
                 await _write_all(self._socket, sealed)
@@ -88,7 +109,13 @@ class NoiseSession:
                 await self._stream.send_all(sealed)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
+        finally:
+            self._sending = False
         SENT_BYTES.inc(len(sealed))
+
+    def has_room_for(self, batch_bytes: int) -> bool:
+        """Whether batches of this size fit into what our buffers may hold."""
+        return self._held.room + self._sealer.buffer_bytes >= batch_bytes
 
     def set_pace(self, batch_bytes: int) -> None:
         """Let the kernel hold about a batch beyond what the path takes, and no more.
@@ -169,11 +196,14 @@ class NoiseSession:
                 return size
 
     def on_tick(self) -> None:
-        """Called every few seconds: buffers of a session that rests are given back."""
+        """Called every few seconds: buffers that were not needed since are given back."""
         self._reader.on_tick()
+        if not self._sending:
+            self._sealer.on_tick()
 
     async def aclose(self) -> None:
-        """Close the stream beneath."""
+        """Close the stream beneath; the buffers are held no more."""
+        self._held.close()
         await trio.aclose_forcefully(self._stream)
 
 

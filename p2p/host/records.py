@@ -20,9 +20,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from p2p.errors import StreamBroken
+from p2p.host.budget import Share
 
 TAG_BYTES = 16
 KEY_BYTES = 32
+BUFFERS_BYTES_MAX = 4_194_304
+"""What the buffers of one connection may grow to, as long as all connections have room for it.
+
+A record that has begun is always given its room: 256 KiB, where both sides chose AES-GCM.
+"""
 _BUFFER_BYTES_MIN = 8_192
 _BUFFER_BYTES_MAX = 1_048_576
 """Reads no larger than this: beyond it, reading more at once was not faster."""
@@ -112,11 +118,17 @@ class _Key:
 class Sealer:
     """Seals pieces into records, all in one buffer that is used again and again."""
 
-    def __init__(self, layer: RecordLayer, key: bytes) -> None:
+    def __init__(self, layer: RecordLayer, key: bytes, held: Share | None = None) -> None:
         self._layer = layer
         self._key = _Key(layer, key)
         self._buffer = bytearray()
+        self._held = held or Share.alone(BUFFERS_BYTES_MAX)
         self._most_bytes = 0
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What the buffer takes now."""
+        return len(self._buffer)
 
     def seal(self, pieces: Sequence[bytes | memoryview]) -> memoryview:
         """The sealed records of all pieces in order, valid until the next call."""
@@ -125,7 +137,7 @@ class Sealer:
         size = sum(map(len, pieces)) + records_max * (head + TAG_BYTES)
         self._most_bytes = max(self._most_bytes, size)
         if size > len(self._buffer):
-            self._buffer = bytearray(size)
+            self._resize(size)
         sealed = memoryview(self._buffer)
         position = 0
         for plain in packed(pieces, layer):
@@ -139,8 +151,12 @@ class Sealer:
     def on_tick(self) -> None:
         """Called every few seconds: a buffer that was not needed since is given back."""
         if self._most_bytes * 2 < len(self._buffer):
-            self._buffer = bytearray()
+            self._resize(0)
         self._most_bytes = 0
+
+    def _resize(self, size: int) -> None:
+        self._held.take(size - len(self._buffer))
+        self._buffer = bytearray(size)
 
 
 def packed(
@@ -174,13 +190,22 @@ class RecordReader:
     rests costs little.
     """
 
-    def __init__(self, layer: RecordLayer, key: bytes, came_before: bytes = b"") -> None:
+    def __init__(
+        self,
+        layer: RecordLayer,
+        key: bytes,
+        *,
+        came_before: bytes = b"",
+        held: Share | None = None,
+    ) -> None:
         self._layer = layer
         self._key = _Key(layer, key)
         self._buffer = bytearray(max(_BUFFER_BYTES_MIN, len(came_before)))
         self._buffer[: len(came_before)] = came_before
         self._start = 0
         self._end = len(came_before)
+        self._held = held or Share.alone(BUFFERS_BYTES_MAX)
+        self._held.take(len(self._buffer))
         self._most_bytes = 0
 
     def room(self) -> memoryview:
@@ -209,6 +234,7 @@ class RecordReader:
             if size != len(old):
                 fresh = bytearray(size)
                 fresh[:held] = old[self._start : self._end]
+                self._held.take(size - len(old))
                 self._buffer = fresh
             else:
                 old[:held] = old[self._start : self._end]
@@ -250,13 +276,11 @@ class RecordReader:
         while (plain := self.open_one()) is not None:
             if plain:
                 plains.append(plain)
-        if self._start == self._end:
-            was_full = self._end == len(self._buffer)
+        size, held = len(self._buffer), self._end - self._start
+        if self._end == size < _BUFFER_BYTES_MAX and self._held.room >= size:
+            self._move(2 * size, held)
+        elif not held:
             self._start = self._end = 0
-            if was_full and len(self._buffer) < _BUFFER_BYTES_MAX:
-                self._move(2 * len(self._buffer), 0)
-        elif self._end == len(self._buffer) and len(self._buffer) < _BUFFER_BYTES_MAX:
-            self._move(2 * len(self._buffer), self._end - self._start)
         return plains
 
     def take_unopened(self) -> bytes:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from p2p import StreamBroken
 from p2p.host import records
+from p2p.host.budget import Budget
 from p2p.host.records import AES_GCM, NOISE, RecordLayer, RecordReader, Sealer, packed
 
 KEY = bytes(range(32))
@@ -136,3 +137,19 @@ def test_a_buffer_that_shrinks_keeps_what_it_holds(layer: RecordLayer) -> None:
     for _ in range(10):
         reader.on_tick()
     assert feed(reader, sealed[9:], 100) == [b"half"]
+
+
+@LAYERS
+def test_buffers_do_not_grow_beyond_what_all_have_room_for(layer: RecordLayer) -> None:
+    budget = Budget(total_max=100_000, share_max=50_000)
+    share = budget.open_share()
+    sealer = Sealer(layer, KEY)
+    reader = RecordReader(layer, KEY, held=share)
+    plain = bytes(3_000_000)
+    assert b"".join(feed(reader, bytes(sealer.seal([plain])), 1 << 20)) == plain
+    # What one record needs, and not a byte for comfort.
+    assert len(reader._buffer) <= 2 * (layer.plain_bytes_max + 20)
+    assert share.used == len(reader._buffer)
+    for _ in range(10):
+        reader.on_tick()
+    assert share.used == budget.used == len(reader._buffer) <= 50_000
