@@ -92,16 +92,20 @@ class Allreduce:
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
         session = self._open_session(group, flat, weight, deadline_s)
         try:
-            async with open_service_nursery() as nursery:
-                self._start(session, nursery)
-                with trio.move_on_at(deadline_s):
-                    await session.done.wait()
-                session.ballot.on_give_up("no agreement before the deadline")
-                now_s = trio.current_time()
+            with self._node.watched([join.peer_id for join in group.members]):
+                await self._until_done(session, deadline_s)
+            now_s = trio.current_time()
             vector = np.empty_like(flat) if out is None else out
             return await session.heavy(flat.nbytes, result_of, session, vector, now_s)
         finally:
             self._close_session(session)
+
+    async def _until_done(self, session: Session, deadline_s: float) -> None:
+        async with open_service_nursery() as nursery:
+            self._start(session, nursery)
+            with trio.move_on_at(deadline_s):
+                await session.done.wait()
+            session.ballot.on_give_up("no agreement before the deadline")
 
     def _open_session(self, group: Group, flat: Array, weight: float, deadline_s: float) -> Session:
         wire_dtype = np.dtype(group.members[0].wire_dtype or flat.dtype.name).newbyteorder("<")

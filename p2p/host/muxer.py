@@ -234,12 +234,11 @@ class Muxer:
     async def _keep_alive(self) -> None:
         # Ticks are counted, not seconds: a loop that was held up has heard nothing, but nobody
         # was silent.
-        value = 0
+        pings = 0
         rested_s = 0.0
+        self.session.ping(pings, trio.current_time())
+        self.wake_writer()
         while True:
-            value = (value + 1) % 2**32
-            self.session.ping(value, trio.current_time())
-            self.wake_writer()
             interval_s, ticks_max = (
                 (WATCHED_INTERVAL_S, WATCHED_TICKS_MAX)
                 if self._watchers
@@ -253,6 +252,9 @@ class Muxer:
                 self.abort(f"silent for over {interval_s * ticks_max:.0f} s")
                 return
             self._silent_ticks += 1
+            pings = (pings + 1) % 2**32
+            self.session.ping(pings, trio.current_time())
+            self.wake_writer()
             rested_s += interval_s
             if rested_s >= KEEPALIVE_INTERVAL_S:
                 rested_s = 0.0
