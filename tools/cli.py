@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tools.bench.command import app as bench
 from tools.failures import ILL, WELL, Failure, explain
 from tools.logs import set_up_logs
 from tools.output import console, print_json
@@ -260,6 +261,9 @@ def peers(
 
     _begin(verbose=verbose)
     raise typer.Exit(show_peers(run, _split(initial_peers), as_json=as_json))
+
+
+app.add_typer(bench)
 
 
 def main() -> NoReturn:

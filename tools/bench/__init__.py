@@ -1,0 +1,1 @@
+"""The benchmarks behind `manyhands bench`: real processes, rivals in the same run, one report."""

@@ -1,0 +1,80 @@
+"""manyhands itself, through its public names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import p2p
+from tools.bench.rivals import Client, Handler
+
+_PROTOCOL = "/manyhands/bench/1"
+
+
+class Echo(p2p.Message, frozen=True):
+    """There and back."""
+
+    data: bytes
+
+
+_ECHO = p2p.Method("echo", Echo, Echo)
+
+
+async def _echo(caller: p2p.PeerId, request: Echo) -> Echo:
+    return request
+
+
+class OurRival:
+    """Two nodes and one connection."""
+
+    def __init__(self, *, record_layer: Literal["auto", "noise"]) -> None:
+        self._record_layer = record_layer
+
+    @asynccontextmanager
+    async def open_server(self, handle: Handler) -> AsyncIterator[str]:
+        config = p2p.NodeConfig(record_layer=self._record_layer)
+        async with p2p.open_node(config) as node:
+
+            async def serve(stream: p2p.Stream) -> None:
+                await handle(_Pipe(stream))
+
+            node.serve(_PROTOCOL, serve)
+            calls = p2p.RpcService("bench-call")
+            calls.unary(_ECHO, _echo)
+            async with calls.serving(node):
+                yield node.addresses[0]
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncIterator[Client]:
+        config = p2p.NodeConfig(record_layer=self._record_layer, client_mode=True)
+        async with p2p.open_node(config) as node:
+            yield _Client(node, self._record_layer)
+
+
+class _Client:
+    def __init__(self, node: p2p.Node, record_layer: str) -> None:
+        self._node = node
+        self._record_layer = record_layer
+        self._calls = p2p.rpc_client(node, "bench-call")
+
+    async def connect(self, address: str) -> None:
+        self._peer_id = await self._node.connect_address(address)
+        got = self._node.connections[0].record_layer
+        # Whoever measures AES records must not be given Noise in silence.
+        if (got == "/noise") != (self._record_layer == "noise"):
+            raise RuntimeError(f"this machine's connections got {got}")
+
+    async def open(self) -> _Pipe:
+        return _Pipe(await self._node.open_stream(self._peer_id, _PROTOCOL))
+
+    async def call(self, data: bytes) -> bytes:
+        answer = await self._calls.call(self._peer_id, _ECHO, Echo(data), timeout_s=30)
+        return answer.data
+
+
+class _Pipe:
+    def __init__(self, stream: p2p.Stream) -> None:
+        self.send = stream.send_all
+        self.receive = stream.receive_some
+        self.close = stream.aclose
