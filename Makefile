@@ -11,7 +11,7 @@ DOCS_STAMP := .venv/.manyhands-docs-installed
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test check bench docs lint format types layers clean
+.PHONY: help setup demo test check bench netlab docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -30,8 +30,9 @@ demo: setup ## train a network on handwritten digits with three peers on this ma
 	@$(BIN)/manyhands demo
 
 test: setup ## all tests: those in one process side by side, then real processes one at a time
-	@$(BIN)/pytest -n 2 tests --ignore=tests/processes
+	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab
 	@$(BIN)/pytest tests/processes
+	@$(BIN)/pytest tests/netlab
 
 check: setup lint types layers ## what must hold before each commit; under a minute
 	@$(BIN)/pytest -q -n 2 -m "not slow" tests
@@ -52,6 +53,9 @@ format: setup ## reformat, and mend what ruff can mend
 
 bench: setup ## measure an averaging round beside gloo; prints a table
 	@$(BIN)/python benchmarks/averaging_round.py
+
+netlab: setup ## pull cables in real network namespaces; needs root
+	@$(BIN)/pytest -s tests/netlab
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

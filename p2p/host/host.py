@@ -15,6 +15,7 @@ from p2p.errors import StreamBroken
 from p2p.host import identify, multistream
 from p2p.host.budget import Budget, Share
 from p2p.host.connection import upgrade
+from p2p.host.crossing import loser_of, preferred
 from p2p.host.gate import Gate
 from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
 from p2p.host.muxed_stream import MuxedStream
@@ -40,6 +41,8 @@ CONNECTIONS_PER_PEER_MAX = 8
 STREAMS_SERVED_MAX = 4_096
 """Handlers at once, over all connections."""
 _ACCEPT_PAUSE_S = 0.1
+# The peer may learn of the survivor half a round trip later, and opens streams on the other until.
+_RETIRE_AFTER_S = 2.0
 
 
 @dataclass(eq=False)
@@ -134,19 +137,17 @@ class Host:
         )
 
     async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
-        # The newest first: the peer may have come back while we still hold a dead connection.
-        for connection in reversed(self._connections.get(peer_id, ())):
-            if connection.muxer.usable:
-                muxed = connection.muxer.open_stream()
-                try:
-                    await muxed.send_all(multistream.proposal(protocol))
-                except BaseException:
-                    muxed.reset()
-                    raise
-                return NegotiatedStream(
-                    muxed, peer_id, protocol, connection.info.path, agreed=False
-                )
-        raise StreamBroken(f"no connection to {short(peer_id)}")
+        usable = [one for one in self._connections.get(peer_id, ()) if one.muxer.usable]
+        if not usable:
+            raise StreamBroken(f"no connection to {short(peer_id)}")
+        connection = usable[preferred([one.info for one in usable], self._identity.peer_id)]
+        muxed = connection.muxer.open_stream()
+        try:
+            await muxed.send_all(multistream.proposal(protocol))
+        except BaseException:
+            muxed.reset()
+            raise
+        return NegotiatedStream(muxed, peer_id, protocol, connection.info.path, agreed=False)
 
     @contextmanager
     def watched(self, peer_ids: Iterable[PeerId]) -> Iterator[None]:
@@ -281,6 +282,11 @@ class Host:
         for oldest in inbound[:-CONNECTIONS_PER_PEER_MAX]:
             oldest.muxer.abort("too many connections of this peer")
         self._nursery.start_soon(self._run, connection, counted_host)
+        for older in several[:-1]:
+            loser = loser_of(older.info, info, self._identity.peer_id)
+            if loser is not None:
+                pair = (older, connection) if loser is older.info else (connection, older)
+                self._nursery.start_soon(_retire, *pair)
 
     async def _run(self, connection: _Connection, counted_host: str | None) -> None:
         info = connection.info
@@ -330,3 +336,13 @@ class Host:
             observed=parse_address(observed) if observed else None,
             protocols=tuple(sorted(self._handlers)),
         )
+
+
+async def _retire(loser: _Connection, survivor: _Connection) -> None:
+    """Close one of two that crossed when its streams have ended, as long as the other lives."""
+    await trio.sleep(_RETIRE_AFTER_S)
+    while not (loser.muxer.lost.is_set() or survivor.muxer.lost.is_set()):
+        if not loser.muxer.stream_count:
+            await loser.muxer.aclose()
+            return
+        await trio.sleep(_RETIRE_AFTER_S)

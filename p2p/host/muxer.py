@@ -186,7 +186,7 @@ class Muxer:
                 taken_s = trio.current_time() - begun_s
                 # On a slow path short batches, or a small message would wait for all of a long one.
                 if taken_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
-                    batch_bytes //= 2
+                    batch_bytes = max(int(batch_bytes * _BATCH_S_LONG / taken_s), BATCH_BYTES_MIN)
                     self._noise.set_pace(batch_bytes)
                 elif (
                     taken_s < _BATCH_S_SHORT

@@ -1,0 +1,37 @@
+"""Crossing dials: two peers that dialed each other at once keep one connection (core).
+
+Both sides see the same two connections, so both keep the one that the smaller peer id dialed.
+Only dials within moments of each other cross. A peer that comes back later is reached on its
+newest connection, since the older one may be dead without anybody having noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from p2p.host.transport import ConnectionInfo
+from p2p.peer_id import PeerId
+
+CROSSING_S = 3.0
+"""Further apart, two dials are no accident; a handshake takes three round trips."""
+
+
+def preferred(several: Sequence[ConnectionInfo], me: PeerId) -> int:
+    """The place of the connection that takes new streams.
+
+    Args:
+        several: the usable connections to one peer, at least one, the oldest first.
+    """
+    newest = len(several) - 1
+    for older in range(newest - 1, -1, -1):
+        if loser_of(several[older], several[newest], me) is several[newest]:
+            return older
+    return newest
+
+
+def loser_of(one: ConnectionInfo, other: ConnectionInfo, me: PeerId) -> ConnectionInfo | None:
+    """The one of two connections to a peer that is given up, if their dials crossed."""
+    if one.outbound == other.outbound or abs(one.opened_at_s - other.opened_at_s) > CROSSING_S:
+        return None
+    keeps_outbound = me < one.peer_id
+    return one if one.outbound != keeps_outbound else other
