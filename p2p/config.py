@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from p2p.address import parse_address
+from p2p.errors import MessageInvalid
+from p2p.identity import parse_peer_id_untrusted
+from p2p.peer_id import PeerId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,17 @@ class NodeConfig:
     """Connections that others opened; further ones are closed at once."""
     inbound_connections_per_host_max: int = 256
     """The same from one address (one /64 for IPv6), so that one host cannot take all places."""
+    inbound_connections_per_range_max: int = 384
+    """The same from one range of addresses (/24 for IPv4, /48 for IPv6)."""
+    handshakes_per_s_max: int = 200
+    """Inbound handshakes in a second, from strangers and again from known peers; each costs a
+    millisecond of a core."""
+    handshakes_per_s_and_host_max: int = 50
+    """The same from one address."""
+    allow_peers: tuple[PeerId, ...] = ()
+    """Only these peers may connect, either way; empty lets everybody in who is not denied."""
+    deny_peers: tuple[PeerId, ...] = ()
+    """These peers may not connect, whatever else says that they may."""
     handshakes_max: int = 128
     """Inbound connections that have not proved an identity yet; the greediest host gives way."""
     handshakes_per_host_max: int = 64
@@ -44,6 +58,12 @@ class NodeConfig:
                 raise ValueError(f"{name} takes several addresses: write ({addresses!r},)")
             for address in addresses:
                 parse_address(address)
+        for name in ("allow_peers", "deny_peers"):
+            for text in getattr(self, name):
+                try:
+                    parse_peer_id_untrusted(text)
+                except MessageInvalid as exc:
+                    raise ValueError(f"{name}: {exc}") from exc
         if not self.dial_timeout_s > 0:
             raise ValueError("dial_timeout_s must be positive")
         if self.record_layer not in ("auto", "noise"):
@@ -51,6 +71,9 @@ class NodeConfig:
         for name in (
             "inbound_connections_max",
             "inbound_connections_per_host_max",
+            "inbound_connections_per_range_max",
+            "handshakes_per_s_max",
+            "handshakes_per_s_and_host_max",
             "handshakes_max",
             "handshakes_per_host_max",
             "buffered_bytes_max",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
@@ -23,6 +25,7 @@ async def upgrade(
     expected: PeerId | None,
     *,
     wants_aes: bool,
+    refusal: Callable[[PeerId], str | None] = lambda peer_id: None,
     held: Share | None = None,
 ) -> NoiseSession:
     """Agree on Noise, prove identities, agree on records and yamux; the caller bounds the time.
@@ -30,6 +33,7 @@ async def upgrade(
     Args:
         expected: whom we dialed; None for an inbound connection.
         wants_aes: propose and accept AES-GCM records; with peers that do not, Noise goes on.
+        refusal: why a peer that has proved its identity may not stay, or None if it may.
         held: the budget of the buffers, closed with the session.
 
     Raises:
@@ -42,6 +46,8 @@ async def upgrade(
         plain = _PlainBytes(stream)
         await _agree(plain, (NOISE.protocol,), dialer=dialer)
         session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
+        if reason := refusal(session.peer_id):
+            raise DialError(reason)
         sealed = _SealedBytes(session)
         agreed = await _agree(sealed, muxing, dialer=dialer)
     except MessageInvalid as exc:

@@ -6,14 +6,24 @@ A place for a handshake costs a stranger nothing, so those who hold many give wa
     all places taken      the oldest handshake of the host that holds most, if that host holds
                           more than the newcomer's or the handshake is older than GRACE_S
     connections at limit  the newcomer, before and after its handshake
+    too many in a second  the newcomer: a handshake costs us a millisecond of a core
+
+An eighth of all places is kept for those who are known, so that no flood of strangers keeps
+them out.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter
 from dataclasses import dataclass
 
+from p2p.address import network_of
+from p2p.host.rates import Rate
+
+KEPT_SHARE = 8
+"""One place of so many is kept for those who are known."""
 GRACE_S = 1.0
 """An honest handshake takes three round trips; hosts with many peers may start many at once."""
 
@@ -37,14 +47,22 @@ class Gate:
         connections_per_host_max: int,
         handshakes_max: int,
         handshakes_per_host_max: int,
+        connections_per_range_max: int | None = None,
+        handshakes_per_s: float = math.inf,
+        handshakes_per_s_and_host: float = math.inf,
     ) -> None:
         self._connections_max = connections_max
         self._connections_per_host_max = connections_per_host_max
         self._handshakes_max = handshakes_max
         self._handshakes_per_host_max = handshakes_per_host_max
+        self._connections_per_range_max = connections_per_range_max or connections_max
+        # What comes in one burst may fill all places of handshakes.
+        self._rate = Rate(per_s=handshakes_per_s, burst=handshakes_max)
+        self._rate_of = Rate(per_s=handshakes_per_s_and_host, burst=handshakes_per_host_max)
         self._next_place = 0
         self._began_at_s: dict[str, dict[int, float]] = {}
         self._connections_of: Counter[str] = Counter()
+        self._connections_in: Counter[str] = Counter()
 
     @property
     def handshakes(self) -> int:
@@ -56,10 +74,17 @@ class Gate:
         """How many have proved an identity."""
         return self._connections_of.total()
 
-    def on_accepted(self, host: str, now_s: float) -> Admission | None:
-        """A new connection: whether it may begin its handshake."""
+    def on_accepted(self, host: str, now_s: float, *, known: bool = False) -> Admission | None:
+        """A new connection: whether it may begin its handshake.
+
+        Args:
+            known: somebody known was reached at this host.
+        """
         key = host_key(host)
-        if not self._has_room(key):
+        if not self._has_room(host, known=known) or not self._rate_of.allows(key, now_s):
+            return None
+        # The known have a rate of their own, which no stranger can use up.
+        if not self._rate.allows("known" if known else "strangers", now_s):
             return None
         own = self._began_at_s.get(key, {})
         displaced = None
@@ -68,7 +93,7 @@ class Gate:
             if now_s - began_at_s < GRACE_S:
                 return None
             displaced = oldest
-        elif self.handshakes >= self._handshakes_max:
+        elif self.handshakes >= _places(self._handshakes_max, known=known):
             greediest = max(self._began_at_s, key=lambda other: len(self._began_at_s[other]))
             oldest, began_at_s = next(iter(self._began_at_s[greediest].items()))
             is_greedier = len(self._began_at_s[greediest]) > len(own) + 1
@@ -90,26 +115,39 @@ class Gate:
                     del self._began_at_s[key]
                 return
 
-    def on_proved(self, host: str) -> bool:
-        """An inbound connection has proved its identity: whether it may stay."""
-        key = host_key(host)
-        if not self._has_room(key):
+    def on_proved(self, host: str, *, known: bool = False) -> bool:
+        """An inbound connection has proved its identity: whether it may stay.
+
+        Args:
+            known: the peer is known, whatever its host.
+        """
+        if not self._has_room(host, known=known):
             return False
-        self._connections_of[key] += 1
+        self._connections_of[host_key(host)] += 1
+        self._connections_in[network_of(host)] += 1
         return True
 
     def on_disconnected(self, host: str) -> None:
         """An inbound connection that stayed has ended."""
-        key = host_key(host)
-        self._connections_of[key] -= 1
-        if not self._connections_of[key]:
-            del self._connections_of[key]
+        for counter, key in (
+            (self._connections_of, host_key(host)),
+            (self._connections_in, network_of(host)),
+        ):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
 
-    def _has_room(self, key: str) -> bool:
+    def _has_room(self, host: str, *, known: bool) -> bool:
         return (
-            self.connections < self._connections_max
-            and self._connections_of[key] < self._connections_per_host_max
+            self.connections < _places(self._connections_max, known=known)
+            and self._connections_of[host_key(host)] < self._connections_per_host_max
+            and self._connections_in[network_of(host)] < self._connections_per_range_max
         )
+
+
+def _places(limit: int, *, known: bool) -> int:
+    """How many of all places may be taken; strangers leave some to those who are known."""
+    return limit if known else limit - limit // KEPT_SHARE
 
 
 def host_key(host: str) -> str:

@@ -17,6 +17,7 @@ from p2p.host.budget import Budget, Share
 from p2p.host.connection import upgrade
 from p2p.host.crossing import loser_of, preferred
 from p2p.host.gate import Gate
+from p2p.host.guests import Guests
 from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
@@ -91,7 +92,11 @@ class Host:
             connections_per_host_max=config.inbound_connections_per_host_max,
             handshakes_max=config.handshakes_max,
             handshakes_per_host_max=config.handshakes_per_host_max,
+            connections_per_range_max=config.inbound_connections_per_range_max,
+            handshakes_per_s=config.handshakes_per_s_max,
+            handshakes_per_s_and_host=config.handshakes_per_s_and_host_max,
         )
+        self._guests = Guests(allowed=config.allow_peers, denied=config.deny_peers)
         self._handshakes: dict[int, trio.CancelScope] = {}
         held_max = config.buffered_bytes_max
         self._unread = Budget(total_max=held_max, share_max=UNREAD_BYTES_MAX)
@@ -169,12 +174,17 @@ class Host:
                 nursery.start_soon(connection.muxer.aclose)
 
     async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+        if refusal := self._refusal(peer_id):
+            raise DialError(refusal)
         try:
             stream = await trio.open_tcp_stream(address.host, address.port)
         except (OSError, ValueError) as exc:
             # ValueError: what a stranger announced as a host name need not be one.
             raise DialError(dial_cause(exc)) from exc
+        remote = remote_address(stream)
         self._begin(await self._upgrade(stream, address.of(peer_id), peer_id))
+        if remote is not None:
+            self._guests.on_reached(peer_id, remote.host)
 
     # Connections
 
@@ -205,7 +215,9 @@ class Host:
                 await trio.sleep(_ACCEPT_PAUSE_S)
                 continue
             remote = remote_address(stream)
-            admission = remote and self._gate.on_accepted(remote.host, trio.current_time())
+            admission = remote and self._gate.on_accepted(
+                remote.host, trio.current_time(), known=self._guests.knows_host(remote.host)
+            )
             if not remote or not admission:
                 HANDSHAKES_REFUSED.inc()
                 await trio.aclose_forcefully(stream)
@@ -226,7 +238,8 @@ class Host:
         try:
             with scope:
                 connection = await self._upgrade(stream, remote, None)
-                if self._gate.on_proved(remote.host):
+                known = self._guests.knows_peer(connection.info.peer_id)
+                if self._gate.on_proved(remote.host, known=known):
                     self._begin(connection, counted_host=remote.host)
                 else:
                     await trio.aclose_forcefully(stream)
@@ -246,10 +259,13 @@ class Host:
         held = self._buffers.open_share()
         try:
             noise = await upgrade(
-                stream, self._identity, expected, wants_aes=self._wants_aes, held=held
+                stream,
+                self._identity,
+                expected,
+                wants_aes=self._wants_aes,
+                refusal=self._refusal,
+                held=held,
             )
-            if noise.peer_id == self._identity.peer_id:
-                raise DialError("that is ourselves")
         except BaseException:
             held.close()
             await trio.aclose_forcefully(stream)
@@ -272,6 +288,12 @@ class Host:
             promised=self._promised.open_share(),
         )
         return _Connection(info, muxer)
+
+    def _refusal(self, peer_id: PeerId) -> str | None:
+        """Why a peer that has proved its identity may not stay, or None."""
+        if peer_id == self._identity.peer_id:
+            return "that is ourselves"
+        return self._guests.refusal(peer_id)
 
     def _begin(self, connection: _Connection, counted_host: str | None = None) -> None:
         """Register the connection and let it run; an inbound one has been counted by the gate."""

@@ -299,7 +299,7 @@ async def test_another_process_with_our_key_is_not_a_peer(tmp_path: Path) -> Non
         open_node(NodeConfig(identity_path=tmp_path / "key")) as bob,
         raw_connection(bob.addresses[0], identity) as twin,
     ):
-        session = await twin.upgrade()
+        session = await twin.shake_hands()
         assert await session.receive() == []
         assert bob.connections == ()
 

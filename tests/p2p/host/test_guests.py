@@ -1,0 +1,173 @@
+"""Guests: allow and deny lists, known peers, and the places that are kept for them."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from p2p import Identity, Node, NodeConfig, PeerId, UnreachableError, open_node
+from p2p.host import guests
+from p2p.host.gate import KEPT_SHARE, Gate
+from p2p.host.guests import Guests
+from tests.p2p.host.peers import RawDialer, until
+from tests.p2p.worlds import PROTOCOL, echo
+
+ALICE, BOB, EVE = (Identity.generate().peer_id for _ in range(3))
+
+
+def test_the_deny_list_has_the_last_word() -> None:
+    kept = Guests(allowed=[ALICE, BOB], denied=[BOB])
+    assert kept.refusal(ALICE) is None
+    assert kept.refusal(BOB) == "on our deny list"
+    assert kept.refusal(EVE) == "not on our allow list"
+    assert Guests().refusal(EVE) is None
+
+
+def test_known_is_whom_we_reached_and_they_are_bounded() -> None:
+    kept = Guests(allowed=[ALICE])
+    assert kept.knows_peer(ALICE)
+    assert not kept.knows_peer(BOB)
+    kept.on_reached(BOB, "192.0.2.1")
+    assert kept.knows_peer(BOB)
+    assert kept.knows_host("192.0.2.1")
+    for number in range(guests._KNOWN_MAX):
+        kept.on_reached(PeerId(f"peer {number}"), f"host {number}")
+    assert not kept.knows_peer(BOB)
+    assert not kept.knows_host("192.0.2.1")
+
+
+def test_strangers_leave_places_to_those_who_are_known() -> None:
+    gate = Gate(
+        connections_max=16,
+        connections_per_host_max=100,
+        handshakes_max=100,
+        handshakes_per_host_max=100,
+    )
+    strangers = sum(gate.on_proved(f"192.0.{number}.1") for number in range(100))
+    assert strangers == 16 - 16 // KEPT_SHARE
+    assert gate.on_accepted("198.51.100.1", 0.0) is None
+    assert gate.on_accepted("198.51.100.1", 0.0, known=True) is not None
+    assert [gate.on_proved("198.51.100.1", known=True) for _ in range(3)] == [True, True, False]
+
+
+def test_a_range_of_addresses_has_a_limit_of_its_own() -> None:
+    gate = Gate(
+        connections_max=100,
+        connections_per_host_max=100,
+        handshakes_max=100,
+        handshakes_per_host_max=100,
+        connections_per_range_max=4,
+    )
+    assert sum(gate.on_proved(f"192.0.2.{number}") for number in range(10)) == 4
+    assert gate.on_accepted("192.0.2.200", 0.0) is None
+    assert gate.on_proved("192.0.3.1")
+    gate.on_disconnected("192.0.2.0")
+    assert gate.on_proved("192.0.2.77")
+    assert sum(gate.on_proved(f"2001:db8:1:{number}::1") for number in range(10)) == 4
+
+
+def test_strangers_cannot_use_up_the_rate_of_those_who_are_known() -> None:
+    gate = Gate(
+        connections_max=1_000,
+        connections_per_host_max=1_000,
+        handshakes_max=80,
+        handshakes_per_host_max=80,
+        handshakes_per_s=10,
+        handshakes_per_s_and_host=10,
+    )
+    taken = 0
+    for number in range(300):
+        admission = gate.on_accepted(f"192.0.{number % 200}.1", 0.0)
+        if admission is not None:
+            taken += 1
+            gate.on_handshake_over(admission.place)
+    assert taken == 80
+    assert gate.on_accepted("198.51.100.1", 0.0, known=True) is not None
+
+
+@asynccontextmanager
+async def open_friends(**of_bob: object) -> AsyncIterator[tuple[Node, Node]]:
+    async with (
+        open_node() as alice,
+        open_node(NodeConfig(**of_bob)) as bob,  # type: ignore[arg-type]
+    ):
+        bob.serve(PROTOCOL, echo)
+        yield alice, bob
+
+
+async def test_who_is_not_allowed_cannot_connect_either_way() -> None:
+    async with open_friends(allow_peers=(ALICE,)) as (eve, bob):
+        with pytest.raises(UnreachableError):
+            await eve.connect_address(bob.addresses[0])
+        await until(lambda: not eve.connections)
+        with pytest.raises(UnreachableError, match="not on our allow list"):
+            await bob.connect_address(eve.addresses[0])
+        assert not bob.connections
+
+
+async def test_who_is_allowed_is_served() -> None:
+    identity = Identity.generate()
+    async with open_friends(allow_peers=(identity.peer_id,)) as (_, bob):
+        _, _, host, _, port, *_ = bob.addresses[0].split("/")
+        stream = await trio.open_tcp_stream(host, int(port))
+        async with stream:
+            session = await RawDialer(stream, identity).upgrade()
+            assert await session.receive()
+
+
+async def test_who_is_denied_cannot_connect() -> None:
+    async with open_node() as eve, open_node(NodeConfig(deny_peers=(eve.peer_id,))) as bob:
+        with pytest.raises(UnreachableError):
+            await eve.connect_address(bob.addresses[0])
+        with pytest.raises(UnreachableError, match="on our deny list"):
+            await bob.connect_address(eve.addresses[0])
+
+
+def test_a_list_with_what_is_no_peer_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="deny_peers"):
+        NodeConfig(deny_peers=(PeerId("nobody"),))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only 127.0.0.1 is set up elsewhere")
+async def test_five_hundred_silent_connections_keep_nobody_out() -> None:
+    """They get the places that one host may have; others get in meanwhile, and at the end all."""
+    async with (
+        open_node() as bob,
+        open_node(NodeConfig(client_mode=True)) as friend,
+        trio.open_nursery() as nursery,
+    ):
+        bob.serve(PROTOCOL, echo)
+        await friend.connect_address(bob.addresses[0])
+        _, _, host, _, port, *_ = bob.addresses[0].split("/")
+        closed = 0
+
+        async def stay_silent(source: str) -> None:
+            nonlocal closed
+            stream = await trio.open_tcp_stream(host, int(port), local_address=source)
+            async with stream:
+                with suppress(trio.BrokenResourceError):
+                    assert not await stream.receive_some()
+            closed += 1
+
+        for number in range(500):
+            nursery.start_soon(stay_silent, f"127.0.0.{2 + number % 5}")
+        await wait_all_tasks_blocked(0.05)
+        # Who is connected is served; who comes from elsewhere gets in.
+        stream = await friend.open_stream(bob.peer_id, PROTOCOL)
+        await stream.send_all(b"hello")
+        assert await stream.receive_exactly(5) == b"hello"
+        async with open_node(NodeConfig(client_mode=True)) as newcomer:
+            await newcomer.connect_address(bob.addresses[0])
+        # Each of them is closed in the ten seconds that a handshake may take, without a word.
+        with trio.fail_after(15):
+            await until(lambda: closed == 500)
+        await newcomer_gets_in(bob)
+
+
+async def newcomer_gets_in(bob: Node) -> None:
+    async with open_node(NodeConfig(client_mode=True)) as newcomer:
+        await newcomer.connect_address(bob.addresses[0])
