@@ -1,5 +1,6 @@
 """Peer-to-peer networking for trio programs: identities, connections, calls, and a DHT."""
 
+from p2p.aio import Guest, open_guest
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dht import (
@@ -20,6 +21,7 @@ from p2p.errors import (
     ListenError,
     MessageInvalid,
     P2PError,
+    PortalClosed,
     RecordInvalid,
     RefusedError,
     RemoteError,
@@ -32,6 +34,7 @@ from p2p.nat import NetReport
 from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.portal import CallerJobs, Portal
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 
@@ -39,9 +42,11 @@ __all__ = [
     "AddressInvalid",
     "Attempt",
     "CallTimeout",
+    "CallerJobs",
     "Dht",
     "DhtConfig",
     "Entry",
+    "Guest",
     "Identity",
     "IdentityError",
     "ListenError",
@@ -53,6 +58,8 @@ __all__ = [
     "NodeConfig",
     "P2PError",
     "PeerId",
+    "Portal",
+    "PortalClosed",
     "PutReport",
     "RecordInvalid",
     "RecordValidator",
@@ -68,6 +75,7 @@ __all__ = [
     "decode_untrusted",
     "encode",
     "open_dht",
+    "open_guest",
     "open_node",
     "open_service_nursery",
     "owned_subkey",

@@ -55,6 +55,10 @@ class CallTimeout(P2PError):
     """The peer did not answer in the time that the caller gave; it may be slow, frozen or gone."""
 
 
+class PortalClosed(P2PError):
+    """The thread or the loop that carried the network has ended; open it, or join, again."""
+
+
 class ListenError(P2PError):
     """We could not listen on an address: the port is in use, not ours, or the address is not."""
 

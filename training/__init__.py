@@ -2,7 +2,6 @@
 
 from training.config import SwarmConfig
 from training.errors import (
-    BridgeClosed,
     CatchUpFailed,
     CheckpointError,
     RecipeError,
@@ -16,7 +15,6 @@ from training.swarm import Swarm, join
 
 __all__ = [
     "BatchSchedule",
-    "BridgeClosed",
     "CatchUpFailed",
     "CheckpointError",
     "FixedBatch",

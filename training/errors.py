@@ -17,10 +17,6 @@ class CheckpointError(TrainingError):
     """A checkpoint cannot be read or written; the message names the file and what to do."""
 
 
-class BridgeClosed(TrainingError):
-    """The swarm was left, or this is a forked process; join again to go on."""
-
-
 class SpecDiffers(TrainingError):
     """Another model is trained under this run's name; choose another name, or the same model.
 

@@ -19,8 +19,7 @@ import torch
 from torch import nn
 
 from averaging import Manifest, RoundFailed, RoundId, RoundReport, Snapshot
-from p2p import Dht, MessageInvalid, Node
-from training.bridge import Bridge, CallerJobs
+from p2p import CallerJobs, Dht, MessageInvalid, Node, Portal
 from training.config import SwarmConfig
 from training.errors import SwarmStuck
 from training.follow import CaughtUp, catch_up
@@ -70,7 +69,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
         model: nn.Module,
         schedule: BatchSchedule,
         run: str,
-        bridge: Bridge,
+        portal: Portal,
         network: tuple[Node, Dht | None],
         config: SwarmConfig,
     ) -> None:
@@ -78,7 +77,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
         # Not Optimizer.__init__: groups and state are the wrapped optimizer's. This is what
         # unpickling does, and it sets up the hooks that schedulers and profilers look for.
         super().__setstate__({"defaults": wrapped.defaults})
-        self._bridge = bridge
+        self._portal = portal
         self._config = config
         self._jobs = CallerJobs()
         self._owner = threading.get_ident()
@@ -100,7 +99,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
             check_state=self._complaint,
             take_snapshot=self._take_snapshot,
         )
-        self._session = bridge.enter(open_session(*network, plan, config, self._jobs.run))
+        self._session = portal.enter(open_session(*network, plan, config, self._jobs.run))
         self._call(self._session.introduce)
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
         self._computing_since_s = time.perf_counter()
@@ -314,10 +313,10 @@ class SwarmOptimizer(torch.optim.Optimizer):
         self._equalized = equalized
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Cross the bridge; a snapshot that somebody wants meanwhile is copied by this thread."""
+        """Cross the portal; a snapshot that somebody wants meanwhile is copied by this thread."""
         jobs = self._jobs if threading.get_ident() == self._owner else None
         try:
-            return self._bridge.call(function, *args, jobs=jobs)
+            return self._portal.call(function, *args, jobs=jobs)
         except BaseException:
             self._gradients.forget_staging()
             raise

@@ -91,7 +91,7 @@ class SessionPlan:
 
 
 class Session:
-    """One model's part in a run; its methods are called through the bridge."""
+    """One model's part in a run; its methods are called through the portal."""
 
     def __init__(
         self,

@@ -11,8 +11,7 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, open_dht, open_node
-from training.bridge import Bridge
+from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, Portal, open_dht, open_node
 from training.config import SwarmConfig
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
@@ -24,10 +23,10 @@ class Swarm:
     """This process's place in a run; leave it with close(), or by leaving its `with` block."""
 
     def __init__(
-        self, run: str, bridge: Bridge, network: tuple[Node, Dht], config: SwarmConfig
+        self, run: str, portal: Portal, network: tuple[Node, Dht], config: SwarmConfig
     ) -> None:
         self.run = run
-        self._bridge = bridge
+        self._portal = portal
         self._network = network
         self._config = config
         self._optimizer: SwarmOptimizer | None = None
@@ -41,11 +40,11 @@ class Swarm:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bridge.__exit__(kind, error, traceback)
+        self._portal.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Leave the run: afterwards no thread, socket or task of it is left."""
-        self._bridge.close()
+        self._portal.close()
 
     @property
     def peer_id(self) -> PeerId:
@@ -92,7 +91,7 @@ class Swarm:
             model=model,
             schedule=schedule,
             run=self.run,
-            bridge=self._bridge,
+            portal=self._portal,
             network=self._network,
             config=self._config,
         )
@@ -136,13 +135,13 @@ def join(
         identity_path=Path(identity_path) if identity_path is not None else None,
         client_mode=client_mode,
     )
-    bridge = Bridge()
+    portal = Portal()
     try:
-        network = bridge.enter(_open_network(node_config, config.dht, tuple(initial_peers)))
+        network = portal.enter(_open_network(node_config, config.dht, tuple(initial_peers)))
     except BaseException:
-        bridge.close()
+        portal.close()
         raise
-    return Swarm(run, bridge, network, config)
+    return Swarm(run, portal, network, config)
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from p2p import AddressInvalid, IdentityError, ListenError, UnreachableError
-from training import BridgeClosed, SwarmConfig, join
+from p2p import AddressInvalid, IdentityError, ListenError, PortalClosed, UnreachableError
+from training import SwarmConfig, join
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWRBy97UB99e3J6hiPesre1MZeuNQvfan4gBziswrRJsNK"
 
@@ -33,8 +33,8 @@ def test_leaving_leaves_nothing() -> None:
     assert sockets() == before[0]
     assert [thread for thread in threading.enumerate() if thread.name == "manyhands-trio"] == []
     swarm.close()
-    with pytest.raises(BridgeClosed):
-        swarm._bridge.call(os.getpid)  # type: ignore[arg-type]
+    with pytest.raises(PortalClosed):
+        swarm._portal.call(os.getpid)  # type: ignore[arg-type]
 
 
 def test_peers_find_each_other_through_one_address() -> None:

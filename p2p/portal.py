@@ -1,15 +1,18 @@
-"""The one crossing between synchronous PyTorch code and the thread in which trio runs.
+"""Portal: synchronous code, in whatever thread, calls what runs on a trio of its own.
 
-    torch's thread                     trio's thread
+    the caller's thread                trio's thread
     call(async_fn) ── start ────────▶  one task with one cancel scope
        waits in slices of 0.2 s  ◀──── result, or error
-       runs a job if asked       ◀──── CallerJobs.run(function): "read the parameters for me"
+       runs a job if asked       ◀──── CallerJobs.run(function): "read this for me"
        Ctrl-C: cancel ─────────────▶   waits at most 2 s for the task to end, then raises
     close() ─────────────────────▶     leaves what was entered, newest first; the thread ends
 
 Trio's thread is no daemon, so that farewells are spoken; therefore it watches the thread that
 opened it and the main thread, and ends by itself when one of them is gone without closing it.
-Nothing here knows of PyTorch: a spawned process could take the place of the thread.
+
+    with Portal() as portal:
+        node = portal.enter(open_node())
+        portal.call(node.connect_address, address)
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from typing import Any, Generic, TypeVar
 import outcome
 import trio
 
-from p2p import open_service_nursery
-from training.errors import BridgeClosed
+from p2p.errors import PortalClosed
+from p2p.held import Held
+from p2p.nursery import open_service_nursery
 
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ _CLOSE_S = 10.0
 _WATCH_S = 0.25
 
 
-class Bridge:
+class Portal:
     """Runs trio in a thread of its own and carries calls there; leaving the block ends it."""
 
     def __init__(self) -> None:
@@ -55,15 +59,14 @@ class Bridge:
         self._ready = threading.Event()
         self._crash: BaseException | None = None
         self._crash_told = False
-        self._left: list[tuple[trio.Event, trio.Event]] = []
         self._thread = threading.Thread(target=self._run, name="manyhands-trio", daemon=False)
         self._thread.start()
         self._ready.wait()
         if self._crash is not None:
             raise self._crash
-        _open_bridges.add(self)
+        _open_portals.add(self)
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> Portal:
         return self
 
     def __exit__(
@@ -88,7 +91,7 @@ class Bridge:
         """Run an async function on trio's thread and wait for it, answering jobs meanwhile.
 
         Raises:
-            BridgeClosed: trio's thread ended, or this is a forked child.
+            PortalClosed: trio's thread ended, or this is a forked child.
             whatever the function raises; KeyboardInterrupt and errors of jobs' callers cancel it.
         """
         if not self.is_open:
@@ -112,7 +115,7 @@ class Bridge:
 
     def enter(self, context: AbstractAsyncContextManager[T]) -> T:
         """Enter an async context manager on trio's thread; close() leaves it, newest first."""
-        value: T = self.call(self._enter, context)
+        value: T = self.call(self._held.enter, context)
         return value
 
     def close(self) -> None:
@@ -127,7 +130,7 @@ class Bridge:
                 self._soon(self._scope.cancel)
                 self._join(_CANCEL_S)
         if self._thread.is_alive():
-            logger.error("bridge_close_slow seconds=%g", _CLOSE_S + _CANCEL_S)
+            logger.error("portal_close_slow seconds=%g", _CLOSE_S + _CANCEL_S)
 
     # --- the caller's side ---
 
@@ -135,7 +138,7 @@ class Bridge:
         try:
             self._token.run_sync_soon(function, *args)
         except trio.RunFinishedError:
-            logger.debug("bridge_run_finished")
+            logger.debug("portal_run_finished")
 
     def _wait(self, call: _Call[Any]) -> None:
         while True:
@@ -156,7 +159,7 @@ class Bridge:
         while (left := deadline - time.monotonic()) > 0 and self._thread.is_alive():
             if call.done.wait(min(left, _WAIT_SLICE_S)):
                 return
-        logger.warning("bridge_cancel_slow seconds=%g", _CANCEL_S)
+        logger.warning("portal_cancel_slow seconds=%g", _CANCEL_S)
 
     def _join(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -165,12 +168,14 @@ class Bridge:
 
     def _closed_error(self) -> BaseException:
         if os.getpid() != self._pid:
-            return BridgeClosed("a forked process cannot use its parent's swarm; join in it anew")
+            return PortalClosed(
+                "a forked process cannot use its parent's network; open it there anew"
+            )
         self._join(_CANCEL_S)
         if self._crash is not None and not self._crash_told:
             self._crash_told = True
             return self._crash
-        return BridgeClosed("the swarm is closed; join again to go on")
+        return PortalClosed("the network's thread has ended; open or join again to go on")
 
     # --- trio's side ---
 
@@ -179,7 +184,7 @@ class Bridge:
             trio.run(self._home)
         except BaseException as exc:
             self._crash = exc
-            logger.error("bridge_crashed cause=%r", exc)
+            logger.error("portal_crashed cause=%r", exc)
         finally:
             self._ready.set()
 
@@ -187,6 +192,7 @@ class Bridge:
         self._token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as self._scope:
             async with open_service_nursery() as self._nursery:
+                self._held = Held(self._nursery)
                 self._nursery.start_soon(self._watch_owners)
                 self._ready.set()
                 await trio.sleep_forever()
@@ -195,7 +201,7 @@ class Bridge:
         # A thread's end sets no event, so it is looked at.
         while all(owner.is_alive() for owner in self._owners):  # noqa: ASYNC110
             await trio.sleep(_WATCH_S)
-        logger.info("bridge_owner_gone")
+        logger.info("portal_owner_gone")
         await self._leave_all()
 
     def _start(self, call: _Call[Any]) -> None:
@@ -219,32 +225,11 @@ class Bridge:
         finally:
             call.end()
 
-    async def _enter(self, context: AbstractAsyncContextManager[T]) -> T:
-        value: T = await self._nursery.start(self._hold, context)
-        return value
-
-    async def _hold(
-        self,
-        context: AbstractAsyncContextManager[T],
-        task_status: Any = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        leave, left = trio.Event(), trio.Event()
-        try:
-            async with context as value:
-                self._left.append((leave, left))
-                task_status.started(value)
-                await leave.wait()
-        finally:
-            left.set()
-
     def _begin_closing(self) -> None:
         self._spawn(self._leave_all)
 
     async def _leave_all(self) -> None:
-        while self._left:
-            leave, left = self._left.pop()
-            leave.set()
-            await left.wait()
+        await self._held.leave_all()
         self._scope.cancel()
 
 
@@ -331,7 +316,7 @@ class _Job:
         except BaseException as exc:
             self.result = outcome.Error(exc)
             if not isinstance(exc, Exception):
-                self.result = outcome.Error(BridgeClosed("the caller was interrupted"))
+                self.result = outcome.Error(PortalClosed("the caller was interrupted"))
                 raise
         finally:
             self._token.run_sync_soon(self.done.set)
@@ -339,11 +324,11 @@ class _Job:
 
 # A DataLoader forks: a SIGKILLed trainer's connections would live on in its workers, and peers
 # would not see them end. So the child closes what its parent's trio thread had opened.
-_open_bridges: weakref.WeakSet[Bridge] = weakref.WeakSet()
+_open_portals: weakref.WeakSet[Portal] = weakref.WeakSet()
 
 
 def _close_sockets_in_child() -> None:
-    if not _open_bridges:
+    if not _open_portals:
         return
     for thing in gc.get_objects():
         if issubclass(type(thing), trio.socket.SocketType) and thing.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""The bridge: calls, jobs, interruption, and leaving nothing behind."""
+"""The portal: calls, jobs, interruption, and leaving nothing behind."""
 
 import os
 import signal
@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from training.bridge import Bridge, CallerJobs
-from training.errors import BridgeClosed
+from p2p import CallerJobs, Portal, PortalClosed
 
 ROOT = Path(__file__).parent.parent.parent
 # Nothing below waits for this long unless it is broken.
@@ -40,10 +39,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_call_returns_the_result() -> None:
-    with Bridge() as bridge:
-        assert bridge.call(add, 2, 3) == 5
-        assert bridge.is_open
-    assert not bridge.is_open
+    with Portal() as portal:
+        assert portal.call(add, 2, 3) == 5
+        assert portal.is_open
+    assert not portal.is_open
     assert trio_threads() == []
 
 
@@ -51,18 +50,18 @@ def test_a_call_raises_the_error_of_the_function() -> None:
     async def fail() -> None:
         raise LookupError("nothing here")
 
-    with Bridge() as bridge:
+    with Portal() as portal:
         with pytest.raises(LookupError, match="nothing here"):
-            bridge.call(fail)
-        assert bridge.call(add, 1, 1) == 2, "an error of one call harms no other"
+            portal.call(fail)
+        assert portal.call(add, 1, 1) == 2, "an error of one call harms no other"
 
 
 def test_calls_run_on_one_thread_that_is_not_ours() -> None:
     async def thread_name() -> str:
         return threading.current_thread().name
 
-    with Bridge() as bridge:
-        assert bridge.call(thread_name) == "manyhands-trio"
+    with Portal() as portal:
+        assert portal.call(thread_name) == "manyhands-trio"
 
 
 def test_what_was_entered_is_left_newest_first() -> None:
@@ -79,9 +78,9 @@ def test_what_was_entered_is_left_newest_first() -> None:
             await trio.sleep(0.01)
         log.append(f"{name} left")
 
-    with Bridge() as bridge:
-        assert bridge.enter(thing("first")) == "first"
-        assert bridge.enter(thing("second")) == "second"
+    with Portal() as portal:
+        assert portal.enter(thing("first")) == "first"
+        assert portal.enter(thing("second")) == "second"
     assert log == ["first opened", "second opened", "second left", "first left"]
 
 
@@ -93,11 +92,11 @@ def test_an_error_at_entering_reaches_the_caller_bare() -> None:
             raise raise_it
         yield
 
-    with Bridge() as bridge:
+    with Portal() as portal:
         with pytest.raises(ExceptionGroup) as caught:
-            bridge.enter(broken())
+            portal.enter(broken())
         assert caught.group_contains(ValueError, match="no such port")
-        assert bridge.call(add, 1, 1) == 2
+        assert portal.call(add, 1, 1) == 2
 
 
 def test_a_service_that_dies_is_told_once() -> None:
@@ -113,18 +112,18 @@ def test_a_service_that_dies_is_told_once() -> None:
             nursery.start_soon(die)
             yield trigger.set
 
-    bridge = Bridge()
-    trigger = bridge.enter(doomed())
+    portal = Portal()
+    trigger = portal.enter(doomed())
 
     async def pull() -> None:
         trigger()
         await trio.sleep_forever()
 
     with pytest.raises(OSError, match="the network is gone"):
-        bridge.call(pull)
-    with pytest.raises(BridgeClosed):
-        bridge.call(add, 1, 1)
-    bridge.close()
+        portal.call(pull)
+    with pytest.raises(PortalClosed):
+        portal.call(add, 1, 1)
+    portal.close()
     assert trio_threads() == []
 
 
@@ -134,8 +133,8 @@ def test_jobs_run_on_the_callers_thread_while_it_waits() -> None:
     async def ask() -> str:
         return await jobs.run(lambda: threading.current_thread().name)
 
-    with Bridge() as bridge:
-        assert bridge.call(ask, jobs=jobs) == threading.current_thread().name
+    with Portal() as portal:
+        assert portal.call(ask, jobs=jobs) == threading.current_thread().name
 
 
 def test_jobs_wait_for_the_next_call() -> None:
@@ -155,11 +154,11 @@ def test_jobs_wait_for_the_next_call() -> None:
         while not answers:  # noqa: ASYNC110
             await trio.sleep(0.001)
 
-    with Bridge() as bridge:
-        bridge.enter(asker())
-        bridge.call(add, 1, 1)
+    with Portal() as portal:
+        portal.enter(asker())
+        portal.call(add, 1, 1)
         assert answers == [], "a call without jobs runs none"
-        bridge.call(settle, jobs=jobs)
+        portal.call(settle, jobs=jobs)
     assert answers == [42]
 
 
@@ -173,8 +172,8 @@ def test_an_error_of_a_job_goes_to_who_asked() -> None:
             return "told"
         return "not told"
 
-    with Bridge() as bridge:
-        assert bridge.call(ask, jobs=jobs) == "told"
+    with Portal() as portal:
+        assert portal.call(ask, jobs=jobs) == "told"
 
 
 def test_a_job_given_up_is_not_run() -> None:
@@ -185,9 +184,9 @@ def test_a_job_given_up_is_not_run() -> None:
         with trio.move_on_after(0.01):
             await jobs.run(lambda: ran.append(1))
 
-    with Bridge() as bridge:
-        bridge.call(ask_briefly)
-        bridge.call(add, 1, 1, jobs=jobs)
+    with Portal() as portal:
+        portal.call(ask_briefly)
+        portal.call(add, 1, 1, jobs=jobs)
     assert ran == []
 
 
@@ -206,14 +205,14 @@ def test_interrupting_a_call_cancels_it() -> None:
         started.wait(SOON_S)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with Bridge() as bridge:
+    with Portal() as portal:
         thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            bridge.call(long)
+            portal.call(long)
         assert events == ["cancelled"], "the call's task ended before the error was raised"
         thread.join()
-        assert bridge.call(add, 1, 1) == 2
+        assert portal.call(add, 1, 1) == 2
     assert trio_threads() == []
 
 
@@ -227,10 +226,10 @@ def test_two_threads_may_call_at_once() -> None:
         return arrived[0]
 
     results: list[int] = []
-    with Bridge() as bridge:
-        other = threading.Thread(target=lambda: results.append(bridge.call(meet)))
+    with Portal() as portal:
+        other = threading.Thread(target=lambda: results.append(portal.call(meet)))
         other.start()
-        results.append(bridge.call(meet))
+        results.append(portal.call(meet))
         other.join()
     assert results == [2, 2]
 
@@ -242,21 +241,21 @@ def test_closing_cancels_a_call_of_another_thread() -> None:
         started.set()
         await trio.sleep_forever()
 
-    bridge = Bridge()
+    portal = Portal()
 
     def caller() -> None:
         try:
-            bridge.call(long)
-        except BridgeClosed as exc:
+            portal.call(long)
+        except PortalClosed as exc:
             errors.append(exc)
 
     thread = threading.Thread(target=caller)
     thread.start()
     assert started.wait(SOON_S)
-    bridge.close()
+    portal.close()
     thread.join(SOON_S)
     assert len(errors) == 1
-    bridge.close()
+    portal.close()
 
 
 def test_the_thread_ends_when_its_opener_is_gone() -> None:
@@ -268,7 +267,7 @@ def test_the_thread_ends_when_its_opener_is_gone() -> None:
         left.append("left")
 
     def open_and_forget() -> None:
-        Bridge().enter(thing())
+        Portal().enter(thing())
 
     opener = threading.Thread(target=open_and_forget)
     opener.start()
@@ -295,13 +294,13 @@ def test_sys_exit_without_leaving_ends_the_process_with_farewells() -> None:
     result = run_script(
         "import sys\n"
         "from contextlib import asynccontextmanager\n"
-        "from training.bridge import Bridge\n"
+        "from p2p.portal import Portal\n"
         "@asynccontextmanager\n"
         "async def thing():\n"
         "    yield\n"
         "    print('farewell')\n"
-        "bridge = Bridge()\n"
-        "bridge.enter(thing())\n"
+        "portal = Portal()\n"
+        "portal.enter(thing())\n"
         "sys.exit(3)\n"
     )
     assert (result.returncode, result.stdout.strip()) == (3, "farewell"), result.stderr
@@ -314,15 +313,15 @@ def test_a_forked_child_closes_our_sockets_and_cannot_call() -> None:
         "import os\n"
         "from contextlib import asynccontextmanager\n"
         "import trio\n"
-        "from training.bridge import Bridge\n"
-        "from training.errors import BridgeClosed\n"
+        "from p2p.portal import Portal\n"
+        "from p2p import PortalClosed\n"
         "@asynccontextmanager\n"
         "async def listening():\n"
         "    listeners = await trio.open_tcp_listeners(0, host='127.0.0.1')\n"
         "    yield listeners[0].socket\n"
         "    await listeners[0].aclose()\n"
-        "with Bridge() as bridge:\n"
-        "    sock = bridge.enter(listening())\n"
+        "with Portal() as portal:\n"
+        "    sock = portal.enter(listening())\n"
         "    number = sock.fileno()\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
@@ -332,8 +331,8 @@ def test_a_forked_child_closes_our_sockets_and_cannot_call() -> None:
         "        except OSError:\n"
         "            pass\n"
         "        try:\n"
-        "            bridge.call(trio.sleep, 0)\n"
-        "        except BridgeClosed:\n"
+        "            portal.call(trio.sleep, 0)\n"
+        "        except PortalClosed:\n"
         "            os._exit(0)\n"
         "        os._exit(2)\n"
         "    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
@@ -343,12 +342,12 @@ def test_a_forked_child_closes_our_sockets_and_cannot_call() -> None:
     assert result.stdout.strip() == "0", result.stderr
 
 
-def test_nothing_of_a_bridge_stays() -> None:
+def test_nothing_of_a_portal_stays() -> None:
     def sockets() -> int:
         return sum(map(is_socket, range(256)))
 
     before = sockets()
-    with Bridge() as bridge:
-        bridge.call(add, 1, 1)
+    with Portal() as portal:
+        portal.call(add, 1, 1)
     assert sockets() == before
     assert trio_threads() == []

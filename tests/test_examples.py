@@ -1,0 +1,84 @@
+"""Every example is short and runs as a user would run it."""
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+LINES_MAX = 80
+
+pytestmark = pytest.mark.slow
+
+
+def start(name: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / name)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_examples_are_short_and_use_public_names(path: Path) -> None:
+    text = path.read_text("utf-8")
+    if path.suffix == ".py":
+        assert len(text.splitlines()) < LINES_MAX
+    assert not re.search(r"from (p2p|averaging|training)\.\w", text)
+
+
+def test_threads() -> None:
+    process = start("threads.py")
+    out, _ = process.communicate(timeout=50)
+    assert (process.returncode, out) == (0, "sums: [3, 6]\n")
+
+
+def test_asyncio_server() -> None:
+    one, other = start("asyncio_server.py"), start("asyncio_server.py")
+    try:
+        assert one.stdout is not None
+        assert other.stdout is not None
+        at_one, at_other = one.stdout.readline().strip(), other.stdout.readline().strip()
+        with urllib.request.urlopen(at_one) as answer:
+            address = json.load(answer)["me"][0]
+        connect = at_other.replace("/peers", f"/connect?{address}")
+        with urllib.request.urlopen(urllib.request.Request(connect, method="POST")) as answer:
+            assert address.endswith(json.load(answer)["connected"])
+        with urllib.request.urlopen(at_other) as answer:
+            assert len(json.load(answer)["peers"]) == 1
+        with pytest.raises(urllib.error.HTTPError, match="502"):
+            urllib.request.urlopen(urllib.request.Request(connect + "x", method="POST"))
+        one.send_signal(signal.SIGINT)
+        assert one.wait(20) == 0
+    finally:
+        for process in (one, other):
+            process.kill()
+            process.communicate()
+
+
+def test_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its cells run one after the other in a running asyncio loop, as Jupyter runs them."""
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text("utf-8"))["cells"]
+    namespace: dict[str, object] = {}
+
+    async def run_all() -> None:
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == []
+                code = compile(
+                    "".join(cell["source"]), "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+                )
+                result = eval(code, namespace)
+                if inspect.isawaitable(result):
+                    await result
+
+    asyncio.run(run_all())
+    assert "connected to 12D3KooW" in capsys.readouterr().out
