@@ -4,7 +4,7 @@
         node = await guest.enter(open_node())
         peer_id = await guest.call(node.connect_address, address)
 
-One thread, two loops that take turns (trio's guest mode). A crossing costs some turns of both, about
+One thread, two loops that take turns (trio's guest mode). A crossing costs turns of both, about
 a tenth of a millisecond, so let bulk flow inside one call rather than in many.
 """
 

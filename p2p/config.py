@@ -22,6 +22,8 @@ class NodeConfig:
     """Addresses to tell others instead of those found on our interfaces."""
     identity_path: Path | None = None
     """Key file, made when missing; None takes a new identity each time."""
+    peerstore_path: Path | None = None
+    """SQLite file of known peers, made when missing; None remembers them until the node closes."""
     client_mode: bool = False
     """Cannot be dialed: listens nowhere, announces nothing."""
     dial_timeout_s: float = 10.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import trio
 
-from p2p.address import parse_address
+from p2p import peerstore_file
+from p2p.address import TcpAddress, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
@@ -23,6 +26,11 @@ from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_NETWORK_LOOK_S = 10.0
+_SAVE_S = 60.0
 
 
 class Offload(Protocol):
@@ -59,8 +67,9 @@ class Node:
             transport,
             nursery,
             is_connected=self.is_connected,
-            on_reached=self._peerstore.on_reached,
+            on_reached=self._on_reached,
             dial_timeout_s=dial_timeout_s,
+            rng=rng,
         )
 
     @property
@@ -98,6 +107,14 @@ class Node:
         """Whether a connection to the peer is open."""
         return any(info.peer_id == peer_id for info in self._transport.connections())
 
+    def _on_reached(self, peer_id: PeerId, address: TcpAddress) -> None:
+        self._peerstore.on_reached(peer_id, address)
+        self._peerstore.touch(peer_id, self.wall_time_s())
+
+    def on_network_changed(self) -> None:
+        """Our own addresses have changed: what could not be dialed before is tried again."""
+        self._dialer.back_off.forgive_all()
+
     def add_addresses(self, peer_id: PeerId, addresses: Iterable[str]) -> None:
         """Remember where a peer may be dialed; texts that are no address are left out."""
         if peer_id != self.peer_id:
@@ -116,8 +133,12 @@ class Node:
         if peer_id == self.peer_id:
             # Not our caller's fault: peers hand our own address around, too.
             raise UnreachableError(peer_id, (Attempt("any", "that is ourselves"),))
+        addresses = tuple(addresses)
         self.add_addresses(peer_id, addresses)
         if not self.is_connected(peer_id):
+            # Whoever names an address has a reason to believe in it.
+            known = self._peerstore.addresses_of(peer_id)
+            self._dialer.back_off.forgive(one for one in known if str(one) in addresses)
             await self._dialer.connect(peer_id, self._peerstore.addresses_of(peer_id))
 
     async def connect_address(self, address: str) -> PeerId:
@@ -217,7 +238,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         else Identity.generate()
     )
     async with open_host(identity, config) as host, open_service_nursery() as nursery:
-        yield Node(
+        node = Node(
             identity,
             host,
             nursery,
@@ -226,3 +247,48 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
         )
+        nursery.start_soon(_watch_network, node)
+        if config.peerstore_path is None:
+            yield node
+        else:
+            async with _kept_on_disk(node._peerstore, config.peerstore_path, nursery):
+                yield node
+
+
+async def _watch_network(node: Node) -> None:
+    """Notice when the addresses of our interfaces change: another network, or the cable is back."""
+    from p2p.host.listen import interface_hosts
+
+    before = interface_hosts()
+    while True:
+        await trio.sleep(_NETWORK_LOOK_S)
+        now = interface_hosts()
+        if now != before:
+            logger.info("network_changed addresses=%d", len(now))
+            node.on_network_changed()
+        before = now
+
+
+@asynccontextmanager
+async def _kept_on_disk(store: Peerstore, path: Path, nursery: trio.Nursery) -> AsyncIterator[None]:
+    """Take up what the file says, write it now and then, and once more at the end."""
+    store.restore_untrusted(await offload_to_thread(peerstore_file.load, path))
+
+    async def save() -> None:
+        try:
+            await offload_to_thread(peerstore_file.save, path, store.saved())
+        except OSError as exc:
+            # To know fewer peers after the next start is no reason to stop now.
+            logger.warning("peerstore_not_saved file=%s cause=%s", path, exc)
+
+    async def save_often() -> None:
+        while True:
+            await trio.sleep(_SAVE_S)
+            await save()
+
+    nursery.start_soon(save_often)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await save()

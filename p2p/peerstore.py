@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 from p2p.address import TcpAddress, is_unspecified, parse_address_untrusted, sort_addresses
 from p2p.errors import MessageInvalid
+from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
+from p2p.peerstore_file import SavedPeer
 
 _PEERS_MAX = 10_000
 _ADDRESSES_PER_PEER_MAX = 8
@@ -25,6 +27,7 @@ class Peerstore:
         self._peers_max = peers_max
         self._addresses: OrderedDict[PeerId, tuple[TcpAddress, ...]] = OrderedDict()
         self._proven: dict[PeerId, tuple[TcpAddress, ...]] = {}
+        self._seen_at_s: dict[PeerId, float] = {}
 
     def add_untrusted(self, peer_id: PeerId, addresses: Iterable[str]) -> None:
         """Remember addresses, the newest first; what is no address of this peer is left out."""
@@ -49,6 +52,36 @@ class Peerstore:
         self._proven[peer_id] = tuple(proven)[:_PROVEN_PER_PEER_MAX]
         self._put(peer_id, ())
 
+    def touch(self, peer_id: PeerId, now_s: float) -> None:
+        """We have to do with this peer now (seconds since 1970)."""
+        if peer_id in self._addresses:
+            self._seen_at_s[peer_id] = now_s
+
+    def saved(self) -> list[SavedPeer]:
+        """What is worth writing down: all peers, those unused for longest first."""
+        return [
+            SavedPeer(
+                peer_id,
+                tuple(map(str, addresses)),
+                tuple(map(str, self._proven.get(peer_id, ()))),
+                self._seen_at_s.get(peer_id, 0.0),
+            )
+            for peer_id, addresses in self._addresses.items()
+        ]
+
+    def restore_untrusted(self, peers: Iterable[SavedPeer]) -> None:
+        """Take up what was written down; what is no peer or no address of it is left out."""
+        for peer in peers:
+            try:
+                parse_peer_id_untrusted(peer.peer_id)
+            except MessageInvalid:
+                continue
+            self.add_untrusted(peer.peer_id, peer.addresses)
+            for text in reversed(peer.proven):
+                if text in map(str, self._addresses.get(peer.peer_id, ())):
+                    self.on_reached(peer.peer_id, parse_address_untrusted(text))
+            self.touch(peer.peer_id, peer.seen_at_s)
+
     def _put(self, peer_id: PeerId, fresh: tuple[TcpAddress, ...]) -> None:
         proven = self._proven.get(peer_id, ())
         others = dict.fromkeys((*fresh, *self._addresses.get(peer_id, ())))
@@ -60,6 +93,7 @@ class Peerstore:
         if len(self._addresses) > self._peers_max:
             forgotten, _ = self._addresses.popitem(last=False)
             self._proven.pop(forgotten, None)
+            self._seen_at_s.pop(forgotten, None)
 
     def addresses_of(self, peer_id: PeerId) -> tuple[TcpAddress, ...]:
         """Known addresses, public before private before loopback."""
@@ -69,6 +103,7 @@ class Peerstore:
         """Drop what is known of a peer."""
         self._addresses.pop(peer_id, None)
         self._proven.pop(peer_id, None)
+        self._seen_at_s.pop(peer_id, None)
 
 
 def is_dialable(address: TcpAddress) -> bool:

@@ -47,10 +47,13 @@ def run_node(options: NodeOptions) -> None:
 
 
 async def _serve(options: NodeOptions) -> None:
+    identity_path = options.identity_path or default_identity_path()
     config = NodeConfig(
         listen=options.listen,
         announce=options.announce,
-        identity_path=options.identity_path or default_identity_path(),
+        identity_path=identity_path,
+        # Beside the key, so that a node that starts again knows whom to call.
+        peerstore_path=identity_path.with_name(f"{identity_path.name}.peers"),
     )
     async with open_node(config) as node, open_dht(node, initial_peers=options.initial_peers):
         addresses = farthest_first(node.addresses)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
 
 from p2p.address import TcpAddress
+from p2p.dial.backoff import BackOff
 from p2p.errors import Attempt, UnreachableError
 from p2p.host.transport import DialError, Transport
 from p2p.peer_id import PeerId
@@ -41,6 +43,7 @@ class Dialer:
         is_connected: Callable[[PeerId], bool],
         on_reached: Callable[[PeerId, TcpAddress], None],
         dial_timeout_s: float,
+        rng: random.Random,
     ) -> None:
         self._transport = transport
         self._nursery = nursery
@@ -48,6 +51,7 @@ class Dialer:
         self._on_reached = on_reached
         self._dial_timeout_s = dial_timeout_s
         self._races: dict[PeerId, _Race] = {}
+        self.back_off = BackOff(rng)
 
     async def connect(self, peer_id: PeerId, addresses: tuple[TcpAddress, ...]) -> None:
         """Connect at whichever address answers first.
@@ -73,6 +77,7 @@ class Dialer:
 
     async def _run(self, peer_id: PeerId, race: _Race) -> None:
         causes: dict[TcpAddress, str] = {}
+        due, paused = self.back_off.split(race.addresses, trio.current_time())
 
         async def attempt(address: TcpAddress, nursery: trio.Nursery) -> None:
             try:
@@ -87,21 +92,20 @@ class Dialer:
                 logger.exception("dial_crashed address=%s", address)
                 causes[address] = "an error of ours, see the log"
             else:
+                self.back_off.forgive((address,))
                 self._on_reached(peer_id, address)
                 nursery.cancel_scope.cancel()
 
         try:
             async with trio.open_nursery() as nursery:
-                for address in race.addresses:
+                for address in due:
                     nursery.start_soon(attempt, address, nursery)
-            race.attempts = (
-                None
-                if self._is_connected(peer_id)
-                else tuple(
-                    Attempt(str(address), causes.get(address, "lost at once"))
-                    for address in race.addresses
-                )
+            for address, cause in causes.items():
+                self.back_off.on_failed(address, cause, trio.current_time())
+            tried = tuple(
+                Attempt(str(address), causes.get(address, "lost at once")) for address in due
             )
+            race.attempts = None if self._is_connected(peer_id) else tried + paused
         finally:
             del self._races[peer_id]
             race.finished.set()

@@ -70,6 +70,11 @@ def _interface_hosts(version: int) -> list[str]:
     return hosts
 
 
+def interface_hosts() -> tuple[str, ...]:
+    """The addresses of this machine's interfaces, in order."""
+    return tuple(sorted({*_interface_hosts(4), *_interface_hosts(6)}))
+
+
 def remote_address(stream: trio.SocketStream) -> TcpAddress | None:
     """The other end, or None if it has gone again."""
     try:
