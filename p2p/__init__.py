@@ -1,8 +1,16 @@
 """Peer-to-peer networking for trio programs: identities, connections, calls, and a DHT."""
 
+from p2p.access import (
+    deny_list_text,
+    read_deny_list,
+    read_token,
+    sign_deny_list,
+    sign_token,
+    token_text,
+)
 from p2p.aio import Guest, open_guest
 from p2p.clock import wall_time_s
-from p2p.config import NodeConfig
+from p2p.config import AccessConfig, NodeConfig
 from p2p.dht import (
     Dht,
     DhtConfig,
@@ -14,6 +22,7 @@ from p2p.dht import (
     owned_subkey,
 )
 from p2p.errors import (
+    AccessError,
     AddressInvalid,
     Attempt,
     CallTimeout,
@@ -29,6 +38,7 @@ from p2p.errors import (
     UnreachableError,
 )
 from p2p.host.stream import Stream
+from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.nat import NetReport
 from p2p.node import Node, open_node
@@ -39,6 +49,8 @@ from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 
 __all__ = [
+    "AccessConfig",
+    "AccessError",
     "AddressInvalid",
     "Attempt",
     "CallTimeout",
@@ -73,6 +85,7 @@ __all__ = [
     "StreamBroken",
     "UnreachableError",
     "decode_untrusted",
+    "deny_list_text",
     "encode",
     "open_dht",
     "open_guest",
@@ -80,8 +93,14 @@ __all__ = [
     "open_service_nursery",
     "owned_subkey",
     "parse_peer_id_untrusted",
+    "read_deny_list",
+    "read_token",
     "rpc_client",
     "short",
+    "sign_deny_list",
+    "sign_token",
+    "token_text",
     "verify_signature",
     "wall_time_s",
+    "write_swarm_key",
 ]

@@ -13,6 +13,20 @@ from p2p.peer_id import PeerId
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccessConfig:
+    """Who decides about access, and what we show for it."""
+
+    authority: PeerId
+    """The peer id of the key that signs tokens."""
+    run: str
+    """What the tokens must be for."""
+    token_path: Path
+    """Our own token; read for each connection, so a new one is put in its place."""
+    deny_list_path: Path | None = None
+    """The authority's deny list, if we are to bring one; newer ones come from others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeConfig:
     """How a node presents itself and whom it listens to."""
 
@@ -43,6 +57,10 @@ class NodeConfig:
     """Only these peers may connect, either way; empty lets everybody in who is not denied."""
     deny_peers: tuple[PeerId, ...] = ()
     """These peers may not connect, whatever else says that they may."""
+    swarm_key_path: Path | None = None
+    """File with a key that all members share; None lets in who does not have one."""
+    access: AccessConfig | None = None
+    """Only peers with a token of an authority get in; None asks nobody for one."""
     handshakes_max: int = 128
     """Inbound connections that have not proved an identity yet; the greediest host gives way."""
     handshakes_per_host_max: int = 64

@@ -71,5 +71,9 @@ class IdentityError(P2PError):
     """The key file cannot be used: unreadable, not a key, or readable by others."""
 
 
+class AccessError(P2PError):
+    """A token, deny list or swarm key cannot be used; the text names the file and the reason."""
+
+
 class RecordInvalid(P2PError):
     """A DHT record is malformed, too large, expired, or not signed by the owner of its subkey."""

@@ -14,6 +14,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tools.access import Private
+from tools.access import app as access
 from tools.bench.command import app as bench
 from tools.failures import ILL, WELL, Failure, explain
 from tools.logs import set_up_logs
@@ -73,6 +75,9 @@ Resume = Annotated[
 Events = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
 ]
+Threads = Annotated[
+    int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
+]
 StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
 JoinWhenTold = Annotated[bool, typer.Option("--join-when-told", hidden=True)]
 
@@ -125,6 +130,7 @@ def node(
         typer.Option(help="Key file; made when missing. By default one of this user's own."),
     ] = None,
     initial_peers: InitialPeers = None,
+    private: Private = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
@@ -150,6 +156,7 @@ def node(
             announce=_split(announce),
             identity_path=identity,
             initial_peers=_split(initial_peers),
+            private_path=private,
             metrics_port=metrics_port,
             as_json=as_json,
         )
@@ -183,9 +190,8 @@ def train(
     wait_for_peers: Annotated[
         int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
     ] = 1,
-    threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
-    ] = 1,
+    threads: Threads = 1,
+    private: Private = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
     events: Events = None,
@@ -218,6 +224,7 @@ def train(
                 client_mode=client_mode,
                 wait_for_peers=wait_for_peers,
                 threads=threads,
+                private_path=private,
                 checkpoint_dir=checkpoint_dir,
                 resume=resume,
                 events_path=events,
@@ -264,6 +271,7 @@ def peers(
 
 
 app.add_typer(bench)
+app.add_typer(access)
 
 
 def main() -> NoReturn:

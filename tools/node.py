@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
-from p2p import NodeConfig, open_dht, open_node
+from p2p import open_dht, open_node
+from tools.access import private_config
 from tools.addresses import farthest_first, join_command
 from tools.failures import CommandError
 from tools.identity import default_identity_path
@@ -29,6 +30,8 @@ class NodeOptions:
     """Key file; None takes this user's own."""
     initial_peers: tuple[str, ...] = ()
     """Other nodes of the same swarm."""
+    private_path: Path | None = None
+    """File that says who may connect; None lets everybody in."""
     metrics_port: int | None = None
     """Where to serve Prometheus metrics, on loopback; None serves none."""
     as_json: bool = False
@@ -48,7 +51,8 @@ def run_node(options: NodeOptions) -> None:
 
 async def _serve(options: NodeOptions) -> None:
     identity_path = options.identity_path or default_identity_path()
-    config = NodeConfig(
+    config = replace(
+        private_config(options.private_path),
         listen=options.listen,
         announce=options.announce,
         identity_path=identity_path,

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from p2p import Identity, NodeConfig
+from tools.access import private_config
 from tools.addresses import farthest_first
 from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
@@ -50,6 +51,7 @@ class TrainRequest:
     identity_path: Path | None = None
     """Key file; None takes a new identity."""
     client_mode: bool = False
+    private_path: Path | None = None
     """Only dial others."""
     wait_for_peers: int = 1
     """Begin when so many trainers are there."""
@@ -92,6 +94,7 @@ def run_train(request: TrainRequest) -> int:
 def _check_early(request: TrainRequest) -> None:
     """Find what is wrong with addresses and the key file before PyTorch takes its time to load."""
     NodeConfig(listen=request.listen, announce=request.announce)
+    private_config(request.private_path)
     if request.identity_path is not None:
         Identity.load_or_create(request.identity_path)
 
@@ -129,6 +132,7 @@ def _train(request: TrainRequest) -> int:
                 announce=request.announce,
                 identity_path=request.identity_path,
                 client_mode=request.client_mode,
+                node_config=private_config(request.private_path),
                 wait_for_peers=request.wait_for_peers,
                 checkpoint_dir=request.checkpoint_dir,
                 resume=request.resume,

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from averaging import RoundFailed
+from p2p import NodeConfig
 from training.checkpoint import (
     Checkpoint,
     holds_checkpoints,
@@ -50,6 +51,8 @@ class TrainOptions:
     """Key file, made when missing; None takes a new identity each time."""
     client_mode: bool = False
     """Cannot be dialed: listens nowhere."""
+    node_config: NodeConfig | None = None
+    """All else about the node, such as who may connect to it; None takes what is usual."""
     wait_for_peers: int = 1
     """Begin when so many trainers are there, this one included."""
     checkpoint_dir: Path | None = None
@@ -124,6 +127,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         announce=options.announce,
         identity_path=options.identity_path,
         client_mode=options.client_mode,
+        node_config=options.node_config,
     ) as swarm:
         optimizer = swarm.optimizer(own_optimizer, model=model, global_batch=recipe.global_batch)
         order = ShuffledOrder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -106,6 +107,7 @@ def join(
     announce: Iterable[str] = (),
     identity_path: str | Path | None = None,
     client_mode: bool = False,
+    node_config: NodeConfig | None = None,
     config: SwarmConfig | None = None,
 ) -> Swarm:
     """Enter the swarm of a run, or begin it; entered means that others can reach us.
@@ -117,6 +119,7 @@ def join(
         announce: addresses to tell others instead of those found on our interfaces.
         identity_path: key file, made when missing; None takes a new identity each time.
         client_mode: we cannot be dialed: listen nowhere.
+        node_config: all else about the node, such as who may connect to it.
 
     Raises:
         UnreachableError: none of the initial peers answered; each attempt is listed.
@@ -129,7 +132,8 @@ def join(
             f"the run's name must be 1 to 64 letters, digits, dots, dashes and underscores: {run!r}"
         )
     config = config or SwarmConfig()
-    node_config = NodeConfig(
+    node_config = replace(
+        node_config or NodeConfig(),
         listen=tuple(listen),
         announce=tuple(announce),
         identity_path=Path(identity_path) if identity_path is not None else None,

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
+from p2p.host.access import (
+    ACCESS_PROTOCOL,
+    Access,
+    Handshaken,
+    prove_swarm_key_untrusted,
+)
 from p2p.host.budget import Share
 from p2p.host.handshake import handshake
 from p2p.host.noise import NoiseSession
@@ -19,37 +26,50 @@ from p2p.peer_id import PeerId
 YAMUX_PROTOCOL = "/yamux/1.0.0"
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a node asks of every connection before it may carry streams."""
+
+    wants_aes: bool = False
+    """Propose and accept AES-GCM records; with peers that do not, Noise goes on."""
+    refusal: Callable[[PeerId], str | None] = lambda peer_id: None
+    """Why a peer that has proved its identity may not stay, or None if it may."""
+    is_allowed: Callable[[PeerId], bool] = lambda peer_id: False
+    """Whether a peer gets in without a token."""
+    swarm_key: bytes | None = None
+    access: Access | None = None
+
+
 async def upgrade(
     stream: trio.abc.HalfCloseableStream,
     identity: Identity,
     expected: PeerId | None,
     *,
-    wants_aes: bool,
-    refusal: Callable[[PeerId], str | None] = lambda peer_id: None,
+    rules: Rules,
     held: Share | None = None,
 ) -> NoiseSession:
     """Agree on Noise, prove identities, agree on records and yamux; the caller bounds the time.
 
     Args:
         expected: whom we dialed; None for an inbound connection.
-        wants_aes: propose and accept AES-GCM records; with peers that do not, Noise goes on.
-        refusal: why a peer that has proved its identity may not stay, or None if it may.
+        rules: who may stay, and what is agreed on with it.
         held: the budget of the buffers, closed with the session.
 
     Raises:
         DialError: the other side is somebody else, or speaks something else.
     """
     dialer = expected is not None
-    # Over AES records yamux needs no agreement of its own: one round trip less.
-    muxing = (AES_GCM.protocol, YAMUX_PROTOCOL) if wants_aes else (YAMUX_PROTOCOL,)
     try:
         plain = _PlainBytes(stream)
         await _agree(plain, (NOISE.protocol,), dialer=dialer)
         session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
-        if reason := refusal(session.peer_id):
+        if reason := rules.refusal(session.peer_id):
             raise DialError(reason)
         sealed = _SealedBytes(session)
-        agreed = await _agree(sealed, muxing, dialer=dialer)
+        if rules.swarm_key is not None:
+            who = Handshaken(identity.peer_id, session.peer_id, session.handshake_hash, dialer)
+            await prove_swarm_key_untrusted(sealed, rules.swarm_key, who)
+        agreed = await _agree_on_muxer(sealed, session, rules, dialer=dialer)
     except MessageInvalid as exc:
         raise DialError(f"no libp2p peer of our kind there: {exc}") from exc
     except (StreamBroken, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -60,6 +80,23 @@ async def upgrade(
         session.switch_to_aes()
     session.push_back(sealed.unread)
     return session
+
+
+async def _agree_on_muxer(
+    sealed: _SealedBytes, session: NoiseSession, rules: Rules, *, dialer: bool
+) -> str:
+    """Show tokens if the swarm asks for them, then agree on records and yamux."""
+    # Over AES records yamux needs no agreement of its own: one round trip less.
+    muxing = (AES_GCM.protocol, YAMUX_PROTOCOL) if rules.wants_aes else (YAMUX_PROTOCOL,)
+    if rules.access is None:
+        return await _agree(sealed, muxing, dialer=dialer)
+    # Other libp2p peers know nothing of tokens; some are wanted all the same, relays for one.
+    without_token = muxing if rules.is_allowed(session.peer_id) else ()
+    agreed = await _agree(sealed, (ACCESS_PROTOCOL, *without_token), dialer=dialer)
+    if agreed != ACCESS_PROTOCOL:
+        return agreed
+    session.may_stay_s = await rules.access.exchange_untrusted(sealed, session.peer_id)
+    return await _agree(sealed, muxing, dialer=dialer)
 
 
 async def _agree(

@@ -13,8 +13,9 @@ from p2p.address import TcpAddress, parse_address
 from p2p.config import NodeConfig
 from p2p.errors import StreamBroken
 from p2p.host import identify, multistream
+from p2p.host.access import Access
 from p2p.host.budget import Budget, Share
-from p2p.host.connection import upgrade
+from p2p.host.connection import Rules, upgrade
 from p2p.host.crossing import loser_of, preferred
 from p2p.host.gate import Gate
 from p2p.host.guests import Guests
@@ -26,6 +27,7 @@ from p2p.host.noise import is_aes_faster
 from p2p.host.records import BUFFERS_BYTES_MAX
 from p2p.host.serve import serve_stream
 from p2p.host.stream import Stream, StreamHandler
+from p2p.host.swarm_key import read_swarm_key
 from p2p.host.transport import ConnectionInfo, DialError
 from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
 from p2p.host.yamux_window import PROMISED_BYTES_MAX
@@ -52,6 +54,8 @@ class _Connection:
 
     info: ConnectionInfo
     muxer: Muxer
+    ends_at_s: float
+    """When the peer's token ends, on trio's clock."""
 
 
 @asynccontextmanager
@@ -60,10 +64,11 @@ async def open_host(identity: Identity, config: NodeConfig) -> AsyncIterator[Hos
 
     Raises:
         ListenError: an address cannot be listened on.
+        AccessError: the swarm key, token or deny list cannot be used.
     """
     listeners = [] if config.client_mode else await open_listeners(config.listen)
-    host = Host(identity, config, listeners)
     try:
+        host = Host(identity, config, listeners)
         async with open_service_nursery() as nursery:
             host.start(nursery)
             try:
@@ -103,7 +108,16 @@ class Host:
         self._unsent = Budget(total_max=held_max, share_max=UNSENT_BYTES_MAX)
         self._promised = Budget(total_max=held_max, share_max=PROMISED_BYTES_MAX)
         self._buffers = Budget(total_max=held_max, share_max=BUFFERS_BYTES_MAX)
-        self._wants_aes = config.record_layer == "auto" and is_aes_faster()
+        self._access = (
+            Access(config.access, identity.peer_id, self._on_denied) if config.access else None
+        )
+        self._rules = Rules(
+            wants_aes=config.record_layer == "auto" and is_aes_faster(),
+            refusal=self._refusal,
+            is_allowed=config.allow_peers.__contains__,
+            swarm_key=read_swarm_key(config.swarm_key_path) if config.swarm_key_path else None,
+            access=self._access,
+        )
         self._served = Budget(total_max=STREAMS_SERVED_MAX, share_max=INBOUND_STREAMS_MAX)
         announced = tuple(parse_address(text) for text in config.announce)
         self._addresses = () if config.client_mode else announced or listening_addresses(listeners)
@@ -258,14 +272,7 @@ class Host:
         """Turn a socket into a connection; whatever fails, the socket is closed."""
         held = self._buffers.open_share()
         try:
-            noise = await upgrade(
-                stream,
-                self._identity,
-                expected,
-                wants_aes=self._wants_aes,
-                refusal=self._refusal,
-                held=held,
-            )
+            noise = await upgrade(stream, self._identity, expected, rules=self._rules, held=held)
         except BaseException:
             held.close()
             await trio.aclose_forcefully(stream)
@@ -287,13 +294,20 @@ class Host:
             unsent=self._unsent.open_share(),
             promised=self._promised.open_share(),
         )
-        return _Connection(info, muxer)
+        return _Connection(info, muxer, trio.current_time() + noise.may_stay_s)
 
     def _refusal(self, peer_id: PeerId) -> str | None:
         """Why a peer that has proved its identity may not stay, or None."""
         if peer_id == self._identity.peer_id:
             return "that is ourselves"
+        if self._access is not None and self._access.is_denied(peer_id):
+            return "the authority has taken the peer's access back"
         return self._guests.refusal(peer_id)
+
+    def _on_denied(self, peer_id: PeerId) -> None:
+        """A newer deny list names the peer."""
+        for connection in self._open_connections(peer_id):
+            connection.muxer.abort("the authority has taken the peer's access back")
 
     def _begin(self, connection: _Connection, counted_host: str | None = None) -> None:
         """Register the connection and let it run; an inbound one has been counted by the gate."""
@@ -317,7 +331,10 @@ class Host:
         open_now = CONNECTIONS.labels("outbound" if info.outbound else "inbound")
         open_now.inc()
         try:
-            await connection.muxer.run()
+            with trio.move_on_at(connection.ends_at_s) as access:
+                await connection.muxer.run()
+            if access.cancelled_caught:
+                connection.muxer.cause = "the peer's token has ended"
         except Exception:
             # A stranger's bytes must not take the node down; the operator gets the traceback.
             logger.exception("connection_crashed peer=%s", peer)
@@ -364,7 +381,9 @@ async def _retire(loser: _Connection, survivor: _Connection) -> None:
     """Close one of two that crossed when its streams have ended, as long as the other lives."""
     await trio.sleep(_RETIRE_AFTER_S)
     while not (loser.muxer.lost.is_set() or survivor.muxer.lost.is_set()):
-        if not loser.muxer.stream_count:
+        # The survivor has answered a ping, so it is no black hole from its beginning.
+        alive = survivor.muxer.session.windows.rtt_s is not None
+        if alive and not loser.muxer.stream_count:
             await loser.muxer.aclose()
             return
         await trio.sleep(_RETIRE_AFTER_S)

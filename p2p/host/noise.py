@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import socket
 import time
@@ -43,6 +44,8 @@ class NoiseSession:
         self.peer_id = keys.peer_id
         self.handshake_hash = keys.handshake_hash
         self.layer: RecordLayer = NOISE
+        self.may_stay_s = math.inf
+        """For how long the peer's token lets it stay."""
         self._stream = stream
         # Where sockets are file descriptors, we read into our own buffer and write without detour.
         self._socket = (

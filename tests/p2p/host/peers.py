@@ -102,14 +102,20 @@ class RawDialer:
     async def upgrade(self) -> NoiseSession:
         """The handshake, and yamux agreed on: what follows are frames."""
         session = await self.shake_hands()
-        await session.send([proposal(YAMUX_PROTOCOL)])
-        answer = line(MULTISTREAM) + line(YAMUX_PROTOCOL)
+        await self.agree_over(session, YAMUX_PROTOCOL)
+        return session
+
+    async def agree_over(self, session: NoiseSession, protocol: str) -> None:
+        """Agree on what goes on inside the session; an AssertionError if the answer is no."""
+        await session.send([proposal(protocol)])
+        answer = line(MULTISTREAM) + line(protocol)
         received = b""
         while len(received) < len(answer):
-            received += b"".join(await session.receive())
-        assert received.startswith(answer)
+            plains = await session.receive()
+            assert plains, "hung up"
+            received += b"".join(plains)
+            assert answer.startswith(received[: len(answer)]), "the answer was no"
         session.push_back(received[len(answer) :])
-        return session
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from libp2p.crypto.secp256k1 import create_new_key_pair as new_secp256k1_pair
 from trio.testing import memory_stream_pair
 
 from p2p import Identity, PeerId
-from p2p.host.connection import YAMUX_PROTOCOL, upgrade
+from p2p.host.connection import YAMUX_PROTOCOL, Rules, upgrade
 from p2p.host.handshake import KEY_PREFIX, SIGNED_PREFIX
 from p2p.host.multistream import MULTISTREAM, line, proposal
 from p2p.host.records import NOISE
@@ -26,7 +26,7 @@ async def outcome_of_upgrade(
 ) -> PeerId | DialError:
     """Who bob finds on the stream, or why nobody."""
     try:
-        return (await upgrade(stream, BOB, expected, wants_aes=False)).peer_id
+        return (await upgrade(stream, BOB, expected, rules=Rules())).peer_id
     except DialError as exc:
         return exc
     finally:
@@ -39,10 +39,10 @@ async def test_two_peers_meet_and_exchange_bytes() -> None:
         bobs = []
 
         async def listen() -> None:
-            bobs.append(await upgrade(right, BOB, None, wants_aes=False))
+            bobs.append(await upgrade(right, BOB, None, rules=Rules()))
 
         nursery.start_soon(listen)
-        alice = await upgrade(left, ALICE, BOB.peer_id, wants_aes=False)
+        alice = await upgrade(left, ALICE, BOB.peer_id, rules=Rules())
     [bob] = bobs
     assert (alice.peer_id, bob.peer_id) == (BOB.peer_id, ALICE.peer_id)
     await alice.send([b"hello"])
@@ -60,7 +60,7 @@ async def test_what_a_dialer_sends_ahead_is_not_lost() -> None:
             await session.send([proposal(YAMUX_PROTOCOL) + b"frames", b" ahead"])
 
         nursery.start_soon(dial)
-        bob = await upgrade(right, BOB, None, wants_aes=False)
+        bob = await upgrade(right, BOB, None, rules=Rules())
     assert await bob.receive() == [b"frames ahead"]
 
 
@@ -74,7 +74,7 @@ async def test_an_impostor_is_found_out_before_we_name_ourselves() -> None:
 
         nursery.start_soon(pose)
         with pytest.raises(DialError, match="impostor"):
-            await upgrade(left, EVE, ALICE.peer_id, wants_aes=False)
+            await upgrade(left, EVE, ALICE.peer_id, rules=Rules())
         assert outcomes == []
         await left.aclose()
     assert isinstance(outcomes[0], DialError)
