@@ -64,7 +64,6 @@ Announce = Annotated[
         help="What to tell others to dial instead of what was found; repeatable.",
     ),
 ]
-# For parents such as the demo: a child ends when its stdin does, and can be told to join then.
 CheckpointDir = Annotated[
     Path | None,
     typer.Option(help="Save checkpoints in this folder, one folder per trainer."),
@@ -78,6 +77,7 @@ Events = Annotated[
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
+# For parents such as the demo: a child ends when its stdin does, and can be told to join then.
 StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
 JoinWhenTold = Annotated[bool, typer.Option("--join-when-told", hidden=True)]
 
