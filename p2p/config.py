@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2p.address import parse_address
+from p2p.relay.reservations import RelayLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ class NodeConfig:
     """The same from one address; its oldest gives way."""
     buffered_bytes_max: int = 268_435_456
     """What all peers together can make us hold unread, and as much unsent; machines differ."""
+    relay: bool = False
+    """Serve as a relay: pass bytes on between others, within relay_limits."""
+    relay_limits: RelayLimits = field(default_factory=RelayLimits)
+    """What a relay gives to others; what one can spare differs."""
 
     def __post_init__(self) -> None:
         for name in ("listen", "announce"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
@@ -21,6 +21,9 @@ from p2p.nat import NetReport
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
+
+if TYPE_CHECKING:
+    from p2p.relay.server import RelayServer
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class Node:
         self.client_mode = client_mode
         self.rng = rng
         self.offload = offload
+        self.relay_server: RelayServer | None = None
+        """The relay that this node serves as, if it does."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = Peerstore()
@@ -201,6 +206,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
     from p2p.host.host import open_host
+    from p2p.relay.server import open_relay_server
 
     config = config or NodeConfig()
     identity = (
@@ -208,8 +214,10 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         if config.identity_path
         else Identity.generate()
     )
-    async with open_host(identity, config) as host, open_service_nursery() as nursery:
-        yield Node(
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(open_host(identity, config))
+        nursery = await stack.enter_async_context(open_service_nursery())
+        node = Node(
             identity,
             host,
             nursery,
@@ -218,3 +226,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
         )
+        if config.relay:
+            node.relay_server = await stack.enter_async_context(
+                open_relay_server(host, identity, config.relay_limits)
+            )
+        yield node

@@ -301,7 +301,12 @@ class Host:
 
     async def _serve_identify(self, stream: Stream) -> None:
         observed = next(
-            (info.address for info in self.connections() if info.peer_id == stream.peer_id), None
+            (
+                info.address
+                for info in self.connections()
+                if info.peer_id == stream.peer_id and info.path != "relayed"
+            ),
+            None,
         )
         await identify.serve_identify(
             stream,

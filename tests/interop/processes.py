@@ -1,4 +1,4 @@
-"""Starting foreign peers as processes, where they are installed, and ending them whatever happens."""
+"""Foreign peers as processes, where they are installed; ended whatever happens."""
 
 from __future__ import annotations
 
