@@ -23,6 +23,7 @@ from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
 
 if TYPE_CHECKING:
+    from p2p.relay.client import RelayClient
     from p2p.relay.server import RelayServer
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ class Node:
         self.client_mode = client_mode
         self.rng = rng
         self.offload = offload
+        self.relay_client: RelayClient | None = None
+        """Reserves at relays, so that others reach us through them; None in simulations."""
         self.relay_server: RelayServer | None = None
         """The relay that this node serves as, if it does."""
         self._transport = transport
@@ -206,6 +209,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
     from p2p.host.host import open_host
+    from p2p.relay.client import open_relay_client
     from p2p.relay.server import open_relay_server
 
     config = config or NodeConfig()
@@ -226,6 +230,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
         )
+        node.relay_client = await stack.enter_async_context(open_relay_client(host))
         if config.relay:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)

@@ -21,7 +21,7 @@ from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.negotiated import NegotiatedStream
 from p2p.host.serve import serve_stream
-from p2p.host.stream import Stream, StreamHandler
+from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
 from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
 from p2p.identity import Identity
@@ -161,6 +161,21 @@ class Host:
             raise DialError(dial_cause(exc)) from exc
         self._begin(await self._upgrade(stream, address.of(peer_id), peer_id))
 
+    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+        """Serve a peer that comes through a relay's stream; returns when it has gone.
+
+        Raises:
+            DialError: the peer is not the one that the relay named, or no libp2p peer.
+        """
+        address = f"/p2p/{stream.peer_id}/p2p-circuit/p2p/{source}"
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            connection = await self._upgrade(stream, address, None, path="relayed")
+        if connection.info.peer_id != source:
+            stream.reset()
+            raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
+        self._begin(connection)
+        await connection.muxer.lost.wait()
+
     # Connections
 
     def _open_connections(self, peer_id: PeerId | None = None) -> list[_Connection]:
@@ -225,9 +240,13 @@ class Host:
             self._gate.on_handshake_over(place)
 
     async def _upgrade(
-        self, stream: trio.SocketStream, address: TcpAddress, expected: PeerId | None
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        address: TcpAddress | str,
+        expected: PeerId | None,
+        path: Path = "direct",
     ) -> _Connection:
-        """Turn a socket into a connection; whatever fails, the socket is closed."""
+        """Turn a byte stream into a connection; whatever fails, the stream is closed."""
         try:
             noise = await upgrade(stream, self._identity, expected)
             if noise.peer_id == self._identity.peer_id:
@@ -238,7 +257,7 @@ class Host:
         info = ConnectionInfo(
             peer_id=noise.peer_id,
             address=str(address),
-            path="direct",
+            path=path,
             outbound=expected is not None,
             opened_at_s=trio.current_time(),
         )

@@ -51,7 +51,7 @@ def field(number: int, value: int | bytes | None) -> bytes:
 
 
 def fields_untrusted(data: bytes) -> Fields:
-    """The fields of a message; raises MessageInvalid. Kinds that no message of ours has are left out."""
+    """The fields of a message, but those of kinds that ours have not; raises MessageInvalid."""
     found: Fields = {}
     position = 0
     for _ in range(_FIELDS_MAX):
