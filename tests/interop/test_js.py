@@ -44,7 +44,7 @@ async def test_they_know_each_other(we_dial: bool) -> None:
         assert ECHO in told.protocols
         assert told.observed.startswith("/ip4/127.0.0.1/tcp/")
         assert await ping(ours, js.peer_id) > 0
-        assert await js("ping", peer=ours.peer_id) >= 0
+        assert await js("ping", peer=ours.peer_id)
 
 
 @pytest.mark.parametrize("we_dial", [True, False], ids=["we dial js", "js dials us"])
@@ -54,7 +54,8 @@ async def test_sixteen_mebibytes_come_back_the_same(we_dial: bool) -> None:
         data = pattern(SIZE_BYTES)
         await send_and_compare(ours, js.peer_id, data)
         answer = await js("echo", peer=ours.peer_id, sizeBytes=SIZE_BYTES)
-        assert answer == {"received": SIZE_BYTES, "sha256": hashlib.sha256(data).hexdigest()}
+        assert answer["received"] == SIZE_BYTES
+        assert answer["sha256"] == hashlib.sha256(data).hexdigest()
 
 
 async def test_slow_readers_are_borne_with() -> None:

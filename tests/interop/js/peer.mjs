@@ -8,7 +8,7 @@ import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { circuitRelayServer, circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { identify } from '@libp2p/identify'
-import { ping } from '@libp2p/ping'
+import { ping } from '@libp2p/ping' // it answers ours
 import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
@@ -77,11 +77,24 @@ const commands = {
     }
   },
 
-  ping: async ({ peer }) => await node.services.ping.ping(connectionTo(peer).remotePeer, ANYWHERE),
+  // By hand: the ping service dials anew where it can, and this shall test the connection we have.
+  ping: async ({ peer }) => {
+    const stream = await connectionTo(peer).newStream('/ipfs/ping/1.0.0', ANYWHERE)
+    const sent = Uint8Array.from({ length: 32 }, (_, i) => i * 7)
+    stream.send(sent)
+    let received = []
+    for await (const part of stream) {
+      received = received.concat(...part.subarray())
+      if (received.length >= sent.length) break
+    }
+    await stream.close()
+    return received.join() === sent.join()
+  },
 
   // Sends everything and ends, then waits before it reads: the other side must bear with us.
   echo: async ({ peer, sizeBytes, pauseMs = 0 }) => {
-    const stream = await connectionTo(peer).newStream(ECHO, ANYWHERE)
+    const connection = connectionTo(peer)
+    const stream = await connection.newStream(ECHO, ANYWHERE)
     if (pauseMs > 0) stream.pause()
     const data = pattern(sizeBytes)
     const sending = (async () => {
@@ -99,7 +112,7 @@ const commands = {
       digest.update(part.subarray())
     }
     await sending
-    return { received, sha256: digest.digest('hex') }
+    return { received, sha256: digest.digest('hex'), limited: connection.limits != null }
   }
 }
 
