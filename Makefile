@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
-INTEROP_STAMP := .venv/.manyhands-interop-installed
+INTEROP_STAMP := .venv/interop/installed
 
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
@@ -30,7 +30,6 @@ $(DOCS_STAMP): $(STAMP)
 # js-libp2p and go-libp2p, which only the tests need.
 $(INTEROP_STAMP): $(STAMP) scripts/interop-setup scripts/system-packages-interop tests/interop/js/package-lock.json
 	@scripts/interop-setup
-	@touch $@
 
 demo: setup ## train a network on handwritten digits with three peers on this machine
 	@$(BIN)/manyhands demo

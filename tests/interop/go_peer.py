@@ -15,7 +15,7 @@ import trio
 from multiaddr import Multiaddr
 
 from p2p import PeerId, open_service_nursery
-from tests.interop.processes import DEVNULL, P2PD, open_process, require
+from tests.interop.processes import DEVNULL, P2PD, open_process
 
 IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, LIST_PEERS = 0, 1, 2, 3, 5
 _UNIX = 400
@@ -191,7 +191,6 @@ async def open_unix(path: Path) -> trio.SocketStream:
 @asynccontextmanager
 async def open_go_peer(*arguments: str) -> AsyncIterator[GoPeer]:
     """A daemon that listens on loopback with TCP, Noise and yamux, and serves as a relay."""
-    require(P2PD)
     with TemporaryDirectory(prefix="manyhands-go-") as name:
         folder = Path(name)
         command = [
@@ -201,6 +200,8 @@ async def open_go_peer(*arguments: str) -> AsyncIterator[GoPeer]:
             "-tls=false",
             "-quic=false",
             "-q",
+            # It goes by itself when even our end came too suddenly.
+            "-idleTimeout=120s",
             *arguments,
         ]
         async with (

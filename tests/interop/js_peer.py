@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from p2p import PeerId, open_service_nursery
-from tests.interop.processes import NODE_MODULES, PIPE, open_process, require
+from tests.interop.processes import NODE_MODULES, PIPE, open_process
 
 SCRIPTS = Path(__file__).parent / "js"
 
@@ -66,7 +66,6 @@ class JsPeer:
 @asynccontextmanager
 async def open_js_peer(*listen: str, relay: bool = False) -> AsyncIterator[JsPeer]:
     """A js peer that listens on loopback, or where it is told."""
-    require("node", NODE_MODULES)
     settings = {"listen": listen or ["/ip4/127.0.0.1/tcp/0"], "relay": relay}
     with TemporaryDirectory(prefix="manyhands-js-") as name:
         # Node.js looks for packages beside the script, and our scripts lie elsewhere.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,11 @@ NODE_MODULES = INSTALLED / "js" / "node_modules"
 P2PD = INSTALLED / "go" / "p2pd"
 ECHO = "/test/echo/1"
 SIZE_BYTES = 16 << 20
+PIPE = subprocess.PIPE
+DEVNULL = subprocess.DEVNULL
+JS: tuple[Path | str, ...] = ("node", NODE_MODULES)
+GO: tuple[Path | str, ...] = (P2PD,)
+_RUNNING: list[trio.Process] = []
 
 
 def require(*needed: Path | str) -> None:
@@ -46,9 +52,11 @@ async def open_process(
 ) -> AsyncIterator[trio.Process]:
     """A process that is killed and reaped when the block ends."""
     process = await trio.lowlevel.open_process([str(part) for part in command], **options)
+    _RUNNING.append(process)
     try:
         yield process
     finally:
+        _RUNNING.remove(process)
         process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
@@ -57,5 +65,9 @@ async def open_process(
                     await pipe.aclose()
 
 
-PIPE = subprocess.PIPE
-DEVNULL = subprocess.DEVNULL
+def kill_what_is_left() -> None:
+    """A test that ran into pytest's timeout never left its blocks."""
+    while _RUNNING:
+        process = _RUNNING.pop()
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)

@@ -13,9 +13,10 @@ from p2p import Node, Stream, open_node
 from tests.interop.go_peer import GoPeer, echo, open_go_peer, read_exactly
 from tests.interop.ours import echo as our_echo
 from tests.interop.ours import identify_of, ping, send_and_compare
-from tests.interop.processes import ECHO, SIZE_BYTES, pattern
+from tests.interop.processes import ECHO, GO, SIZE_BYTES, pattern
 
 pytestmark = pytest.mark.slow
+NEEDS = GO
 PAUSE_S = 6.0
 """Longer than the five seconds after which a stock py-libp2p host gives up on a reader."""
 

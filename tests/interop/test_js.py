@@ -10,9 +10,10 @@ import trio
 from p2p import Node, open_node
 from tests.interop.js_peer import JsPeer, open_js_peer
 from tests.interop.ours import echo, identify_of, ping, send_and_compare
-from tests.interop.processes import ECHO, SIZE_BYTES, pattern
+from tests.interop.processes import ECHO, JS, SIZE_BYTES, pattern
 
 pytestmark = pytest.mark.slow
+NEEDS = JS
 PAUSE_S = 6.0
 """Longer than the five seconds after which a stock py-libp2p host gives up on a reader."""
 

@@ -15,9 +15,10 @@ from tests.interop.go_peer import open_go_peer
 from tests.interop.js_peer import JsError, open_js_peer
 from tests.interop.ours import echo as our_echo
 from tests.interop.ours import ping
-from tests.interop.processes import ECHO, pattern
+from tests.interop.processes import ECHO, GO, JS, pattern
 
 pytestmark = pytest.mark.slow
+NEEDS = (*JS, *GO)
 SIZE_BYTES = 1 << 20
 
 
