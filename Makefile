@@ -7,11 +7,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
+INTEROP_STAMP := .venv/interop/installed
 
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test check bench netlab docs lint format types layers clean
+.PHONY: help setup demo test check bench netlab interop docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -26,13 +27,19 @@ $(DOCS_STAMP): $(STAMP)
 	@PYTHON="$(PYTHON)" scripts/setup docs
 	@touch $@
 
+# js-libp2p and go-libp2p, which only the tests need.
+$(INTEROP_STAMP): $(STAMP) scripts/interop-setup scripts/system-packages-interop tests/interop/js/package-lock.json
+	@scripts/interop-setup
+
 demo: setup ## train a network on handwritten digits with three peers on this machine
 	@$(BIN)/manyhands demo
 
-test: setup ## all tests: those in one process side by side, then real processes one at a time
-	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab
-	@$(BIN)/pytest tests/processes
-	@$(BIN)/pytest tests/netlab
+test: setup $(INTEROP_STAMP) ## all tests: those in one process side by side, then real processes one at a time
+	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
+	@$(BIN)/pytest -rs tests/processes tests/netlab tests/interop
+
+interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
+	@$(BIN)/pytest -rs tests/interop
 
 check: setup lint types layers ## what must hold before each commit; under a minute
 	@$(BIN)/pytest -q -n 2 -m "not slow" tests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from p2p.address import parse_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
+from p2p.relay.reservations import RelayLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,10 @@ class NodeConfig:
     """The same from one address; its oldest gives way."""
     buffered_bytes_max: int = 268_435_456
     """What all peers together can make us hold unread, and as much unsent; machines differ."""
+    relay: bool = False
+    """Serve as a relay: pass bytes on between others, within relay_limits."""
+    relay_limits: RelayLimits = field(default_factory=RelayLimits)
+    """What a relay gives to others; what one can spare differs."""
 
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
@@ -24,6 +24,10 @@ from p2p.nat import NetReport
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
+
+if TYPE_CHECKING:
+    from p2p.relay.client import RelayClient
+    from p2p.relay.server import RelayServer
 
 T = TypeVar("T")
 
@@ -60,6 +64,10 @@ class Node:
         self.client_mode = client_mode
         self.rng = rng
         self.offload = offload
+        self.relay_client: RelayClient | None = None
+        """Reserves at relays, so that others reach us through them; None in simulations."""
+        self.relay_server: RelayServer | None = None
+        """The relay that this node serves as, if it does."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = Peerstore()
@@ -230,6 +238,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
     from p2p.host.host import open_host
+    from p2p.relay.client import open_relay_client
+    from p2p.relay.server import open_relay_server
 
     config = config or NodeConfig()
     identity = (
@@ -237,7 +247,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         if config.identity_path
         else Identity.generate()
     )
-    async with open_host(identity, config) as host, open_service_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(open_host(identity, config))
+        nursery = await stack.enter_async_context(open_service_nursery())
         node = Node(
             identity,
             host,
@@ -248,11 +260,16 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             dial_timeout_s=config.dial_timeout_s,
         )
         nursery.start_soon(_watch_network, node)
-        if config.peerstore_path is None:
-            yield node
-        else:
-            async with _kept_on_disk(node._peerstore, config.peerstore_path, nursery):
-                yield node
+        if config.peerstore_path is not None:
+            await stack.enter_async_context(
+                _kept_on_disk(node._peerstore, config.peerstore_path, nursery)
+            )
+        node.relay_client = await stack.enter_async_context(open_relay_client(host))
+        if config.relay:
+            node.relay_server = await stack.enter_async_context(
+                open_relay_server(host, identity, config.relay_limits)
+            )
+        yield node
 
 
 async def _watch_network(node: Node) -> None:

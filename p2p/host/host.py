@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 
 import trio
 
@@ -20,13 +19,14 @@ from p2p.host.crossing import loser_of, preferred
 from p2p.host.gate import Gate
 from p2p.host.guests import Guests
 from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
+from p2p.host.live import LiveConnection, retire
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.negotiated import NegotiatedStream
 from p2p.host.noise import is_aes_faster
 from p2p.host.records import BUFFERS_BYTES_MAX
 from p2p.host.serve import serve_stream
-from p2p.host.stream import Stream, StreamHandler
+from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.host.swarm_key import read_swarm_key
 from p2p.host.transport import ConnectionInfo, DialError
 from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
@@ -44,18 +44,6 @@ CONNECTIONS_PER_PEER_MAX = 8
 STREAMS_SERVED_MAX = 4_096
 """Handlers at once, over all connections."""
 _ACCEPT_PAUSE_S = 0.1
-# The peer may learn of the survivor half a round trip later, and opens streams on the other until.
-_RETIRE_AFTER_S = 2.0
-
-
-@dataclass(eq=False)
-class _Connection:
-    """An upgraded connection and what is known of it."""
-
-    info: ConnectionInfo
-    muxer: Muxer
-    ends_at_s: float
-    """When the peer's token ends, on trio's clock."""
 
 
 @asynccontextmanager
@@ -91,7 +79,7 @@ class Host:
         self._identity = identity
         self._listeners = listeners
         self._handlers: dict[str, StreamHandler] = {}
-        self._connections: dict[PeerId, list[_Connection]] = {}
+        self._connections: dict[PeerId, list[LiveConnection]] = {}
         self._gate = Gate(
             connections_max=config.inbound_connections_max,
             connections_per_host_max=config.inbound_connections_per_host_max,
@@ -200,9 +188,24 @@ class Host:
         if remote is not None:
             self._guests.on_reached(peer_id, remote.host)
 
+    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+        """Serve a peer that comes through a relay's stream; returns when it has gone.
+
+        Raises:
+            DialError: the peer is not the one that the relay named, or no libp2p peer.
+        """
+        address = f"/p2p/{stream.peer_id}/p2p-circuit/p2p/{source}"
+        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
+            connection = await self._upgrade(stream, address, None, path="relayed")
+        if connection.info.peer_id != source:
+            stream.reset()
+            raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
+        self._begin(connection)
+        await connection.muxer.lost.wait()
+
     # Connections
 
-    def _open_connections(self, peer_id: PeerId | None = None) -> list[_Connection]:
+    def _open_connections(self, peer_id: PeerId | None = None) -> list[LiveConnection]:
         """Those that are not lost, of one peer or of all."""
         several = (
             self._connections.values() if peer_id is None else (self._connections.get(peer_id, []),)
@@ -267,9 +270,13 @@ class Host:
             self._gate.on_handshake_over(place)
 
     async def _upgrade(
-        self, stream: trio.SocketStream, address: TcpAddress, expected: PeerId | None
-    ) -> _Connection:
-        """Turn a socket into a connection; whatever fails, the socket is closed."""
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        address: TcpAddress | str,
+        expected: PeerId | None,
+        path: Path = "direct",
+    ) -> LiveConnection:
+        """Turn a byte stream into a connection; whatever fails, the stream is closed."""
         held = self._buffers.open_share()
         try:
             noise = await upgrade(stream, self._identity, expected, rules=self._rules, held=held)
@@ -280,7 +287,7 @@ class Host:
         info = ConnectionInfo(
             peer_id=noise.peer_id,
             address=str(address),
-            path="direct",
+            path=path,
             outbound=expected is not None,
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
@@ -294,7 +301,7 @@ class Host:
             unsent=self._unsent.open_share(),
             promised=self._promised.open_share(),
         )
-        return _Connection(info, muxer, trio.current_time() + noise.may_stay_s)
+        return LiveConnection(info, muxer, trio.current_time() + noise.may_stay_s)
 
     def _refusal(self, peer_id: PeerId) -> str | None:
         """Why a peer that has proved its identity may not stay, or None."""
@@ -309,7 +316,7 @@ class Host:
         for connection in self._open_connections(peer_id):
             connection.muxer.abort("the authority has taken the peer's access back")
 
-    def _begin(self, connection: _Connection, counted_host: str | None = None) -> None:
+    def _begin(self, connection: LiveConnection, counted_host: str | None = None) -> None:
         """Register the connection and let it run; an inbound one has been counted by the gate."""
         info = connection.info
         several = self._connections.setdefault(info.peer_id, [])
@@ -322,9 +329,9 @@ class Host:
             loser = loser_of(older.info, info, self._identity.peer_id)
             if loser is not None:
                 pair = (older, connection) if loser is older.info else (connection, older)
-                self._nursery.start_soon(_retire, *pair)
+                self._nursery.start_soon(retire, *pair)
 
-    async def _run(self, connection: _Connection, counted_host: str | None) -> None:
+    async def _run(self, connection: LiveConnection, counted_host: str | None) -> None:
         info = connection.info
         peer = short(info.peer_id)
         logger.info("connected peer=%s address=%s outbound=%s", peer, info.address, info.outbound)
@@ -366,7 +373,12 @@ class Host:
 
     async def _serve_identify(self, stream: Stream) -> None:
         observed = next(
-            (info.address for info in self.connections() if info.peer_id == stream.peer_id), None
+            (
+                info.address
+                for info in self.connections()
+                if info.peer_id == stream.peer_id and info.path != "relayed"
+            ),
+            None,
         )
         await identify.serve_identify(
             stream,
@@ -375,15 +387,3 @@ class Host:
             observed=parse_address(observed) if observed else None,
             protocols=tuple(sorted(self._handlers)),
         )
-
-
-async def _retire(loser: _Connection, survivor: _Connection) -> None:
-    """Close one of two that crossed when its streams have ended, as long as the other lives."""
-    await trio.sleep(_RETIRE_AFTER_S)
-    while not (loser.muxer.lost.is_set() or survivor.muxer.lost.is_set()):
-        # The survivor has answered a ping, so it is no black hole from its beginning.
-        alive = survivor.muxer.session.windows.rtt_s is not None
-        if alive and not loser.muxer.stream_count:
-            await loser.muxer.aclose()
-            return
-        await trio.sleep(_RETIRE_AFTER_S)

@@ -1,0 +1,35 @@
+"""A live connection as the host keeps it, and how one of two that crossed is given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from p2p.host.muxer import Muxer
+from p2p.host.transport import ConnectionInfo
+
+# The peer may learn of the survivor half a round trip later, and opens streams on the other until.
+_RETIRE_AFTER_S = 2.0
+
+
+@dataclass(eq=False)
+class LiveConnection:
+    """An upgraded connection and what is known of it."""
+
+    info: ConnectionInfo
+    muxer: Muxer
+    ends_at_s: float
+    """When the peer's token ends, on trio's clock."""
+
+
+async def retire(loser: LiveConnection, survivor: LiveConnection) -> None:
+    """Close one of two that crossed when its streams have ended, as long as the other lives."""
+    await trio.sleep(_RETIRE_AFTER_S)
+    while not (loser.muxer.lost.is_set() or survivor.muxer.lost.is_set()):
+        # The survivor has answered a ping, so it is no black hole from its beginning.
+        alive = survivor.muxer.session.windows.rtt_s is not None
+        if alive and not loser.muxer.stream_count:
+            await loser.muxer.aclose()
+            return
+        await trio.sleep(_RETIRE_AFTER_S)

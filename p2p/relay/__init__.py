@@ -1,0 +1,1 @@
+"""Relays: peers that cannot be dialed hold reservations, and others reach them by circuits."""
