@@ -8,10 +8,13 @@ BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
 
+# How long `make fuzz` searches, all targets together.
+FUZZ_SECONDS ?= 600
+
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test check bench docs lint format types layers clean
+.PHONY: help setup demo test fuzz check bench docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -32,6 +35,9 @@ demo: setup ## train a network on handwritten digits with three peers on this ma
 test: setup ## all tests: those in one process side by side, then real processes one at a time
 	@$(BIN)/pytest -n 2 tests --ignore=tests/processes
 	@$(BIN)/pytest tests/processes
+
+fuzz: setup ## search for bytes that break a decoder; FUZZ_SECONDS=600 in all
+	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: setup lint types layers ## what must hold before each commit; under a minute
 	@$(BIN)/pytest -q -n 2 -m "not slow" tests
