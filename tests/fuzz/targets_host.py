@@ -325,9 +325,14 @@ TARGETS = (
         name="host.yamux",
         run=run_yamux,
         seeds=(
-            bytes([1, 0, 1, 0, 3, 7, 4, 10, 1, 0, 1, 3, 5, 0, 2, 7, 4]),
-            bytes([0, 10, 1, 2, 0, 0, 10, 0, 0, 0, 6, 5, 0, 3, 7, 4, 3, 0, 6, 6, 6, 6, 6, 6, 6]),
-            bytes([0, 10, 1, 2, 2, 9, 10, 1, 0, 2, 8, 1, 0, 6, 7, 4, 12]),
+            # Each list: who dialed, the budget, then steps of the machine with their choices.
+            bytes([1, 0, 0, 1, 0, 3, 7, 4, 10, 1, 0, 1, 3, 5, 0, 2, 7, 4]),
+            bytes([0, 0, 10, 1, 2, 0, 0, 10, 0, 0, 0, 6, 5, 0, 3, 7, 4, 3, 0, 6, 6, 6, 6, 6, 6]),
+            bytes([0, 0, 10, 1, 2, 2, 9, 10, 1, 0, 2, 8, 1, 0, 6, 7, 4, 12]),
+            # Our window is filled to the last byte, and then some.
+            bytes([0, 1, 10, 1, 2, 0, 0, *[10, 0, 0, 0, 6] * 4, 10, 0, 0, 0, 2, 7, 4]),
+            # We fill their window, which is no multiple of a frame.
+            bytes([1, 1, 0, 1, 0, 2, 7, 4, 1, 0, 6, 7, 4, 10, 1, 0, 0, 3, 1, 0, 4, 7, 4]),
         ),
         size_bytes_max=512,
     ),

@@ -15,7 +15,8 @@ RST = 8
 LENGTHS = (0, 1, 5, 1_000, 16_384, 65_537, 262_144, 1_048_576, 2**31, 2**32 - 1)
 # What a frame of the stranger really carries; longer ones stay unfinished.
 CARRIED_BYTES_MAX = 300_000
-HELD_BYTES_MAX = 700_000
+# A budget below one window, and one that windows fit into.
+HELD_BYTES_MAX = (700_000, 4_000_000)
 
 
 class Session(Protocol):
@@ -80,7 +81,8 @@ class Machine:
 
     def __init__(self, make: Any, choices: Choices) -> None:
         self.choices = choices
-        budget = Budget(total_max=3 * HELD_BYTES_MAX, share_max=HELD_BYTES_MAX)
+        held_bytes_max = choices.pick(HELD_BYTES_MAX)
+        budget = Budget(total_max=3 * held_bytes_max, share_max=held_bytes_max)
         self.unread: Share = budget.open_share()
         self.unsent: Share = budget.open_share()
         self.budget = budget
