@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,13 +41,30 @@ class Outcome:
     """What it said last, if it broke."""
 
 
-def fuzz_here(name: str, arguments: list[str]) -> None:
+def saving(run: Callable[[bytes], None], path: Path) -> Callable[[bytes], None]:
+    """The same, but an input that raises is written down before anything else happens.
+
+    libFuzzer writes it too, yet not always: a process that ends just then has been seen to skip it.
+    """
+
+    def run_and_save(data: bytes) -> None:
+        try:
+            run(data)
+        except BaseException:
+            path.write_bytes(data)
+            raise
+
+    return run_and_save
+
+
+def fuzz_here(name: str, artifact: Path, arguments: list[str]) -> None:
     """Run one target until its time is up; ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
         target = target_named(name)
-    atheris.Setup([sys.argv[0], *arguments], target.run)
+    arguments = [*arguments, f"-exact_artifact_path={artifact}"]
+    atheris.Setup([sys.argv[0], *arguments], saving(target.run, artifact))
     atheris.Fuzz()
 
 
@@ -60,10 +78,10 @@ def fuzz(target: Target, seconds: float) -> Outcome:
         artifact = Path(folder) / "crash"
         longest = max([target.size_bytes_max, *map(len, target.seeds)])
         command = [
-            *(sys.executable, "-m", "tests.fuzz.run", "--child", target.name),
+            *(sys.executable, "-m", "tests.fuzz.run", "--child", target.name, str(artifact)),
             *(f"-max_total_time={max(1, round(seconds))}", f"-max_len={longest}"),
             *(f"-rss_limit_mb={RSS_LIMIT_MB}", f"-timeout={INPUT_TIMEOUT_S}"),
-            *(f"-exact_artifact_path={artifact}", "-print_final_stats=1", str(corpus)),
+            *("-print_final_stats=1", str(corpus)),
         ]
         done = subprocess.run(
             command,
@@ -147,6 +165,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        fuzz_here(sys.argv[2], sys.argv[3:])
+        fuzz_here(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
     else:
         sys.exit(main())

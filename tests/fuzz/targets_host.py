@@ -243,7 +243,8 @@ def run_yamux_raw(data: bytes) -> None:
     try:
         for piece in (data[:half], data[half:]):
             for stream_id in session.on_bytes(piece).opened:
-                if session.is_open(stream_id):
+                # A stream whose peer wants no more takes nothing; its owner has been told.
+                if session.is_open(stream_id) and not session.finished(stream_id):
                     session.send(stream_id, b"answer")
                     session.abandon(stream_id)
             session.next_frames(1 << 20)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.found import found_inputs, keep, target_name_of
+from tests.fuzz.run import saving
 from tests.fuzz.target import Target
 from tests.fuzz.targets import all_targets, target_named
 
@@ -81,6 +82,18 @@ def test_a_found_input_tells_its_target(tmp_path: Path) -> None:
     path = keep("host.yamux-raw", b"\x00", tmp_path)
     assert target_named(target_name_of(path)).name == "host.yamux-raw"
     assert path.read_bytes() == b"\x00"
+
+
+def test_an_input_that_raises_is_saved(tmp_path: Path) -> None:
+    def break_on_seven(data: bytes) -> None:
+        assert 7 not in data
+
+    run = saving(break_on_seven, tmp_path / "crash")
+    run(b"\x01")
+    assert not (tmp_path / "crash").exists()
+    with pytest.raises(AssertionError):
+        run(b"\x01\x07")
+    assert (tmp_path / "crash").read_bytes() == b"\x01\x07"
 
 
 def untrusted_functions() -> list[str]:

@@ -81,12 +81,12 @@ class Machine:
 
     def __init__(self, make: Any, choices: Choices) -> None:
         self.choices = choices
+        self.dialer = bool(choices.number(2))
         held_bytes_max = choices.pick(HELD_BYTES_MAX)
         budget = Budget(total_max=3 * held_bytes_max, share_max=held_bytes_max)
         self.unread: Share = budget.open_share()
         self.unsent: Share = budget.open_share()
         self.budget = budget
-        self.dialer = bool(choices.number(2))
         self.session: Session = make(self.dialer, self.unread, self.unsent)
         self.theirs = Ledger()
         self.ours = Ledger()
