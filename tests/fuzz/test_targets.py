@@ -59,6 +59,7 @@ def test_seeds_pass(target: Target) -> None:
             target.run(seed[:end])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_varied_inputs_pass(target: Target) -> None:
     @settings(
