@@ -3,13 +3,15 @@
 A place for a handshake costs a stranger nothing, so those who hold many give way:
 
     host at its limit     its own oldest handshake, if older than GRACE_S, else the newcomer
-    all places taken      the oldest handshake of the host that holds most, if that host holds
-                          more than the newcomer's or the handshake is older than GRACE_S
+    range at its limit,   the oldest handshake of the host that holds most there, if that host
+    or no places left     holds more than the newcomer's or the handshake is older than GRACE_S
     connections at limit  the newcomer, before and after its handshake
     too many in a second  the newcomer: a handshake costs us a millisecond of a core
 
 An eighth of all places is kept for those who are known, so that no flood of strangers keeps
-them out.
+them out; a stranger's handshake gives way to one of somebody known, and never the other way
+round. Strangers from one range of addresses get half of the places and of the rate, so that
+one owner of many addresses does not keep out all other strangers.
 """
 
 from __future__ import annotations
@@ -24,8 +26,20 @@ from p2p.host.rates import Rate
 
 KEPT_SHARE = 8
 """One place of so many is kept for those who are known."""
+RANGE_SHARE = 2
+"""Strangers of one range get one of so many places for handshakes, and that part of the rate."""
 GRACE_S = 1.0
 """An honest handshake takes three round trips; hosts with many peers may start many at once."""
+
+
+@dataclass(frozen=True)
+class _Handshake:
+    """One that is under way."""
+
+    host: str
+    range: str
+    known: bool
+    began_at_s: float
 
 
 @dataclass(frozen=True)
@@ -56,18 +70,24 @@ class Gate:
         self._handshakes_max = handshakes_max
         self._handshakes_per_host_max = handshakes_per_host_max
         self._connections_per_range_max = connections_per_range_max or connections_max
+        # One host may take all that is left to its range.
+        self._handshakes_per_range_max = max(handshakes_per_host_max, handshakes_max // RANGE_SHARE)
         # What comes in one burst may fill all places of handshakes.
         self._rate = Rate(per_s=handshakes_per_s, burst=handshakes_max)
         self._rate_of = Rate(per_s=handshakes_per_s_and_host, burst=handshakes_per_host_max)
+        self._rate_in = Rate(
+            per_s=max(handshakes_per_s_and_host, handshakes_per_s / RANGE_SHARE),
+            burst=self._handshakes_per_range_max,
+        )
         self._next_place = 0
-        self._began_at_s: dict[str, dict[int, float]] = {}
+        self._handshakes: dict[int, _Handshake] = {}
         self._connections_of: Counter[str] = Counter()
         self._connections_in: Counter[str] = Counter()
 
     @property
     def handshakes(self) -> int:
         """How many are under way."""
-        return sum(map(len, self._began_at_s.values()))
+        return len(self._handshakes)
 
     @property
     def connections(self) -> int:
@@ -80,40 +100,60 @@ class Gate:
         Args:
             known: somebody known was reached at this host.
         """
-        key = host_key(host)
-        if not self._has_room(host, known=known) or not self._rate_of.allows(key, now_s):
+        new = _Handshake(host_key(host), network_of(host), known, now_s)
+        if not self._has_room(host, known=known) or not self._is_within_rates(new, now_s):
             return None
-        # The known have a rate of their own, which no stranger can use up.
-        if not self._rate.allows("known" if known else "strangers", now_s):
+        rivals = self._rivals(new)
+        displaced = None if rivals is None else self._loser(new, rivals)
+        if rivals is not None and displaced is None:
             return None
-        own = self._began_at_s.get(key, {})
-        displaced = None
-        if len(own) >= self._handshakes_per_host_max:
-            oldest, began_at_s = next(iter(own.items()))
-            if now_s - began_at_s < GRACE_S:
-                return None
-            displaced = oldest
-        elif self.handshakes >= _places(self._handshakes_max, known=known):
-            greediest = max(self._began_at_s, key=lambda other: len(self._began_at_s[other]))
-            oldest, began_at_s = next(iter(self._began_at_s[greediest].items()))
-            is_greedier = len(self._began_at_s[greediest]) > len(own) + 1
-            if not is_greedier and now_s - began_at_s < GRACE_S:
-                return None
-            displaced = oldest
         if displaced is not None:
             self.on_handshake_over(displaced)
         place = self._next_place
         self._next_place += 1
-        self._began_at_s.setdefault(key, {})[place] = now_s
+        self._handshakes[place] = new
         return Admission(place, displaced)
+
+    def _is_within_rates(self, new: _Handshake, now_s: float) -> bool:
+        # The narrowest comes first: who is too fast uses up what is its own, and no more.
+        if not self._rate_of.allows(new.host, now_s):
+            return False
+        # The known have a rate of their own, which no stranger can use up.
+        if new.known:
+            return self._rate.allows("known", now_s)
+        return self._rate_in.allows(new.range, now_s) and self._rate.allows("strangers", now_s)
+
+    def _rivals(self, new: _Handshake) -> dict[int, _Handshake] | None:
+        """The handshakes one of which must give way, or None if there is a place for all."""
+        under_way = self._handshakes.items()
+        own = {place: one for place, one in under_way if one.host == new.host}
+        if len(own) >= self._handshakes_per_host_max:
+            return own
+        strangers = {place: one for place, one in under_way if not one.known}
+        if not new.known:
+            near = {place: one for place, one in strangers.items() if one.range == new.range}
+            if len(near) >= self._handshakes_per_range_max:
+                return near
+        if len(under_way) < _places(self._handshakes_max, known=new.known):
+            return None
+        return strangers if strangers or not new.known else self._handshakes
+
+    def _loser(self, new: _Handshake, rivals: dict[int, _Handshake]) -> int | None:
+        """Which of the rivals gives way to the newcomer, or None if none has to."""
+        held = Counter(one.host for one in rivals.values())
+        if not held:
+            return None
+        greediest = max(held, key=held.__getitem__)
+        place, oldest = next(item for item in rivals.items() if item[1].host == greediest)
+        is_greedier = held[greediest] > held[new.host] + 1
+        is_stranger = new.known and not oldest.known and oldest.host != new.host
+        if is_greedier or is_stranger or new.began_at_s - oldest.began_at_s >= GRACE_S:
+            return place
+        return None
 
     def on_handshake_over(self, place: int) -> None:
         """The handshake has succeeded, failed, or been displaced."""
-        for key, places in self._began_at_s.items():
-            if places.pop(place, None) is not None:
-                if not places:
-                    del self._began_at_s[key]
-                return
+        self._handshakes.pop(place, None)
 
     def on_proved(self, host: str, *, known: bool = False) -> bool:
         """An inbound connection has proved its identity: whether it may stay.
