@@ -55,7 +55,8 @@ class NodeConfig:
     handshakes_per_s_and_host_max: int = 50
     """The same from one address."""
     allow_peers: tuple[PeerId, ...] = ()
-    """Only these peers may connect, either way; empty lets everybody in who is not denied."""
+    """Only these peers may connect, either way; empty lets everybody in who is not denied. Beside
+    access, they are those who need no token."""
     deny_peers: tuple[PeerId, ...] = ()
     """These peers may not connect, whatever else says that they may."""
     swarm_key_path: Path | None = None

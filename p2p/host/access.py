@@ -2,11 +2,13 @@
 
     under Noise      the swarm key's proofs, if the node has one
     /manyhands/access/1, agreed on by multistream-select:
-        both         HELLO{token, number of the deny list}     at most 4 KiB
+        dialer       HELLO{token, number of the deny list}     at most 4 KiB
+        listener     checks the token, and only then HELLO of its own
         both         LIST{the deny list, if it is newer than the other's}
     then records and yamux are agreed on
 
-A peer that does not speak the protocol gets in only if the allow list names it.
+So a stranger that knocks learns neither a token nor who is denied. A peer that does not speak the
+protocol gets in only if the allow list names it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from p2p.access import (
 )
 from p2p.clock import wall_time_s
 from p2p.config import AccessConfig
-from p2p.errors import AccessError, MessageInvalid
+from p2p.errors import AccessError, MessageInvalid, StreamBroken
 from p2p.host.multistream import ByteStream
 from p2p.host.swarm_key import is_proof, proof
 from p2p.host.transport import DialError
@@ -75,14 +77,19 @@ async def prove_swarm_key_untrusted(stream: ByteStream, key: bytes, who: Handsha
     of_dialer = proof(key, b"initiator", who.handshake_hash, *ids)
     of_listener = proof(key, b"responder", who.handshake_hash, *ids)
     mine, other = (of_dialer, of_listener) if who.is_dialer else (of_listener, of_dialer)
-    if who.is_dialer:
-        await stream.send_all(_PROOF_FOLLOWS + mine)
-    if await stream.receive_exactly(len(_PROOF_FOLLOWS)) != _PROOF_FOLLOWS:
-        raise DialError("the other side does not have a swarm key")
-    if not is_proof(other, await stream.receive_exactly(_PROOF_BYTES)):
-        raise DialError("the other side does not have our swarm key")
-    if not who.is_dialer:
-        await stream.send_all(_PROOF_FOLLOWS + mine)
+    try:
+        if who.is_dialer:
+            await stream.send_all(_PROOF_FOLLOWS + mine)
+        if await stream.receive_exactly(len(_PROOF_FOLLOWS)) != _PROOF_FOLLOWS:
+            raise DialError("the other side does not have a swarm key")
+        if not is_proof(other, await stream.receive_exactly(_PROOF_BYTES)):
+            raise DialError("the other side does not have our swarm key")
+        if not who.is_dialer:
+            await stream.send_all(_PROOF_FOLLOWS + mine)
+    except StreamBroken as exc:
+        raise DialError(
+            "the other side hung up on our swarm key: it has another one, or none"
+        ) from exc
 
 
 class Access:
@@ -97,6 +104,7 @@ class Access:
         wall_time_s: Callable[[], float] = wall_time_s,
     ) -> None:
         self._config = config
+        self._me = me
         self._wall_time_s = wall_time_s
         self._on_denied = on_denied
         self._deny_list = DenyList(config.authority, 0, [])
@@ -120,7 +128,9 @@ class Access:
         """Whether the newest deny list that we have seen names the peer."""
         return peer_id in self._deny_list.peers
 
-    async def exchange_untrusted(self, stream: ByteStream, peer_id: PeerId) -> float:
+    async def exchange_untrusted(
+        self, stream: ByteStream, peer_id: PeerId, *, is_dialer: bool
+    ) -> float:
         """Show our token and check the other's.
 
         The file is read each time, so a token is renewed by putting the new one in its place.
@@ -136,17 +146,33 @@ class Access:
             token = read_token(self._config.token_path)
         except AccessError as exc:
             raise DialError(str(exc)) from exc
-        await _send(stream, Hello(token, self._deny_list.number))
+        # A listener lets the dialer see for itself what is wrong with its token.
+        if is_dialer and (reason := self._refusal(token, self._me)):
+            raise DialError(f"our own token is no good: {reason}")
+        try:
+            return await self._exchange_untrusted(stream, peer_id, token, is_dialer=is_dialer)
+        except StreamBroken as exc:
+            raise DialError(
+                "the other side hung up on our token: there it has ended, or is for another run "
+                "or of another authority"
+            ) from exc
+
+    async def _exchange_untrusted(
+        self, stream: ByteStream, peer_id: PeerId, token: Token, *, is_dialer: bool
+    ) -> float:
+        # Who dials shows its token first, since it knows whom it wants; who listens does not.
+        if is_dialer:
+            await _send(stream, Hello(token, self._deny_list.number))
         theirs = await _receive_untrusted(stream, Hello, TOKEN_BYTES_MAX)
+        if reason := self._refusal(theirs.token, peer_id):
+            raise DialError(reason)
+        if not is_dialer:
+            await _send(stream, Hello(token, self._deny_list.number))
         newer = self._deny_list if self._deny_list.number > theirs.deny_number else None
         await _send(stream, Listing(newer))
         listing = await _receive_untrusted(stream, Listing, DENY_LIST_BYTES_MAX)
         if listing.deny_list is not None:
             self._take_up(listing.deny_list)
-        if reason := self._refusal(theirs.token, peer_id):
-            raise DialError(reason)
-        if self.is_denied(peer_id):
-            raise DialError("the authority has taken the peer's access back")
         return theirs.token.expires_at_s + SLACK_S - self._wall_time_s()
 
     def _take_up(self, deny_list: DenyList) -> None:

@@ -59,12 +59,14 @@ async def upgrade(
         DialError: the other side is somebody else, or speaks something else.
     """
     dialer = expected is not None
+    cause = "the connection was closed during the handshake"
     try:
         plain = _PlainBytes(stream)
         await _agree(plain, (NOISE.protocol,), dialer=dialer)
         session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
         if reason := rules.refusal(session.peer_id):
             raise DialError(reason)
+        cause += ", after we had named ourselves: it has no room, or does not want us"
         sealed = _SealedBytes(session)
         if rules.swarm_key is not None:
             who = Handshaken(identity.peer_id, session.peer_id, session.handshake_hash, dialer)
@@ -73,7 +75,10 @@ async def upgrade(
     except MessageInvalid as exc:
         raise DialError(f"no libp2p peer of our kind there: {exc}") from exc
     except (StreamBroken, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-        raise DialError("the connection was closed during the handshake") from exc
+        raise DialError(cause) from exc
+    # While it took its time, a newer deny list may have named it.
+    if reason := rules.refusal(session.peer_id):
+        raise DialError(reason)
     if agreed == AES_GCM.protocol:
         if sealed.unread:
             raise DialError("the other side went on under Noise after it had agreed on AES")
@@ -95,7 +100,9 @@ async def _agree_on_muxer(
     agreed = await _agree(sealed, (ACCESS_PROTOCOL, *without_token), dialer=dialer)
     if agreed != ACCESS_PROTOCOL:
         return agreed
-    session.may_stay_s = await rules.access.exchange_untrusted(sealed, session.peer_id)
+    session.may_stay_s = await rules.access.exchange_untrusted(
+        sealed, session.peer_id, is_dialer=dialer
+    )
     return await _agree(sealed, muxing, dialer=dialer)
 
 

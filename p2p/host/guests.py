@@ -19,7 +19,19 @@ _KNOWN_MAX = 4_096
 class Guests:
     """The allow list, the deny list, and who is known."""
 
-    def __init__(self, *, allowed: Iterable[PeerId] = (), denied: Iterable[PeerId] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        allowed: Iterable[PeerId] = (),
+        denied: Iterable[PeerId] = (),
+        others_may_ask: bool = False,
+    ) -> None:
+        """Make the lists.
+
+        Args:
+            others_may_ask: who is not on the allow list may show a token instead.
+        """
+        self._others_may_ask = others_may_ask
         self._allowed = frozenset(allowed)
         self._denied = frozenset(denied)
         self._peers: OrderedDict[PeerId, None] = OrderedDict()
@@ -29,7 +41,7 @@ class Guests:
         """Why the peer may not connect, or None if it may; the deny list has the last word."""
         if peer_id in self._denied:
             return "on our deny list"
-        if self._allowed and peer_id not in self._allowed:
+        if self._allowed and not self._others_may_ask and peer_id not in self._allowed:
             return "not on our allow list"
         return None
 

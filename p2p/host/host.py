@@ -86,7 +86,11 @@ class Host:
             handshakes_per_s=config.handshakes_per_s_max,
             handshakes_per_s_and_host=config.handshakes_per_s_and_host_max,
         )
-        self._guests = Guests(allowed=config.allow_peers, denied=config.deny_peers)
+        self._guests = Guests(
+            allowed=config.allow_peers,
+            denied=config.deny_peers,
+            others_may_ask=config.access is not None,
+        )
         self._handshakes: dict[int, trio.CancelScope] = {}
         held_max = config.buffered_bytes_max
         self._shares = Shares(held_max)

@@ -59,7 +59,9 @@ def run_tokens(data: bytes) -> None:
         config = AccessConfig(authority=CAROL.peer_id, run="run", token_path=path)
         access = Access(config, BOB.peer_id, lambda peer_id: None, wall_time_s=lambda: 1e9)
         try:
-            stays_s = finish(access.exchange_untrusted(InputStream(data), ALICE.peer_id))
+            stays_s = finish(
+                access.exchange_untrusted(InputStream(data), ALICE.peer_id, is_dialer=False)
+            )
         except (MessageInvalid, DialError, EndOfInput):
             return
         # Only a token that the authority signed for this very peer lets it in.
