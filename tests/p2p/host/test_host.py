@@ -1,5 +1,6 @@
 """The host on real sockets: handlers that fail, connections that go, farewells that arrive."""
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from p2p import (
     UnreachableError,
     open_node,
 )
+from p2p.host import shares
 from p2p.host.host import CONNECTIONS_PER_PEER_MAX
 from p2p.host.muxer import FAREWELL_S
 from tests.p2p.host.peers import raw_connection, until
@@ -356,3 +358,33 @@ async def test_ping_sends_back_what_it_gets(
     mock_clock.jump(61)
     with pytest.raises(StreamBroken):
         await stream.receive_some()
+
+
+async def test_handlers_that_outlive_a_connection_count_against_its_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shares, "INBOUND_STREAMS_MAX", 2)
+    over = trio.Event()
+    served = 0
+
+    async def linger(stream: Stream) -> None:
+        nonlocal served
+        served += 1
+        await over.wait()
+
+    async with open_node() as alice, open_node() as bob:
+        bob.serve("/test/linger/1", linger)
+        for visit in (1, 2):
+            await alice.connect_address(bob.addresses[0])
+            for _ in range(2):
+                await alice.open_stream(bob.peer_id, "/test/linger/1")
+            await wait_all_tasks_blocked(0.01)
+            assert served == 2, f"visit {visit}"
+            await alice.disconnect(bob.peer_id)
+            await bob.wait_disconnected(alice.peer_id)
+            gc.collect()
+        over.set()
+        await wait_all_tasks_blocked(0.01)
+        await alice.connect_address(bob.addresses[0])
+        await alice.open_stream(bob.peer_id, "/test/linger/1")
+        await until(lambda: served == 3)
