@@ -1,11 +1,21 @@
 """Floods from many hosts: whatever strangers do, those who are known find a place."""
 
 import itertools
+import sys
+from contextlib import suppress
 
+import psutil
+import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from p2p import Identity, Node, open_node
 from p2p.host.gate import GRACE_S, KEPT_SHARE, Gate
+from p2p.host.host import HANDSHAKE_TIMEOUT_S
+from tests.p2p.host.peers import RawDialer, until
+from tests.p2p.worlds import PROTOCOL, echo
 
 FRIEND = "198.51.100.7"
 
@@ -86,3 +96,75 @@ def test_whatever_strangers_do_one_who_is_known_gets_in(
         admission = gate.on_accepted(f"203.{number % 250}.113.9", now_s)
         assert admission is None or admission.displaced != friend.place
     assert gate.on_proved(FRIEND, known=True)
+
+
+# On real sockets; on Linux the whole of 127.0.0.0/8 is this machine
+
+SILENT = 500
+NEWCOMER = "127.200.0.1"
+SOURCES = {
+    "one host": ["127.0.5.5"] * SILENT,
+    "one range": [f"127.0.5.{1 + number % 250}" for number in range(SILENT)],
+    "everywhere": [f"127.{1 + number // 250}.{number % 250}.7" for number in range(SILENT)],
+}
+
+
+async def talk(caller: Node, node: Node) -> None:
+    await caller.connect_address(node.addresses[0])
+    stream = await caller.open_stream(node.peer_id, PROTOCOL)
+    await stream.send_all(b"hello")
+    assert await stream.receive_exactly(5) == b"hello"
+    await stream.aclose()
+
+
+async def enters(node: Node, source: str) -> bool:
+    """Whether a stranger from this address gets as far as streams."""
+    _, _, host, _, port, *_ = node.addresses[0].split("/")
+    stream = await trio.open_tcp_stream(host, int(port), local_address=source)
+    async with stream:
+        try:
+            await RawDialer(stream, Identity.generate()).upgrade()
+        except (EOFError, trio.BrokenResourceError):
+            return False
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only 127.0.0.1 is set up elsewhere")
+@pytest.mark.parametrize("kind", SOURCES)
+async def test_silent_connections_keep_out_nobody_known(kind: str, mock_clock: MockClock) -> None:
+    """From one host or range they keep out nobody; from everywhere, strangers for a second."""
+    process = psutil.Process()
+    closed = 0
+
+    async def stay_silent(node: Node, source: str) -> None:
+        nonlocal closed
+        _, _, host, _, port, *_ = node.addresses[0].split("/")
+        stream = await trio.open_tcp_stream(host, int(port), local_address=source)
+        async with stream:
+            with suppress(trio.BrokenResourceError):
+                assert not await stream.receive_some()
+        closed += 1
+
+    async with open_node() as bob, open_node() as friend, trio.open_nursery() as nursery:
+        bob.serve(PROTOCOL, echo)
+        await bob.connect_address(friend.addresses[0])
+        await bob.disconnect(friend.peer_id)
+        await friend.wait_disconnected(bob.peer_id)
+        await wait_all_tasks_blocked(0.05)
+        descriptors = process.num_fds()
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for source in SOURCES[kind]:
+            nursery.start_soon(stay_silent, bob, source)
+        await wait_all_tasks_blocked(0.1)
+        assert 0 < SILENT - closed <= 128
+        await talk(friend, bob)
+        if kind == "everywhere":
+            assert not await enters(bob, NEWCOMER)
+            mock_clock.jump(GRACE_S)
+        assert await enters(bob, NEWCOMER)
+        mock_clock.jump(HANDSHAKE_TIMEOUT_S)
+        await until(lambda: closed == SILENT)
+        await friend.disconnect(bob.peer_id)
+        await until(lambda: process.num_fds() <= descriptors)
+        await until(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks)
