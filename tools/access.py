@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tools.failures import CommandError
+from tools.failures import MISUSED, CommandError
 from tools.output import console, print_json
 
 if TYPE_CHECKING:
-    from p2p import NodeConfig
+    from p2p import Identity, NodeConfig, PeerId
 
 app = typer.Typer(
     name="access",
@@ -29,7 +29,9 @@ _DAY_S = 86_400.0
 
 
 @app.command("new-swarm-key")
-def new_swarm_key(path: Annotated[Path, typer.Argument(help="Where to put it.")]) -> None:
+def new_swarm_key(
+    path: Annotated[Path, typer.Argument(help="Where to put it.")], as_json: Json = False
+) -> None:
     """Make a key that all members of a swarm share; who does not have it gets no answer.
 
     Example: manyhands access new-swarm-key swarm.key
@@ -37,7 +39,9 @@ def new_swarm_key(path: Annotated[Path, typer.Argument(help="Where to put it.")]
     from p2p import write_swarm_key
 
     write_swarm_key(path)
-    console().print(f"Give {path} to each member, on a safe way.", markup=False)
+    if as_json:
+        print_json({"path": str(path)})
+    console(as_json=as_json).print(f"Give {path} to each member, on a safe way.", markup=False)
 
 
 @app.command("issue")
@@ -53,14 +57,14 @@ def issue(
 
     Example: manyhands access issue --peer 12D3KooW… --run digits --authority authority.key
     """
-    from p2p import Identity, parse_peer_id_untrusted, sign_token, token_text
+    from p2p import sign_token, token_text
 
     now_s = time.time()
-    identity = Identity.load_or_create(authority)
+    identity = _authority(authority)
     token = sign_token(
         identity,
         run=run,
-        peer_id=parse_peer_id_untrusted(peer),
+        peer_id=_peer(peer),
         role=role,
         not_before_s=now_s,
         expires_at_s=now_s + days * _DAY_S,
@@ -77,16 +81,21 @@ def deny(
     number: Annotated[int, typer.Option(min=1, help="Higher than that of the last list.")],
     authority: Annotated[Path, typer.Option(help="The authority's key file.")],
     peers: Annotated[list[str], typer.Argument(help="All peers that may take part no more.")],
+    as_json: Json = False,
 ) -> None:
     """Print a deny list: it takes access back as soon as one member brings it.
 
     Example: manyhands access deny --number 2 --authority authority.key 12D3KooW… > deny.list
     """
-    from p2p import Identity, deny_list_text, parse_peer_id_untrusted, sign_deny_list
+    from p2p import deny_list_text, sign_deny_list
 
-    identity = Identity.load_or_create(authority)
-    denied = [parse_peer_id_untrusted(peer) for peer in peers]
-    typer.echo(deny_list_text(sign_deny_list(identity, number=number, peers=denied)))
+    identity = _authority(authority)
+    signed = sign_deny_list(identity, number=number, peers=[_peer(peer) for peer in peers])
+    if as_json:
+        print_json({"authority": identity.peer_id, "deny_list": deny_list_text(signed)})
+    else:
+        typer.echo(deny_list_text(signed))
+        console(as_json=True).print("One member that starts with it as deny_list is enough.")
 
 
 @app.command("show")
@@ -117,6 +126,32 @@ def show(
         console().print(f"{name.removesuffix('_s'):>12}  {value}", markup=False)
 
 
+def _authority(path: Path) -> Identity:
+    """The authority's key; a new one made for a mistyped name would sign what counts nowhere."""
+    from p2p import Identity
+
+    if not path.expanduser().exists():
+        raise CommandError(
+            f"There is no key file {path}",
+            next_step=f"A new authority is made by: manyhands identity {path}",
+            exit_code=MISUSED,
+        )
+    return Identity.load_or_create(path)
+
+
+def _peer(text: str) -> PeerId:
+    from p2p import MessageInvalid, parse_peer_id_untrusted
+
+    try:
+        return parse_peer_id_untrusted(text)
+    except MessageInvalid as exc:
+        raise CommandError(
+            str(exc),
+            next_step="A peer id looks like 12D3KooW…; `manyhands identity` prints a peer's own.",
+            exit_code=MISUSED,
+        ) from exc
+
+
 Private = Annotated[
     Path | None,
     typer.Option(
@@ -135,7 +170,7 @@ def private_config(path: Path | None) -> NodeConfig:
     Raises:
         CommandError: the file cannot be read, or says what makes no sense.
     """
-    from p2p import AccessConfig, MessageInvalid, NodeConfig, PeerId, parse_peer_id_untrusted
+    from p2p import AccessConfig, MessageInvalid, NodeConfig, parse_peer_id_untrusted
 
     if path is None:
         return NodeConfig()

@@ -257,6 +257,11 @@ def identity(
 def peers(
     run: Annotated[str, typer.Option(help="Name of the run, such as digits.")],
     initial_peers: InitialPeers = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(help="Key file that a token is for; by default a new identity each time."),
+    ] = None,
+    private: Private = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -267,7 +272,15 @@ def peers(
     from tools.peers import show_peers
 
     _begin(verbose=verbose)
-    raise typer.Exit(show_peers(run, _split(initial_peers), as_json=as_json))
+    raise typer.Exit(
+        show_peers(
+            run,
+            _split(initial_peers),
+            identity_path=identity,
+            private_path=private,
+            as_json=as_json,
+        )
+    )
 
 
 app.add_typer(bench)

@@ -60,6 +60,11 @@ def _explain_p2p(error: BaseException) -> Failure | None:
         )
     if isinstance(error, p2p.IdentityError):
         return Failure(sentence=str(error), next_step="Then run the same command again.")
+    if isinstance(error, p2p.AccessError):
+        return Failure(
+            sentence=str(error),
+            next_step="`manyhands access --help` says how keys, tokens and deny lists are made.",
+        )
     if isinstance(error, p2p.P2PError):
         return Failure(
             sentence=f"The network failed: {error}",
@@ -86,6 +91,11 @@ def _unreachable_advice(error: BaseException) -> str:
         return (
             "Somebody else answers there, or the node has a new identity: ask its owner for the "
             "line that `manyhands node` prints now."
+        )
+    if any(word in str(error) for word in ("swarm key", "token", "does not want us")):
+        return (
+            "The swarm may be private: ask its operator for its key or a token, and name them "
+            "with --private."
         )
     return (
         "Check that the node runs (`manyhands node` prints its address), that the address and "

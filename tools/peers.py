@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import trio
 from rich.table import Table
 
 from p2p import Dht, MessageInvalid, NodeConfig, open_dht, open_node, owned_subkey
+from tools.access import private_config
 from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
@@ -29,7 +31,14 @@ class PeerRow:
     addresses: tuple[str, ...]
 
 
-def show_peers(run: str, initial_peers: tuple[str, ...], *, as_json: bool) -> int:
+def show_peers(
+    run: str,
+    initial_peers: tuple[str, ...],
+    *,
+    identity_path: Path | None = None,
+    private_path: Path | None = None,
+    as_json: bool,
+) -> int:
     """Print the live trainers of a run, the furthest first; returns the exit code.
 
     Raises:
@@ -43,7 +52,9 @@ def show_peers(run: str, initial_peers: tuple[str, ...], *, as_json: bool) -> in
             exit_code=MISUSED,
         )
     found: list[PeerRow] = []
-    if not trio.run(run_until_stopped, _ask, run, initial_peers, found):
+    # A client: a glance needs no port, and nobody should store records with us.
+    config = replace(private_config(private_path), client_mode=True, identity_path=identity_path)
+    if not trio.run(run_until_stopped, _ask, run, initial_peers, config, found):
         return ILL
     rows = sorted(found, key=lambda row: (-row.step, row.peer_id))
     if as_json:
@@ -53,10 +64,11 @@ def show_peers(run: str, initial_peers: tuple[str, ...], *, as_json: bool) -> in
     return WELL
 
 
-async def _ask(run: str, initial_peers: tuple[str, ...], found: list[PeerRow]) -> None:
-    # A client: a glance needs no port, and nobody should store records with us.
+async def _ask(
+    run: str, initial_peers: tuple[str, ...], config: NodeConfig, found: list[PeerRow]
+) -> None:
     async with (
-        open_node(NodeConfig(client_mode=True)) as node,
+        open_node(config) as node,
         open_dht(node, initial_peers=initial_peers) as dht,
     ):
         found += await _rows(dht, run)

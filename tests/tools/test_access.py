@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from p2p import Identity, NodeConfig
+from p2p import Identity, NodeConfig, read_deny_list
 from tools.access import app, private_config
-from tools.failures import CommandError
+from tools.failures import MISUSED, CommandError
 
 MEMBER = Identity.generate().peer_id
 
@@ -22,6 +22,7 @@ def run(*arguments: str) -> str:
 
 def test_what_is_issued_can_be_shown_and_used(tmp_path: Path) -> None:
     authority = tmp_path / "authority.key"
+    Identity.load_or_create(authority)
     run("new-swarm-key", str(tmp_path / "swarm.key"))
     issued = json.loads(
         run("issue", "--peer", MEMBER, "--run", "digits", "--authority", str(authority), "--json")
@@ -69,3 +70,41 @@ def test_a_file_that_makes_no_sense_is_refused(text: str, reason: str, tmp_path:
         private_config(path)
     with pytest.raises(CommandError, match="No such file"):
         private_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("command", ["new-swarm-key", "issue", "deny", "show"])
+def test_each_command_explains_itself_with_an_example(command: str) -> None:
+    said = " ".join(run(command, "--help").split())
+    assert f"Example: manyhands access {command}" in said
+    assert "--json" in said
+
+
+def test_each_command_can_print_one_object(tmp_path: Path) -> None:
+    key, authority = tmp_path / "swarm.key", tmp_path / "authority.key"
+    identity = Identity.load_or_create(authority)
+    assert json.loads(run("new-swarm-key", str(key), "--json")) == {"path": str(key)}
+    denied = json.loads(
+        run("deny", "--number", "1", "--authority", str(authority), MEMBER, "--json")
+    )
+    assert denied["authority"] == identity.peer_id
+    (tmp_path / "deny.list").write_text(denied["deny_list"])
+    assert read_deny_list(tmp_path / "deny.list").peers == [MEMBER]
+
+
+@pytest.mark.parametrize("command", ["issue", "deny"])
+def test_a_mistyped_authority_is_not_made_and_a_mistyped_peer_not_let_in(
+    command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "authority.key"
+    arguments = {
+        "issue": ["issue", "--run", "digits", "--authority", str(path), "--peer"],
+        "deny": ["deny", "--number", "1", "--authority", str(path)],
+    }[command]
+    with pytest.raises(CommandError, match="no key file") as caught:
+        run(*arguments, MEMBER)
+    assert caught.value.exit_code == MISUSED
+    assert not path.exists()
+    Identity.load_or_create(path)
+    with pytest.raises(CommandError, match="not an Ed25519 peer id") as caught:
+        run(*arguments, "nobody")
+    assert caught.value.exit_code == MISUSED

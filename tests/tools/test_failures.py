@@ -22,6 +22,7 @@ def test_errors_of_each_layer_have_an_exit_code() -> None:
         AddressInvalid("x"): MISUSED,
         ListenError("x"): ILL,
         IdentityError("x"): ILL,
+        p2p.AccessError("x"): ILL,
         p2p.CallTimeout("x"): ILL,
         RecipeError("x"): MISUSED,
         SpecDiffers("digits", ALICE, theirs=b"1", ours=b"2"): ILL,
@@ -40,3 +41,10 @@ def test_a_group_is_explained_if_all_of_it_is() -> None:
     assert failure.sentence == "port 1 is in use"
     assert explain(ExceptionGroup("both", [known, unknown])) is None
     assert explain(unknown) is None
+
+
+def test_who_is_kept_out_of_a_private_swarm_is_told_how_to_get_in() -> None:
+    attempts = (Attempt("/ip4/10.0.0.1/tcp/1", "the other side hung up on our swarm key"),)
+    failure = explain(UnreachableError(ALICE, attempts))
+    assert failure is not None
+    assert "--private" in failure.next_step
