@@ -24,7 +24,8 @@ class AccessConfig:
     token_path: Path
     """Our own token; read for each connection, so a new one is put in its place."""
     deny_list_path: Path | None = None
-    """The authority's deny list, if we are to bring one; newer ones come from others."""
+    """The authority's deny list, if we are to bring one, read again when it has changed; newer ones
+    come from others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -264,6 +264,10 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             await stack.enter_async_context(
                 _kept_on_disk(node._peerstore, config.peerstore_path, nursery)
             )
+            # Whom we reached before the last stop still has a place that strangers leave free.
+            for peer in node._peerstore.saved():
+                for text in peer.proven:
+                    host.remember(peer.peer_id, parse_address(text).host)
         node.relay_client = await stack.enter_async_context(open_relay_client(host))
         if config.relay:
             node.relay_server = await stack.enter_async_context(

@@ -108,11 +108,11 @@ class Access:
         self._wall_time_s = wall_time_s
         self._on_denied = on_denied
         self._deny_list = DenyList(config.authority, 0, [])
+        self._deny_list_changed_ns: int | None = None
         token = read_token(config.token_path)
         if reason := self._refusal(token, me):
             raise AccessError(f"{config.token_path}: {reason}; ask for a new one")
-        if config.deny_list_path is not None:
-            self._take_up(read_deny_list(config.deny_list_path))
+        self._look_for_newer_list()
 
     def _refusal(self, token: Token, peer_id: PeerId) -> str | None:
         config = self._config
@@ -133,7 +133,7 @@ class Access:
     ) -> float:
         """Show our token and check the other's.
 
-        The file is read each time, so a token is renewed by putting the new one in its place.
+        The files are read each time, so a token is renewed by putting the new one in its place.
 
         Returns:
             for how many seconds the peer may stay.
@@ -143,6 +143,7 @@ class Access:
             MessageInvalid: what came is no message of this protocol.
         """
         try:
+            self._look_for_newer_list()
             token = read_token(self._config.token_path)
         except AccessError as exc:
             raise DialError(str(exc)) from exc
@@ -174,6 +175,19 @@ class Access:
         if listing.deny_list is not None:
             self._take_up(listing.deny_list)
         return theirs.token.expires_at_s + SLACK_S - self._wall_time_s()
+
+    def _look_for_newer_list(self) -> None:
+        """Take up what our file says, if it has changed; raises AccessError."""
+        path = self._config.deny_list_path
+        if path is None:
+            return
+        try:
+            changed_ns = path.expanduser().stat().st_mtime_ns
+        except OSError as exc:
+            raise AccessError(f"cannot read {path}: {exc}") from exc
+        if changed_ns != self._deny_list_changed_ns:
+            self._take_up(read_deny_list(path))
+            self._deny_list_changed_ns = changed_ns
 
     def _take_up(self, deny_list: DenyList) -> None:
         """Keep a deny list if it is newer and the authority's."""

@@ -1,7 +1,8 @@
 """Guests: whom we let in at all, and for whom places are kept (core).
 
-Known is who was reached by our own dial, or stands on the allow list. To prove an identity to us
-makes nobody known: that costs a stranger nothing.
+Known is who was reached by our own dial, or stands on the allow list, and the hosts where it was.
+To prove an identity to us makes nobody known: that costs a stranger nothing. Where swarms are open,
+a stranger may get us to dial it, too; it then shares the kept places with all others known.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Guests:
         return None
 
     def on_reached(self, peer_id: PeerId, host: str) -> None:
-        """Our own dial led to this peer on this host."""
+        """A peer that our own dial led to, or the allow list names, is on this host."""
         _remember(self._peers, peer_id)
         _remember(self._hosts, host)
 

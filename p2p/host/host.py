@@ -141,6 +141,10 @@ class Host:
             connection.info for connection in self._open_connections() if connection.muxer.usable
         )
 
+    def remember(self, peer_id: PeerId, host: str) -> None:
+        """We know this peer from before, and that it was at this host."""
+        self._guests.on_reached(peer_id, host)
+
     async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
         usable = [one for one in self._connections.get(peer_id, ()) if one.muxer.usable]
         if not usable:
@@ -184,7 +188,7 @@ class Host:
         remote = remote_address(stream)
         self._begin(await self._upgrade(stream, address.of(peer_id), peer_id))
         if remote is not None:
-            self._guests.on_reached(peer_id, remote.host)
+            self.remember(peer_id, remote.host)
 
     async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone.
@@ -254,6 +258,9 @@ class Host:
             with scope:
                 connection = await self._upgrade(stream, remote, None)
                 known = self._guests.knows_peer(connection.info.peer_id)
+                if known:
+                    # It may have moved; next time it is known before its handshake.
+                    self.remember(connection.info.peer_id, remote.host)
                 if self._gate.on_proved(remote.host, known=known):
                     self._begin(connection, counted_host=remote.host)
                 else:

@@ -107,6 +107,23 @@ async def test_the_allow_list_is_for_those_without_tokens_not_against_those_with
                 await node.connect_address(stranger.addresses[0])
 
 
+async def test_a_running_node_takes_up_a_new_deny_list(tmp_path: Path) -> None:
+    alice, bob, eve = (Member(tmp_path, name) for name in ("alice", "bob", "eve"))
+    bob.deny(1)
+    async with (
+        open_served(bob.config()) as node,
+        open_node(eve.config()) as bad,
+        open_node(alice.config()) as one,
+    ):
+        await talk(bad, node)
+        bob.deny(2, eve.peer_id)
+        # The next who comes makes the node look, and all learn of it.
+        await talk(one, node)
+        await until(lambda: eve.peer_id not in node.connected_peers)
+        with pytest.raises(UnreachableError, match="taken the peer's access back"):
+            await one.connect_address(bad.addresses[0])
+
+
 # Whose fault it is
 
 

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,7 +13,8 @@ from p2p import Identity, Node, NodeConfig, PeerId, UnreachableError, open_node
 from p2p.host import guests
 from p2p.host.gate import KEPT_SHARE, Gate
 from p2p.host.guests import Guests
-from tests.p2p.host.peers import RawDialer, until
+from p2p.host.host import Host
+from tests.p2p.host.peers import RawDialer, raw_connection, until
 from tests.p2p.worlds import PROTOCOL, echo
 
 ALICE, BOB, EVE = (Identity.generate().peer_id for _ in range(3))
@@ -129,6 +131,39 @@ async def test_who_is_denied_cannot_connect() -> None:
 def test_a_list_with_what_is_no_peer_id_is_refused() -> None:
     with pytest.raises(ValueError, match="deny_peers"):
         NodeConfig(deny_peers=(PeerId("nobody"),))
+
+
+async def test_who_was_known_before_the_last_stop_still_is(tmp_path: Path) -> None:
+    config = NodeConfig(peerstore_path=tmp_path / "peers", inbound_connections_max=8)
+    async with open_node() as friend, open_node() as first:
+        async with open_node(config) as bob:
+            await bob.connect_address(friend.addresses[0])
+        async with open_node(config) as bob, AsyncExitStack() as stack:
+            # All seven places of strangers are taken: one by first, the others by more like it.
+            await first.connect_address(bob.addresses[0])
+            for _ in range(6):
+                stranger = await stack.enter_async_context(open_node(NodeConfig(client_mode=True)))
+                await stranger.connect_address(bob.addresses[0])
+            await until(lambda: len(bob.connections) == 7)
+            late = await stack.enter_async_context(open_node(NodeConfig(client_mode=True)))
+            # It comes from a known host, so it may prove who it is, and is sent away then.
+            with suppress(UnreachableError):
+                await late.connect_address(bob.addresses[0])
+            await until(lambda: not late.connections)
+            assert late.peer_id not in bob.connected_peers
+            await friend.connect_address(bob.addresses[0])
+            await until(lambda: friend.peer_id in bob.connected_peers)
+
+
+async def test_a_known_peer_that_moved_is_known_there() -> None:
+    friend = Identity.generate()
+    async with open_node(NodeConfig(allow_peers=(friend.peer_id,))) as bob:
+        assert isinstance(bob._transport, Host)
+        guests_of_bob = bob._transport._guests
+        assert not guests_of_bob.knows_host("127.0.0.1")
+        async with raw_connection(bob.addresses[0], friend) as dialer:
+            await dialer.upgrade()
+            await until(lambda: guests_of_bob.knows_host("127.0.0.1"))
 
 
 @pytest.mark.slow
