@@ -201,6 +201,7 @@ class Host:
             connection = await self._upgrade(stream, address, None, path="relayed")
         if connection.info.peer_id != source:
             stream.reset()
+            await connection.session.aclose()
             raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
         self._begin(connection)
         await connection.muxer.lost.wait()
@@ -264,7 +265,7 @@ class Host:
                 if self._gate.on_proved(remote.host, known=known):
                     self._begin(connection, counted_host=remote.host)
                 else:
-                    await trio.aclose_forcefully(stream)
+                    await connection.session.aclose()
         except DialError as exc:
             logger.debug("handshake_failed address=%s %s", remote, exc)
         except Exception:
@@ -306,7 +307,7 @@ class Host:
             unsent=shares.unsent.open_part(),
             promised=shares.promised.open_part(),
         )
-        return LiveConnection(info, muxer, trio.current_time() + noise.may_stay_s)
+        return LiveConnection(info, noise, muxer, trio.current_time() + noise.may_stay_s)
 
     def _refusal(self, peer_id: PeerId) -> str | None:
         """Why a peer that has proved its identity may not stay, or None."""

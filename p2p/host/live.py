@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from p2p.host.muxer import Muxer
+from p2p.host.noise import NoiseSession
 from p2p.host.transport import ConnectionInfo
 
 # The peer may learn of the survivor half a round trip later, and opens streams on the other until.
@@ -18,6 +19,8 @@ class LiveConnection:
     """An upgraded connection and what is known of it."""
 
     info: ConnectionInfo
+    session: NoiseSession
+    """Closed by whoever does not let the muxer run."""
     muxer: Muxer
     ends_at_s: float
     """When the peer's token ends, on trio's clock."""

@@ -155,6 +155,26 @@ async def test_who_was_known_before_the_last_stop_still_is(tmp_path: Path) -> No
             await until(lambda: friend.peer_id in bob.connected_peers)
 
 
+async def test_who_is_turned_away_leaves_nothing_in_the_budget_of_buffers() -> None:
+    async with open_node(NodeConfig(inbound_connections_max=8)) as bob, AsyncExitStack() as stack:
+        host = bob._transport
+        assert isinstance(host, Host)
+        # Its host is known, so all who come from there may prove who they are.
+        host.remember(Identity.generate().peer_id, "127.0.0.1")
+        for _ in range(7):
+            dialer = await stack.enter_async_context(raw_connection(bob.addresses[0]))
+            await dialer.upgrade()
+        await until(lambda: len(bob.connections) == 7)
+        for _ in range(3):
+            async with raw_connection(bob.addresses[0]) as late:
+                session = await late.upgrade()
+                while await session.receive():
+                    pass
+        assert len(bob.connections) == 7
+        held = sum(connection.session._held.used for connection in host._open_connections())
+        assert host._buffers.used == held
+
+
 async def test_a_known_peer_that_moved_is_known_there() -> None:
     friend = Identity.generate()
     async with open_node(NodeConfig(allow_peers=(friend.peer_id,))) as bob:

@@ -9,6 +9,7 @@ import trio
 
 from p2p import Identity, NodeConfig, RefusedError, RelayLimits, Stream, StreamBroken, open_node
 from p2p.host.connection import Rules, upgrade
+from p2p.host.host import Host
 from p2p.host.transport import DialError
 from p2p.relay.client import REFRESH_S_MAX, REFRESH_S_MIN, open_relay_client, refresh_delay_s
 from p2p.relay.schema import (
@@ -113,6 +114,10 @@ async def test_a_relay_cannot_pass_itself_off_as_another() -> None:
         await stream.wait_broken()
         assert bob.connected_peers == (relay.peer_id,)
         assert bob.net_report.connections_relayed == 0
+        # Nor does the relay wear bob's budget of buffers down with it.
+        assert isinstance(bob._transport, Host)
+        [with_relay] = bob._transport._open_connections()
+        assert bob._transport._buffers.used == with_relay.session._held.used
 
 
 def test_refreshing_heeds_no_absurd_clock() -> None:
