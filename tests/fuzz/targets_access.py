@@ -109,6 +109,7 @@ TARGETS = (
         seeds=(_GOOD, _sized(_token(ALICE.peer_id)) + _LISTED, _sized(_token(BOB.peer_id))),
         covers=(
             "p2p.host.access.exchange_untrusted",
+            "p2p.host.access._exchange_untrusted",
             "p2p.host.access._receive_untrusted",
         ),
     ),
