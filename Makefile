@@ -11,10 +11,13 @@ STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
 INTEROP_STAMP := .venv/interop/installed
 
+# How long `make fuzz` searches, all targets together.
+FUZZ_SECONDS ?= 600
+
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test check bench netlab soak interop docs lint format types layers clean
+.PHONY: help setup demo test fuzz check bench netlab soak interop docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -42,6 +45,9 @@ test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process sid
 
 interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
 	@$(BIN)/pytest -rs tests/interop
+
+fuzz: setup ## search for bytes that break a decoder; FUZZ_SECONDS=600 in all
+	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: setup lint types layers ## what must hold before each commit; under a minute
 	@$(BIN)/pytest -q -n 2 -m "not slow" tests

@@ -65,7 +65,9 @@ def sign_token(
     expires_at_s: float,
 ) -> Token:
     """A token of this authority."""
-    bare = Token(authority.peer_id, run, peer_id, role, not_before_s, expires_at_s)
+    # Whole numbers would be written in another way than they are read, and the signature not fit.
+    begins_s, ends_s = float(not_before_s), float(expires_at_s)
+    bare = Token(authority.peer_id, run, peer_id, role, begins_s, ends_s)
     return msgspec.structs.replace(bare, signature=authority.sign(_SEALED_TOKEN + encode(bare)))
 
 

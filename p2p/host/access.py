@@ -89,10 +89,15 @@ class Access:
     """The authority's word as this node knows it: its own token, and the newest deny list."""
 
     def __init__(
-        self, config: AccessConfig, me: PeerId, on_denied: Callable[[PeerId], None]
+        self,
+        config: AccessConfig,
+        me: PeerId,
+        on_denied: Callable[[PeerId], None],
+        *,
+        wall_time_s: Callable[[], float] = wall_time_s,
     ) -> None:
         self._config = config
-        self._me = me
+        self._wall_time_s = wall_time_s
         self._on_denied = on_denied
         self._deny_list = DenyList(config.authority, 0, [])
         token = read_token(config.token_path)
@@ -108,7 +113,7 @@ class Access:
             authority=config.authority,
             run=config.run,
             peer_id=peer_id,
-            now_s=wall_time_s(),
+            now_s=self._wall_time_s(),
         )
 
     def is_denied(self, peer_id: PeerId) -> bool:
@@ -142,7 +147,7 @@ class Access:
             raise DialError(reason)
         if self.is_denied(peer_id):
             raise DialError("the authority has taken the peer's access back")
-        return theirs.token.expires_at_s + SLACK_S - wall_time_s()
+        return theirs.token.expires_at_s + SLACK_S - self._wall_time_s()
 
     def _take_up(self, deny_list: DenyList) -> None:
         """Keep a deny list if it is newer and the authority's."""

@@ -24,10 +24,11 @@ class Budget:
 
 
 class Share:
-    """What one sharer holds of a budget."""
+    """What one sharer holds of a budget, or one of several parts of what a sharer holds."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, whole: Share | None = None) -> None:
         self._budget = budget
+        self._whole = whole
         self._closed = False
         self.used = 0
 
@@ -36,9 +37,15 @@ class Share:
         """A share that has a budget to itself, and all of the limit."""
         return cls(Budget(total_max=3 * limit, share_max=limit))
 
+    def open_part(self) -> Share:
+        """A part that counts here too; closing it leaves the others as they are."""
+        return Share(self._budget, self)
+
     @property
     def room(self) -> int:
-        """How much more this sharer may take now."""
+        """How much more this sharer, all its parts together, may take now."""
+        if self._whole is not None:
+            return self._whole.room
         budget = self._budget
         fair = (budget.total_max - budget.used) // 2
         return max(0, min(budget.share_max, fair) - self.used)
@@ -47,16 +54,22 @@ class Share:
         """Hold more; the owner has looked at the room, or has reason to exceed it."""
         self.used += amount
         if not self._closed:
-            self._budget.used += amount
+            self._count(amount)
 
     def give(self, amount: int) -> None:
         """Hold less."""
         self.used -= amount
         if not self._closed:
-            self._budget.used -= amount
+            self._count(-amount)
 
     def close(self) -> None:
         """Leave the budget: what is still held counts no more."""
         if not self._closed:
             self._closed = True
-            self._budget.used -= self.used
+            self._count(-self.used)
+
+    def _count(self, amount: int) -> None:
+        if self._whole is not None:
+            self._whole.take(amount)
+        else:
+            self._budget.used += amount

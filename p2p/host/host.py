@@ -26,11 +26,10 @@ from p2p.host.negotiated import NegotiatedStream
 from p2p.host.noise import is_aes_faster
 from p2p.host.records import BUFFERS_BYTES_MAX
 from p2p.host.serve import serve_stream
+from p2p.host.shares import Shares
 from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.host.swarm_key import read_swarm_key
 from p2p.host.transport import ConnectionInfo, DialError
-from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
-from p2p.host.yamux_window import PROMISED_BYTES_MAX
 from p2p.identity import Identity
 from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
 from p2p.nursery import open_service_nursery
@@ -41,8 +40,6 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT_S = 10.0
 CONNECTIONS_PER_PEER_MAX = 8
 """Inbound ones; two peers that dial each other at once have two. The oldest gives way."""
-STREAMS_SERVED_MAX = 4_096
-"""Handlers at once, over all connections."""
 _ACCEPT_PAUSE_S = 0.1
 
 
@@ -92,9 +89,7 @@ class Host:
         self._guests = Guests(allowed=config.allow_peers, denied=config.deny_peers)
         self._handshakes: dict[int, trio.CancelScope] = {}
         held_max = config.buffered_bytes_max
-        self._unread = Budget(total_max=held_max, share_max=UNREAD_BYTES_MAX)
-        self._unsent = Budget(total_max=held_max, share_max=UNSENT_BYTES_MAX)
-        self._promised = Budget(total_max=held_max, share_max=PROMISED_BYTES_MAX)
+        self._shares = Shares(held_max)
         self._buffers = Budget(total_max=held_max, share_max=BUFFERS_BYTES_MAX)
         self._access = (
             Access(config.access, identity.peer_id, self._on_denied) if config.access else None
@@ -106,7 +101,6 @@ class Host:
             swarm_key=read_swarm_key(config.swarm_key_path) if config.swarm_key_path else None,
             access=self._access,
         )
-        self._served = Budget(total_max=STREAMS_SERVED_MAX, share_max=INBOUND_STREAMS_MAX)
         announced = tuple(parse_address(text) for text in config.announce)
         self._addresses = () if config.client_mode else announced or listening_addresses(listeners)
         self._accepting = trio.CancelScope()
@@ -292,14 +286,14 @@ class Host:
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
         )
-        served = self._served.open_share()
+        shares = self._shares.of(noise.peer_id)
         muxer = Muxer(
             noise,
             dialer=expected is not None,
-            on_stream=lambda muxed: self._on_stream(muxed, info, served),
-            unread=self._unread.open_share(),
-            unsent=self._unsent.open_share(),
-            promised=self._promised.open_share(),
+            on_stream=lambda muxed: self._on_stream(muxed, info, shares.served),
+            unread=shares.unread.open_part(),
+            unsent=shares.unsent.open_part(),
+            promised=shares.promised.open_part(),
         )
         return LiveConnection(info, muxer, trio.current_time() + noise.may_stay_s)
 

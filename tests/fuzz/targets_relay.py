@@ -1,0 +1,90 @@
+"""Targets of circuits: the messages of relays and of peers that reserve at them."""
+
+from __future__ import annotations
+
+from p2p import MessageInvalid
+from p2p.relay.schema import (
+    CircuitLimit,
+    Hop,
+    Reservation,
+    Stop,
+    decode_hop_untrusted,
+    decode_stop_untrusted,
+    encode_hop,
+    encode_stop,
+    framed,
+    read_message_untrusted,
+)
+from tests.fuzz.known import ALICE
+from tests.fuzz.target import EndOfInput, InputStream, Target, finish
+
+LIMIT = CircuitLimit(duration_s=60, bytes_each_way=1_000)
+HOP = Hop(
+    type=2,
+    peer_id=ALICE.peer_id,
+    reservation=Reservation(expires_at_s=5, addresses=(b"\x04\x7f\0\0\1\x06\0\1",), voucher=b"v"),
+    limit=LIMIT,
+    status=100,
+)
+STOP = Stop(type=0, peer_id=ALICE.peer_id, limit=LIMIT, status=100)
+
+
+def run_hop(data: bytes) -> None:
+    try:
+        message = decode_hop_untrusted(data)
+    except MessageInvalid:
+        return
+    # What was understood can be said again, and is understood the same.
+    assert decode_hop_untrusted(encode_hop(message)) == message
+
+
+def run_stop(data: bytes) -> None:
+    try:
+        message = decode_stop_untrusted(data)
+    except MessageInvalid:
+        return
+    assert decode_stop_untrusted(encode_stop(message)) == message
+
+
+def run_framed(data: bytes) -> None:
+    try:
+        message = finish(read_message_untrusted(InputStream(data)))
+    except (MessageInvalid, EndOfInput):
+        return
+    assert message in data
+
+
+_FIELDS = tuple(
+    f"p2p.relay.{name}"
+    for name in (
+        "protobuf.read_varint_untrusted",
+        "protobuf.fields_untrusted",
+        "protobuf.number_untrusted",
+        "protobuf.bytes_untrusted",
+        "schema._type_untrusted",
+        "schema._peer_untrusted",
+        "schema._limit_untrusted",
+        "schema._reservation_untrusted",
+    )
+)
+
+TARGETS = (
+    Target(
+        name="relay.hop",
+        run=run_hop,
+        seeds=(encode_hop(HOP), encode_hop(Hop(type=0))),
+        covers=("p2p.relay.schema.decode_hop_untrusted", *_FIELDS),
+    ),
+    Target(
+        name="relay.stop",
+        run=run_stop,
+        seeds=(encode_stop(STOP), encode_stop(Stop(type=1, status=204))),
+        covers=("p2p.relay.schema.decode_stop_untrusted",),
+    ),
+    Target(
+        name="relay.framed",
+        run=run_framed,
+        seeds=(framed(encode_hop(HOP)), framed(b""), b"\xff\xff\xff\xff\x0f"),
+        covers=("p2p.relay.schema.read_message_untrusted",),
+    ),
+)

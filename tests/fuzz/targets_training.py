@@ -1,0 +1,55 @@
+"""Targets of training: the records of progress, and the metadata of a state."""
+
+from __future__ import annotations
+
+import training
+from p2p import MessageInvalid, encode
+from tests.fuzz.messages import kinds_of, message_target, modules_of
+from tests.fuzz.target import Target
+from tests.training.progress.test_schema import MESSAGE, RECORDED
+from tests.training.test_state_metadata import POSITION, SCALARS
+from training.progress.schema import decode_record_untrusted, message_of, record_of
+from training.state_metadata import decode_metadata_untrusted, encode_metadata
+
+
+def run_record(data: bytes) -> None:
+    try:
+        message = decode_record_untrusted(data)
+    except MessageInvalid:
+        return
+    record = record_of(message)
+    assert message_of(record, life_s=message.life_s, addresses=message.addresses) == message
+
+
+def run_metadata(data: bytes) -> None:
+    try:
+        metadata = decode_metadata_untrusted(data, version=POSITION.round.number)
+    except MessageInvalid:
+        return
+    assert metadata.position.round.number == POSITION.round.number
+    again = encode_metadata(
+        metadata.position, equalized=metadata.equalized, scalars=metadata.scalars
+    )
+    # Bytes are compared, since an impossible number (NaN) is equal to none.
+    assert again == encode(metadata)
+
+
+TARGETS = (
+    message_target(
+        "training.messages",
+        kinds_of(modules_of(training)),
+        [(message, bytes.fromhex(recorded)) for message, recorded in RECORDED],
+    ),
+    Target(
+        name="training.progress-record",
+        run=run_record,
+        seeds=(encode(MESSAGE),),
+        covers=("training.progress.schema.decode_record_untrusted",),
+    ),
+    Target(
+        name="training.state-metadata",
+        run=run_metadata,
+        seeds=(encode_metadata(POSITION, equalized=True, scalars=SCALARS),),
+        covers=("training.state_metadata.decode_metadata_untrusted",),
+    ),
+)
