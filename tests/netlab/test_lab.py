@@ -25,7 +25,9 @@ def start(host: Host, program: str, *arguments: object) -> subprocess.Popen[str]
 def line_of(process: subprocess.Popen[str]) -> str:
     """The next line that a process says."""
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    line = process.stdout.readline().strip()
+    assert line, f"it ended with {process.wait()}"
+    return line
 
 
 def ask(process: subprocess.Popen[str], text: object) -> None:
