@@ -4,6 +4,8 @@ SHELL := /bin/bash
 
 # The Python to build .venv with; `make setup PYTHON=python3.12` picks another.
 PYTHON ?= python3
+# How long `make soak` goes on.
+SOAK_SECONDS ?= 600
 BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
@@ -15,7 +17,7 @@ FUZZ_SECONDS ?= 600
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test fuzz check bench netlab interop docs lint format types layers clean
+.PHONY: help setup demo test fuzz check bench netlab soak interop docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -37,7 +39,7 @@ $(INTEROP_STAMP): $(STAMP) scripts/interop-setup scripts/system-packages-interop
 demo: setup ## train a network on handwritten digits with three peers on this machine
 	@$(BIN)/manyhands demo
 
-test: setup $(INTEROP_STAMP) ## all tests: those in one process side by side, then real processes one at a time
+test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes one at a time
 	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
 	@$(BIN)/pytest -rs tests/processes tests/netlab tests/interop
 
@@ -67,8 +69,15 @@ format: setup ## reformat, and mend what ruff can mend
 bench: setup ## measure an averaging round beside gloo; prints a table
 	@$(BIN)/python benchmarks/averaging_round.py
 
-netlab: setup ## pull cables in real network namespaces; needs root
-	@$(BIN)/pytest -s tests/netlab
+netlab: setup netlab-setup ## cut and slow links in real network namespaces; needs root
+	@$(BIN)/pytest -rs -s tests/netlab
+
+.PHONY: netlab-setup
+netlab-setup:
+	@scripts/netlab-setup
+
+soak: setup ## reconnect, cancel and move checked bulk for SOAK_SECONDS; memory and descriptors stay flat
+	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,7 +1,7 @@
-"""A node on a host of the test's network; says as lines of JSON what happens to it.
+"""A node on a host of the laboratory; says as lines of JSON what happens to it.
 
 python -m tests.netlab.peer listen ADDRESS
-python -m tests.netlab.peer dial MULTIADDRESS idle|bulk:BYTES|call …
+python -m tests.netlab.peer dial MULTIADDRESS idle|watched|bulk:BYTES|call:TIMEOUT_S|calls:TIMES …
 """
 
 from __future__ import annotations
@@ -14,10 +14,30 @@ from typing import Any
 
 import trio
 
-from p2p import Node, NodeConfig, P2PError, PeerId, Stream, open_node
+from p2p import (
+    Message,
+    Method,
+    Node,
+    NodeConfig,
+    P2PError,
+    PeerId,
+    RpcService,
+    Stream,
+    open_node,
+    rpc_client,
+)
 
 SINK, HANG, ECHO = "/test/sink/1", "/test/hang/1", "/test/echo/1"
+SERVICE = "netlab-test"
 _BLOCK = bytes(range(256)) * 256
+
+
+class Question(Message, frozen=True):
+    """Asks, and answers."""
+
+
+PONDER = Method("ponder", Question, Question)
+"""A call that is never answered."""
 
 
 def say(event: str, **more: Any) -> None:
@@ -38,6 +58,12 @@ async def hang(stream: Stream) -> None:
     await trio.sleep_forever()
 
 
+async def ponder(caller: PeerId, question: Question) -> Question:
+    """Never answer a call."""
+    await trio.sleep_forever()
+    raise AssertionError
+
+
 async def echo(stream: Stream) -> None:
     """Send everything back."""
     while data := await stream.receive_some():
@@ -46,8 +72,11 @@ async def echo(stream: Stream) -> None:
 
 async def listen(host: str) -> None:
     """Serve until stdin closes."""
+    service = RpcService(SERVICE)
+    service.unary(PONDER, ponder)
     async with (
         open_node(NodeConfig(listen=(f"/ip4/{host}/tcp/0",))) as node,
+        service.serving(node),
         trio.open_nursery() as nursery,
     ):
         for protocol, handler in ((SINK, sink), (HANG, hang), (ECHO, echo)):
@@ -73,24 +102,27 @@ async def dial(address: str, works: list[str]) -> None:
         say("connected", record_layer=node.connections[0].record_layer)
         async with trio.open_nursery() as nursery:
             for work in works:
-                name, _, size = work.partition(":")
-                nursery.start_soon(_do, node, peer_id, name, int(size or 0))
+                name, _, amount = work.partition(":")
+                nursery.start_soon(_do, node, peer_id, name, int(amount or 0))
     say("done")
 
 
-async def _do(node: Node, peer_id: PeerId, name: str, size_bytes: int) -> None:
+async def _do(node: Node, peer_id: PeerId, name: str, amount: int) -> None:
     try:
         if name == "idle":
             await node.wait_disconnected(peer_id)
             say("lost")
+        elif name == "watched":
+            with node.watched([peer_id]):
+                say("watching")
+                await node.wait_disconnected(peer_id)
+            say("lost")
         elif name == "bulk":
-            say("bulk", right=await _send_bulk(node, peer_id, size_bytes))
+            say("bulk", right=await _send_bulk(node, peer_id, amount))
         elif name == "calls":
-            await _call_often(node, peer_id, size_bytes)
+            await _call_often(node, peer_id, amount)
         else:
-            stream = await node.open_stream(peer_id, HANG)
-            await stream.send_all(b"?")
-            await stream.receive_exactly(1)
+            await rpc_client(node, SERVICE).call(peer_id, PONDER, Question(), timeout_s=amount)
     except P2PError as exc:
         say(name, error=type(exc).__name__)
 

@@ -113,6 +113,10 @@ async def test_a_peer_that_stays_frozen_is_lost_and_comes_back_on_a_new_connecti
         assert silent_s <= KEEPALIVE_INTERVAL_S * (KEEPALIVE_TICKS_MAX + 1) + 2
         assert not node.is_connected(peer_id)
         process.send_signal(signal.SIGCONT)
+        # The thawed peer notices that it was given up, too.
+        assert process.stdout is not None
+        while b'"lost"' not in await trio.to_thread.run_sync(process.stdout.readline):
+            assert process.poll() is None
         stream = await node.open_stream(peer_id, ECHO)
         await stream.send_all(b"again")
         assert await stream.receive_exactly(5) == b"again"

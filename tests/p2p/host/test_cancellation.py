@@ -9,9 +9,11 @@ import trio
 from p2p import Node, NodeConfig, Stream, StreamBroken, open_node
 from p2p.host.yamux_window import RECEIVE_WINDOW
 from tests.p2p.host.peers import until
+from tests.p2p.host.wires import pattern
 from tests.p2p.worlds import PROTOCOL, echo
 
 SWALLOW, HANG, SUM = "/test/swallow/1", "/test/hang/1", "/test/sum/1"
+PROSE = "/test/prose/1"
 CANCELLED = 1_000
 
 
@@ -109,3 +111,48 @@ async def _cancel_a_read(alice: Node, bob: Node, rng: random.Random) -> bool:
     assert await stream.receive_exactly(4) == b"half"
     stream.reset()
     return scope.cancelled_caught
+
+
+async def recite(stream: Stream) -> None:
+    """An endless text in pieces of all sizes, with pauses."""
+    rng = random.Random(3)
+    position = 0
+    while True:
+        piece = pattern(position, rng.choice((1, 700, 60_000, 200_000)))
+        await stream.send_all(piece)
+        position += len(piece)
+        await trio.sleep(rng.choice((0, 0, 0.0005)))
+
+
+@pytest.mark.slow
+async def test_a_thousand_cancelled_reads_of_a_text_that_flows_lose_no_byte_of_it() -> None:
+    async with open_node() as bob, open_node(NodeConfig(client_mode=True)) as alice:
+        bob.serve(PROSE, recite)
+        await alice.connect_address(bob.addresses[0])
+        [connection] = alice.connections
+        async with trio.open_nursery() as nursery:
+            for seed in range(3):
+                nursery.start_soon(_read_with_cancellations, alice, bob, random.Random(seed))
+        assert alice.connections == (connection,)
+        for node in (alice, bob):
+            muxer = _only_muxer(node)
+            await until(lambda muxer=muxer: muxer.stream_count == 0)
+            assert muxer.session._unread.used == muxer.session.unsent_bytes == 0
+
+
+async def _read_with_cancellations(alice: Node, bob: Node, rng: random.Random) -> None:
+    """Read a text to which every read gives some, and a cancelled one takes nothing."""
+    stream = await alice.open_stream(bob.peer_id, PROSE)
+    position = cancelled = 0
+    while cancelled < CANCELLED // 2:
+        data = b""
+        with trio.move_on_after(rng.random() * 0.002) as scope:
+            if rng.random() < 0.5:
+                data = await stream.receive_exactly(rng.randrange(1, 300_000))
+            else:
+                data = await stream.receive_some(rng.choice((1, 5_000, 300_000)))
+        assert data == pattern(position, len(data))
+        position += len(data)
+        cancelled += scope.cancelled_caught
+    assert position > 1_000_000
+    stream.reset()
