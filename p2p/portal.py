@@ -4,7 +4,7 @@
     call(async_fn) ── start ────────▶  one task with one cancel scope
        waits in slices of 0.2 s  ◀──── result, or error
        runs a job if asked       ◀──── CallerJobs.run(function): "read this for me"
-       Ctrl-C: cancel ─────────────▶   waits at most 2 s for the task to end, then raises
+       Ctrl-C, timeout: cancel ────▶   waits at most 2 s for the task to end, then raises
     close() ─────────────────────▶     leaves what was entered, newest first; the thread ends
 
 Trio's thread is no daemon, so that farewells are spoken; therefore it watches the thread that
@@ -17,13 +17,12 @@ opened it and the main thread, and ends by itself when one of them is gone witho
 
 from __future__ import annotations
 
-import gc
 import logging
+import math
 import os
 import queue
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -34,6 +33,7 @@ import outcome
 import trio
 
 from p2p.errors import PortalClosed
+from p2p.fork import keep_sockets_from_children
 from p2p.held import Held
 from p2p.nursery import open_service_nursery
 
@@ -64,7 +64,7 @@ class Portal:
         self._ready.wait()
         if self._crash is not None:
             raise self._crash
-        _open_portals.add(self)
+        keep_sockets_from_children(self)
 
     def __enter__(self) -> Portal:
         return self
@@ -86,22 +86,33 @@ class Portal:
         return self._thread.is_alive() and os.getpid() == self._pid
 
     def call(
-        self, function: Callable[..., Awaitable[T]], *args: Any, jobs: CallerJobs | None = None
+        self,
+        function: Callable[..., Awaitable[T]],
+        *args: Any,
+        jobs: CallerJobs | None = None,
+        timeout_s: float | None = None,
     ) -> T:
         """Run an async function on trio's thread and wait for it, answering jobs meanwhile.
 
+        Args:
+            timeout_s: the call is cancelled when it takes longer; None waits for ever.
+
         Raises:
             PortalClosed: trio's thread ended, or this is a forked child.
+            TimeoutError: the call took too long, and was cancelled.
             whatever the function raises; KeyboardInterrupt and errors of jobs' callers cancel it.
         """
         if not self.is_open:
             raise self._closed_error()
+        self._check_thread()
         call = _Call(lambda: function(*args))
         if jobs is not None:
             jobs.attach(call.inbox)
         try:
             self._soon(self._start, call)
-            self._wait(call)
+            in_time = self._wait(call, timeout_s)
+            if not in_time:
+                self._abandon(call)
         except BaseException:
             self._abandon(call)
             raise
@@ -109,19 +120,22 @@ class Portal:
             if jobs is not None:
                 jobs.detach(call.inbox)
         if call.result is None:
-            raise self._closed_error()
+            raise self._closed_error() if in_time else TimeoutError(f"longer than {timeout_s:g} s")
         result: T = call.result.unwrap()
         return result
 
-    def enter(self, context: AbstractAsyncContextManager[T]) -> T:
+    def enter(
+        self, context: AbstractAsyncContextManager[T], *, timeout_s: float | None = None
+    ) -> T:
         """Enter an async context manager on trio's thread; close() leaves it, newest first."""
-        value: T = self.call(self._held.enter, context)
+        value: T = self.call(self._held.enter, context, timeout_s=timeout_s)
         return value
 
     def close(self) -> None:
         """Leave everything that was entered and end trio's thread; harmless when done already."""
         if self._pid != os.getpid():
             return
+        self._check_thread()
         try:
             self._soon(self._begin_closing)
             self._join(_CLOSE_S)
@@ -134,23 +148,30 @@ class Portal:
 
     # --- the caller's side ---
 
+    def _check_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise ValueError("trio's own thread must not wait for itself: await the function there")
+
     def _soon(self, function: Callable[..., object], *args: Any) -> None:
         try:
             self._token.run_sync_soon(function, *args)
         except trio.RunFinishedError:
             logger.debug("portal_run_finished")
 
-    def _wait(self, call: _Call[Any]) -> None:
-        while True:
+    def _wait(self, call: _Call[Any], timeout_s: float | None) -> bool:
+        """Do jobs until the call has ended; False when the time was over first."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                job = call.inbox.get(timeout=_WAIT_SLICE_S)
+                job = call.inbox.get(timeout=min(left, _WAIT_SLICE_S))
             except queue.Empty:
                 if not self._thread.is_alive():
-                    return
+                    return True
                 continue
             if job is None:
-                return
+                return True
             job.run()
+        return call.done.is_set()
 
     def _abandon(self, call: _Call[Any]) -> None:
         """Cancel and wait a little: after this nothing more is done for the call's caller."""
@@ -218,10 +239,10 @@ class Portal:
     async def _serve(self, call: _Call[T]) -> None:
         try:
             with call.scope:
-                try:
-                    call.result = outcome.Value(await call.function())
-                except Exception as exc:  # it belongs to the caller, whatever it is
-                    call.result = outcome.Error(exc)
+                call.result = outcome.Value(await call.function())
+        except Exception as exc:
+            # It belongs to the caller, whatever it is; a cancellation beside it, the scope took.
+            call.result = outcome.Error(exc)
         finally:
             call.end()
 
@@ -320,20 +341,3 @@ class _Job:
                 raise
         finally:
             self._token.run_sync_soon(self.done.set)
-
-
-# A DataLoader forks: a SIGKILLed trainer's connections would live on in its workers, and peers
-# would not see them end. So the child closes what its parent's trio thread had opened.
-_open_portals: weakref.WeakSet[Portal] = weakref.WeakSet()
-
-
-def _close_sockets_in_child() -> None:
-    if not _open_portals:
-        return
-    for thing in gc.get_objects():
-        if issubclass(type(thing), trio.socket.SocketType) and thing.fileno() >= 0:
-            os.close(thing.detach())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_sockets_in_child)

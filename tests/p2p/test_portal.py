@@ -216,6 +216,49 @@ def test_interrupting_a_call_cancels_it() -> None:
     assert trio_threads() == []
 
 
+def test_a_call_that_takes_too_long_is_cancelled() -> None:
+    events: list[str] = []
+
+    async def long() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            events.append("cancelled")
+
+    with Portal() as portal:
+        with pytest.raises(TimeoutError, match=r"0\.01 s"):
+            portal.call(long, timeout_s=0.01)
+        assert events == ["cancelled"], "the call's task ended before the error was raised"
+        assert portal.call(add, 1, 1, timeout_s=SOON_S) == 2
+
+
+def test_an_error_beside_a_cancellation_harms_no_other_call() -> None:
+    async def clumsy() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise LookupError
+
+    with Portal() as portal:
+        with pytest.raises(ExceptionGroup) as caught:
+            portal.call(clumsy, timeout_s=0.01)
+        assert caught.group_contains(LookupError)
+        assert portal.call(add, 1, 1) == 2
+
+
+def test_trios_own_thread_must_not_wait_for_itself() -> None:
+    with Portal() as portal:
+
+        async def call() -> int:
+            return portal.call(add, 1, 1)
+
+        with pytest.raises(ValueError, match="must not wait"):
+            portal.call(call)
+        assert portal.call(add, 1, 1) == 2
+
+
 def test_two_threads_may_call_at_once() -> None:
     arrived = [0]
 
