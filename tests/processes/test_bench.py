@@ -72,11 +72,22 @@ def test_a_rival_that_fails_says_why_and_leaves_no_process() -> None:
     assert pair.server.ended
 
 
-def test_a_rival_that_is_killed_is_told_from_one_that_is_slow() -> None:
+def test_a_server_that_is_gone_is_a_reason() -> None:
     with open_pair("tcp") as pair:
         pair.server.end()
         with pytest.raises(RivalFailed, match="OSError: all attempts to connect"):
             pair.client.ask(do="connect", times=1)
+
+
+def test_a_rival_whose_process_dies_is_told_from_one_that_is_silent() -> None:
+    worker = Worker("tcp client", "tools.bench.worker", "tcp", "client")
+    try:
+        with pytest.raises(RivalFailed, match="was silent for 0 s"):
+            worker.answer(timeout_s=0.01)
+        with pytest.raises(RivalFailed, match="ended with exit code -9"):
+            worker.answer(timeout_s=WAIT_S_MAX)
+    finally:
+        worker.end()
 
 
 def test_what_cannot_be_loaded_is_a_reason() -> None:

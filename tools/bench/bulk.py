@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from tools.bench.processes import Pair, RivalFailed, open_pair
+from tools.bench.processes import ANSWER_S_MAX, Pair, RivalFailed, open_pair
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
 from tools.bench.rivals import NAMES
@@ -28,6 +28,8 @@ _TRIAL_BYTES = 4 * _MIB
 _TRIAL_S_MIN = 0.05
 """A shorter trial says too little about the speed: it is repeated with more."""
 _SIZE_BYTES_MAX = 4e9
+_SLOWER_MAX = 10
+"""So many times as long as planned a measurement may take: others may come to need the cores."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def run_bulk(options: BulkOptions, steps: Steps) -> Report:
                         if rival not in measured:
                             size = _size_for(pair, streams, write_bytes, options.seconds)
                             measured[rival] = Measured(rival, streams, write_bytes, size)
-                        _measure(pair, measured[rival])
+                        _measure(pair, measured[rival], options.seconds)
                     except RivalFailed as exc:
                         report.skip(NAMES[rival], str(exc))
                         del pairs[rival]
@@ -116,9 +118,13 @@ def _size_for(pair: Pair, streams: int, write_bytes: int, seconds: float) -> int
     return int(max(streams * write_bytes, min(fitting, _SIZE_BYTES_MAX)))
 
 
-def _measure(pair: Pair, one: Measured) -> None:
+def _measure(pair: Pair, one: Measured, seconds: float) -> None:
     done = pair.client.ask(
-        do="bulk", size_bytes=one.size_bytes, write_bytes=one.write_bytes, streams=one.streams
+        timeout_s=ANSWER_S_MAX + _SLOWER_MAX * seconds,
+        do="bulk",
+        size_bytes=one.size_bytes,
+        write_bytes=one.write_bytes,
+        streams=one.streams,
     )
     gigabytes = done["size_bytes"] / _GB
     one.megabytes_per_s.append(done["size_bytes"] / done["seconds"] / 1e6)

@@ -17,7 +17,9 @@ from typing import Any
 import tools
 
 ANSWER_S_MAX = 120.0
-"""An order takes seconds; who is silent for so long hangs."""
+"""An order of the default size takes seconds; who is silent for so long hangs."""
+# Its stdout is closed; the rest of its end takes no longer.
+_FAREWELL_S_MAX = 10.0
 # `python -m tools…` finds ours first when it starts where our packages are.
 _PACKAGES_FOLDER = Path(tools.__file__).resolve().parent.parent
 
@@ -60,26 +62,29 @@ class Worker:
     def answer(self, *, timeout_s: float = ANSWER_S_MAX) -> dict[str, Any]:
         """The next answer; raises RivalFailed."""
         assert self._process.stdout is not None
-        hung = threading.Timer(timeout_s, self._process.kill)
-        hung.start()
+        silent = threading.Event()
+
+        def give_up() -> None:
+            silent.set()
+            self._process.kill()
+
+        patience = threading.Timer(timeout_s, give_up)
+        patience.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            hung.cancel()
+            patience.cancel()
         if not line:
-            raise RivalFailed(
-                f"{self._name} ended, or was silent for {timeout_s:.0f} s; its last words: "
-                f"{self._last_words() or 'none'}"
-            )
+            raise RivalFailed(f"{self._name} {self._end(timeout_s if silent.is_set() else None)}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RivalFailed(f"{self._name}: {answer['error']}")
         return answer
 
-    def ask(self, **order: Any) -> dict[str, Any]:
+    def ask(self, *, timeout_s: float = ANSWER_S_MAX, **order: Any) -> dict[str, Any]:
         """Give an order and wait for its answer; raises RivalFailed."""
         self.tell(**order)
-        return self.answer()
+        return self.answer(timeout_s=timeout_s)
 
     def hang_up(self) -> None:
         """Give no more orders: the process ends, whatever it does."""
@@ -100,10 +105,15 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
-    def _last_words(self) -> str:
+    def _end(self, silent_s: float | None) -> str:
+        """How it ended, with its last words if it had any."""
+        if silent_s is not None:
+            how = f"was silent for {silent_s:.0f} s"
+        else:
+            how = f"ended with exit code {self._process.wait(timeout=_FAREWELL_S_MAX)}"
         self._stderr.seek(0)
-        lines = self._stderr.read().decode("utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        words = self._stderr.read().decode("utf-8", errors="replace").strip().splitlines()
+        return f"{how}: {words[-1]}" if words else how
 
 
 class Pair:

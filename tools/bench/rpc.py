@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.bench.processes import Pair, RivalFailed, open_pair
+from tools.bench.processes import ANSWER_S_MAX, Pair, RivalFailed, open_pair
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
 from tools.bench.rivals import NAMES
@@ -34,6 +34,8 @@ _LOADED_SHARE = 5
 _WARMING_CONNECTIONS = 16
 """Before memory is counted, so that what the first ones load and reserve is not."""
 _FULL_FACTOR = 5
+_CALL_S_MAX = 1.0
+"""What one call or connection may take on average; slower ones hang."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _measure_latency(pair: Pair, options: RpcOptions, one: Measured) -> None:
     loaded_calls = options.each(options.calls // _LOADED_SHARE)
 
     def ask(**order: Any) -> dict[str, Any]:
-        return pair.client.ask(do="call", **order)
+        timeout_s = ANSWER_S_MAX + _CALL_S_MAX * calls
+        return pair.client.ask(timeout_s=timeout_s, do="call", **order)
 
     connects = options.each(min(options.connects, options.calls))
     one.connect_s += pair.client.ask(do="connect", times=connects)["seconds"]
@@ -145,7 +148,8 @@ def _idle_connection_bytes(rival: str, connections: int) -> float:
     with open_pair(rival) as pair:
         pair.client.ask(do="hold", connections=_WARMING_CONNECTIONS)
         before = pair.server.ask()["rss_bytes"]
-        pair.client.ask(do="hold", connections=connections)
+        timeout_s = ANSWER_S_MAX + _CALL_S_MAX * connections
+        pair.client.ask(timeout_s=timeout_s, do="hold", connections=connections)
         after = pair.server.ask()["rss_bytes"]
     return float(after - before) / connections
 
