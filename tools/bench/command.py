@@ -64,7 +64,7 @@ def bulk(
 def rpc(
     calls: Annotated[int, typer.Option(min=10, help="Calls to measure.")] = 1_000,
     connections: Annotated[int, typer.Option(min=1, help="Connections to hold at rest.")] = 200,
-    full: Annotated[bool, typer.Option("--full", help="Five times as many.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Five times as many calls.")] = False,
     check: Check = False,
     as_markdown: Markdown = False,
     save: Save = None,
