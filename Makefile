@@ -67,7 +67,7 @@ format: setup ## reformat, and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 
 bench: setup ## measure an averaging round beside gloo; prints a table
-	@$(BIN)/python benchmarks/averaging_round.py
+	@$(BIN)/manyhands bench averaging
 
 netlab: setup netlab-setup ## cut and slow links in real network namespaces; needs root
 	@$(BIN)/pytest -rs -s tests/netlab

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes.command import ENVIRONMENT, ROOT, TEST_S_MAX
-from tools.bench.processes import RivalFailed, open_pair
+from tests.processes.command import ENVIRONMENT, ROOT, TEST_S_MAX, WAIT_S_MAX
+from tools.bench.processes import RivalFailed, Worker, open_pair
 from tools.bench.rivals import NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_S_MAX)]
@@ -23,6 +23,7 @@ def bench(*arguments: str) -> Any:
         text=True,
         check=True,
     )
+    assert "measuring" in done.stderr
     return json.loads(done.stdout)
 
 
@@ -30,20 +31,77 @@ def test_bulk() -> None:
     told = bench("bulk", "--seconds", "0.01")
     assert told["skipped"] == []
     assert {row["rival"] for row in told["rows"]} == set(NAMES.values())
-    assert all(row["megabytes_per_s"] > 0 for row in told["rows"])
+    assert {(row["streams"], row["write_bytes"]) for row in told["rows"]} == {
+        (1, 4096), (1, 65_536), (1, 1_048_576), (4, 65_536), (16, 65_536),
+    }  # fmt: skip
+    for row in told["rows"]:
+        assert row["repetitions"] == 3
+        assert 0 < row["megabytes_per_s_min"] <= row["megabytes_per_s"]
+        assert row["sender_cpu_s_per_gb"] > 0
+        assert row["receiver_cpu_s_per_gb"] > 0
     assert len(told["budgets"]) == 3
 
 
 def test_rpc() -> None:
-    told = bench("rpc", "--calls", "10", "--connections", "3")
+    # More connections than strangers may open in a second: the limits of a node are not measured.
+    told = bench("rpc", "--calls", "10", "--connections", "60")
     assert told["skipped"] == []
     assert [row["rival"] for row in told["rows"]] == list(NAMES.values())
-    assert all(row["call_ms"] > 0 and row["loaded_call_ms"] > 0 for row in told["rows"])
+    for row in told["rows"]:
+        for what in ("connect", "stream", "call", "loaded_call"):
+            assert 0 < row[f"{what}_ms"] <= row[f"{what}_p99_ms"]
+        assert row["load_megabytes_per_s"] > 0
+        assert row["idle_connection_kib"] is not None
     assert len(told["budgets"]) == 6
 
 
+def test_averaging() -> None:
+    told = bench("averaging", "--peers", "2", "--elements", "1000", "--rounds", "2")
+    assert told["skipped"] == []
+    assert [row["rival"] for row in told["rows"]] == ["manyhands", "gloo"]
+    for row in told["rows"]:
+        assert 0 < row["step_seconds_min"] <= row["step_seconds_median"]
+        assert row["error_max"] < 1e-5
+    assert len(told["budgets"]) == 1
+
+
 def test_a_rival_that_fails_says_why_and_leaves_no_process() -> None:
-    with open_pair("tcp") as pair, pytest.raises(RivalFailed, match="AttributeError"):
+    with open_pair("tcp") as pair, pytest.raises(RivalFailed, match="tcp client: KeyError"):
         pair.client.ask(do="what nobody can")
-    assert pair.client._process.poll() is not None
-    assert pair.server._process.poll() is not None
+    assert pair.client.ended
+    assert pair.server.ended
+
+
+def test_a_server_that_is_gone_is_a_reason() -> None:
+    with open_pair("tcp") as pair:
+        pair.server.end()
+        with pytest.raises(RivalFailed, match="OSError: all attempts to connect"):
+            pair.client.ask(do="connect", times=1)
+
+
+def test_a_rival_whose_process_dies_is_told_from_one_that_is_silent() -> None:
+    worker = Worker("tcp client", "tools.bench.worker", "tcp", "client")
+    try:
+        with pytest.raises(RivalFailed, match="was silent for 0 s"):
+            worker.answer(timeout_s=0.01)
+        with pytest.raises(RivalFailed, match="ended with exit code -9"):
+            worker.answer(timeout_s=WAIT_S_MAX)
+    finally:
+        worker.end()
+
+
+def test_what_cannot_be_loaded_is_a_reason() -> None:
+    worker = Worker("nobody", "tools.bench.no_such_module")
+    try:
+        with pytest.raises(RivalFailed, match="no_such_module"):
+            worker.answer(timeout_s=WAIT_S_MAX)
+    finally:
+        worker.end()
+
+
+def test_a_process_ends_with_its_parent_even_while_it_works() -> None:
+    with open_pair("tcp") as pair:
+        pair.client.tell(do="call", times=10**9, size_bytes=1)
+        pair.client.hang_up()
+        pair.client.wait(timeout_s=WAIT_S_MAX)
+        assert not pair.server.ended

@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tools.bench.command import app as bench
 from tools.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+BENCHES = [f"bench {one.callback.__name__}" for one in bench.registered_commands if one.callback]
+COMMANDS = [
+    *(command.callback.__name__ for command in app.registered_commands if command.callback),
+    *BENCHES,
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"Example: manyhands {command}" in " ".join(result.stdout.split())
     assert "--json" in result.stdout

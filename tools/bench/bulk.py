@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tools.bench.processes import Pair, RivalFailed, open_pair
-from tools.bench.report import Budget, Report
+from tools.bench.processes import ANSWER_S_MAX, Pair, RivalFailed, open_pair
+from tools.bench.progress import Steps
+from tools.bench.report import Budget, Report, Row
 from tools.bench.rivals import NAMES
 
 COLUMNS = (
@@ -23,6 +24,12 @@ _KIB, _MIB, _GB = 1024, 1_048_576, 1e9
 CASES = tuple((streams, write) for streams in (1, 4, 16) for write in (4 * _KIB, 64 * _KIB, _MIB))
 QUICK_CASES = ((1, 4 * _KIB), (1, 64 * _KIB), (1, _MIB), (4, 64 * _KIB), (16, 64 * _KIB))
 REPEATS = 3
+_TRIAL_BYTES = 4 * _MIB
+_TRIAL_S_MIN = 0.05
+"""A shorter trial says too little about the speed: it is repeated with more."""
+_SIZE_BYTES_MAX = 4e9
+_SLOWER_MAX = 10
+"""So many times as long as planned a measurement may take: others may come to need the cores."""
 
 
 @dataclass(frozen=True)
@@ -36,106 +43,118 @@ class BulkOptions:
 
 
 @dataclass
-class _Measured:
+class Measured:
     """One case of one rival, all its repetitions."""
 
     rival: str
     streams: int
     write_bytes: int
     size_bytes: int
-    speeds: list[float]
-    sender: list[float]
-    receiver: list[float]
+    megabytes_per_s: list[float] = field(default_factory=list)
+    sender_cpu_s_per_gb: list[float] = field(default_factory=list)
+    receiver_cpu_s_per_gb: list[float] = field(default_factory=list)
+
+    def row(self) -> Row:
+        """What the report says of it."""
+        return {
+            "rival": NAMES[self.rival],
+            "streams": self.streams,
+            "write_bytes": self.write_bytes,
+            "size_bytes": self.size_bytes,
+            "repetitions": len(self.megabytes_per_s),
+            "megabytes_per_s": statistics.median(self.megabytes_per_s),
+            "megabytes_per_s_min": min(self.megabytes_per_s),
+            "megabytes_per_s_max": max(self.megabytes_per_s),
+            "sender_cpu_s_per_gb": statistics.median(self.sender_cpu_s_per_gb),
+            "receiver_cpu_s_per_gb": statistics.median(self.receiver_cpu_s_per_gb),
+        }
 
 
-def run_bulk(options: BulkOptions, progress: Callable[[str], None]) -> Report:
+def run_bulk(options: BulkOptions, steps: Steps) -> Report:
     """Measure every rival that comes up, the repetitions of all in turn."""
-    report = Report("bulk")
+    report = Report("bulk", COLUMNS)
     cases = CASES if options.full else QUICK_CASES
-    measured: dict[tuple[str, int, int], _Measured] = {}
+    steps.expect(len(cases) * REPEATS * len(NAMES))
     with ExitStack() as stack:
         pairs = _open_pairs(report, stack)
         for streams, write_bytes in cases:
-            for repeat in range(REPEATS):
+            steps.case(f"{streams} × {write_bytes // _KIB} KiB")
+            measured: dict[str, Measured] = {}
+            for _ in range(REPEATS):
                 for rival, pair in list(pairs.items()):
-                    progress(
-                        f"{NAMES[rival]}: {streams} × {write_bytes // _KIB} KiB, "
-                        f"{repeat + 1} of {REPEATS}"
-                    )
-                    one = measured.get((rival, streams, write_bytes))
                     try:
-                        if one is None:
+                        if rival not in measured:
                             size = _size_for(pair, streams, write_bytes, options.seconds)
-                            one = _Measured(rival, streams, write_bytes, size, [], [], [])
-                            measured[rival, streams, write_bytes] = one
-                        _measure(pair, one)
+                            measured[rival] = Measured(rival, streams, write_bytes, size)
+                        _measure(pair, measured[rival], options.seconds)
                     except RivalFailed as exc:
-                        report.skip(rival, str(exc))
+                        report.skip(NAMES[rival], str(exc))
                         del pairs[rival]
-    report.rows = [_row(one) for one in measured.values() if one.speeds]
-    report.budgets = _budgets(measured)
+                    steps.step()
+            report.rows += [one.row() for one in measured.values() if one.megabytes_per_s]
+    report.budgets = budgets(report.rows)
     return report
 
 
 def _open_pairs(report: Report, stack: ExitStack) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
-    for rival in NAMES:
+    for rival, name in NAMES.items():
         try:
             pairs[rival] = stack.enter_context(open_pair(rival))
         except RivalFailed as exc:
-            report.skip(rival, str(exc))
+            report.skip(name, str(exc))
     return pairs
 
 
 def _size_for(pair: Pair, streams: int, write_bytes: int, seconds: float) -> int:
     """How much this rival moves in about so many seconds, tried with little."""
-    size = max(4 * _MIB, streams * write_bytes)
-    done = pair.client.ask(do="bulk", size_bytes=size, write_bytes=write_bytes, streams=streams)
-    return int(max(size, min(seconds * done["size_bytes"] / done["seconds"], 2e9)))
+    size = max(_TRIAL_BYTES, streams * write_bytes)
+    while True:
+        done = pair.client.ask(do="bulk", size_bytes=size, write_bytes=write_bytes, streams=streams)
+        if done["seconds"] >= min(_TRIAL_S_MIN, seconds) or size >= _SIZE_BYTES_MAX:
+            break
+        size *= 4
+    fitting = seconds * done["size_bytes"] / done["seconds"]
+    return int(max(streams * write_bytes, min(fitting, _SIZE_BYTES_MAX)))
 
 
-def _measure(pair: Pair, one: _Measured) -> None:
-    before = pair.server.ask(do="usage")
+def _measure(pair: Pair, one: Measured, seconds: float) -> None:
     done = pair.client.ask(
-        do="bulk", size_bytes=one.size_bytes, write_bytes=one.write_bytes, streams=one.streams
+        timeout_s=ANSWER_S_MAX + _SLOWER_MAX * seconds,
+        do="bulk",
+        size_bytes=one.size_bytes,
+        write_bytes=one.write_bytes,
+        streams=one.streams,
     )
-    after = pair.server.ask(do="usage")
     gigabytes = done["size_bytes"] / _GB
-    one.speeds.append(done["size_bytes"] / done["seconds"] / 1e6)
-    one.sender.append(done["cpu_s"] / gigabytes)
-    one.receiver.append((after["cpu_s"] - before["cpu_s"]) / gigabytes)
+    one.megabytes_per_s.append(done["size_bytes"] / done["seconds"] / 1e6)
+    one.sender_cpu_s_per_gb.append(done["sender_cpu_s"] / gigabytes)
+    one.receiver_cpu_s_per_gb.append(done["receiver_cpu_s"] / gigabytes)
 
 
-def _row(one: _Measured) -> dict[str, object]:
-    return {
-        "rival": NAMES[one.rival],
-        "streams": one.streams,
-        "write_bytes": one.write_bytes,
-        "size_bytes": one.size_bytes,
-        "megabytes_per_s": statistics.median(one.speeds),
-        "megabytes_per_s_min": min(one.speeds),
-        "megabytes_per_s_max": max(one.speeds),
-        "sender_cpu_s_per_gb": statistics.median(one.sender),
-        "receiver_cpu_s_per_gb": statistics.median(one.receiver),
+PROMISES: Sequence[tuple[str, str, float]] = (
+    ("noise", "tls", 1.3),
+    ("noise", "stock", 4.0),
+    ("aes", "tls", 2.0),
+)
+"""Ours, theirs, and how many times as fast ours shall be: one stream, writes of 1 MiB."""
+
+
+def budgets(rows: Sequence[Row]) -> list[Budget]:
+    """Judge the promises of which both sides were measured."""
+    speeds = {
+        row["rival"]: row["megabytes_per_s"]
+        for row in rows
+        if (row["streams"], row["write_bytes"]) == (1, _MIB)
     }
-
-
-def _budgets(measured: dict[tuple[str, int, int], _Measured]) -> list[Budget]:
-    """The promises are for one stream and writes of 1 MiB."""
-
-    def speed(rival: str) -> float | None:
-        one = measured.get((rival, 1, _MIB))
-        return statistics.median(one.speeds) if one and one.speeds else None
-
-    promised: Sequence[tuple[str, str, float]] = (
-        ("noise", "tls", 1.3),
-        ("noise", "stock", 4.0),
-        ("aes", "tls", 2.0),
-    )
-    budgets = []
-    for ours, theirs, factor in promised:
-        mine, other = speed(ours), speed(theirs)
-        if mine is not None and other is not None:
-            name = f"{NAMES[ours]}, against {NAMES[theirs]}"
-            budgets.append(Budget(name, mine / other, factor, "times as fast", ">="))
-    return budgets
+    return [
+        Budget(
+            f"{NAMES[ours]}, against {NAMES[theirs]}",
+            speeds[NAMES[ours]] / speeds[NAMES[theirs]],
+            factor,
+            "times as fast",
+            ">=",
+        )
+        for ours, theirs, factor in PROMISES
+        if NAMES[ours] in speeds and NAMES[theirs] in speeds
+    ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tools.output import console
+
+if TYPE_CHECKING:
+    from tools.bench.progress import Steps
+    from tools.bench.report import Report
 
 app = typer.Typer(
     name="bench",
@@ -18,11 +23,14 @@ app = typer.Typer(
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
 ]
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print the table as in benchmarks/RESULTS.md.")
+]
+# So that a published table and the figures behind it come from one run.
+Save = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file, too.")
+]
 Check = Annotated[bool, typer.Option("--check", help="Exit with 1 when a budget is missed.")]
-
-
-def _progress(line: str) -> None:
-    console(as_json=True).print(f"measuring {line}", markup=False, highlight=False)
 
 
 @app.command()
@@ -34,34 +42,83 @@ def bulk(
         float, typer.Option(min=0.01, max=60, help="How long one measurement should take.")
     ] = 0.6,
     check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
     as_json: Json = False,
 ) -> None:
     """Speed and CPU cost of streams: TCP, TLS, stock py-libp2p, and ours over Noise and AES.
 
     Two processes on loopback for each; the repetitions of all take turns, and the median counts.
+    TCP and TLS have a socket for each stream.
 
     Example: manyhands bench bulk --full
     """
-    from tools.bench.bulk import COLUMNS, BulkOptions, run_bulk
+    from tools.bench.bulk import BulkOptions, run_bulk
 
-    report = run_bulk(BulkOptions(full=full, seconds=seconds), _progress)
-    report.show(as_json=as_json, columns=COLUMNS)
-    raise typer.Exit(report.exit_code(check=check))
+    with _steps() as steps:
+        report = run_bulk(BulkOptions(full=full, seconds=seconds), steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
 def rpc(
     calls: Annotated[int, typer.Option(min=10, help="Calls to measure.")] = 1_000,
-    connections: Annotated[int, typer.Option(min=1, help="Connections to hold at rest.")] = 100,
+    connections: Annotated[int, typer.Option(min=1, help="Connections to hold at rest.")] = 200,
+    full: Annotated[bool, typer.Option("--full", help="Five times as many calls.")] = False,
     check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
     as_json: Json = False,
 ) -> None:
     """Latency of connections, streams and small calls, alone and beside bulk; memory at rest.
 
+    TCP and TLS have no streams or calls: there each one is a new socket that echoes.
+
     Example: manyhands bench rpc --calls 5000
     """
-    from tools.bench.rpc import COLUMNS, RpcOptions, run_rpc
+    from tools.bench.rpc import RpcOptions, run_rpc
 
-    report = run_rpc(RpcOptions(calls=calls, connections=connections), _progress)
-    report.show(as_json=as_json, columns=COLUMNS)
+    options = RpcOptions(calls=calls, connections=connections)
+    with _steps() as steps:
+        report = run_rpc(RpcOptions.full(options) if full else options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+@app.command()
+def averaging(
+    peers: Annotated[int, typer.Option(min=2, max=64, help="Processes that average.")] = 4,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to measure.")] = 5,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """One averaging round of several processes on loopback, beside gloo.
+
+    Both average the same float32 vectors. Gloo sends plain text, and has no membership to find,
+    no agreement to reach and no faults to survive; it shows what the machine can do.
+
+    Example: manyhands bench averaging --peers 4 --elements 10000000
+    """
+    from tools.bench.averaging import AveragingOptions, run_averaging
+
+    options = AveragingOptions(peers=peers, elements=elements, rounds=rounds)
+    with _steps() as steps:
+        report = run_averaging(options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+def _steps() -> Steps:
+    from tools.bench.progress import Steps
+
+    return Steps(console(as_json=True))
+
+
+def _end(
+    report: Report, *, check: bool, save: Path | None, as_markdown: bool, as_json: bool
+) -> None:
+    report.show("json" if as_json else "markdown" if as_markdown else "table")
+    if save is not None:
+        report.save(save)
     raise typer.Exit(report.exit_code(check=check))

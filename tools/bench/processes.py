@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import tools
+
 ANSWER_S_MAX = 120.0
-"""An order takes seconds; who is silent for so long hangs."""
+"""An order of the default size takes seconds; who is silent for so long hangs."""
+# Its stdout is closed; the rest of its end takes no longer.
+_FAREWELL_S_MAX = 10.0
+# `python -m tools…` finds ours first when it starts where our packages are.
+_PACKAGES_FOLDER = Path(tools.__file__).resolve().parent.parent
 
 
 class RivalFailed(Exception):
@@ -20,58 +29,100 @@ class RivalFailed(Exception):
 
 
 class Worker:
-    """One process: a rival's server or client."""
+    """One process that takes orders and answers each."""
 
-    def __init__(self, rival: str, role: str) -> None:
-        self._name = f"{rival} {role}"
+    def __init__(self, name: str, module: str, *arguments: str) -> None:
+        self._name = name
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - end() closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tools.bench.worker", rival, role],
+            [sys.executable, "-m", module, *arguments],
+            # Its end tells the process that we are gone.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._stderr,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=_PACKAGES_FOLDER,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            # Ctrl-C on the terminal is for us, who kill it.
+            start_new_session=True,
         )
 
-    def ask(self, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for its answer; raises RivalFailed."""
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def tell(self, **order: Any) -> None:
+        """Give an order; whoever is gone hears nothing, and its answer says why."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its last words, if any, say why
-        return self.answer()
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self, *, timeout_s: float = ANSWER_S_MAX) -> dict[str, Any]:
         """The next answer; raises RivalFailed."""
         assert self._process.stdout is not None
-        hung = threading.Timer(ANSWER_S_MAX, self._process.kill)
-        hung.start()
+        silent = threading.Event()
+
+        def give_up() -> None:
+            silent.set()
+            self._process.kill()
+
+        patience = threading.Timer(timeout_s, give_up)
+        patience.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            hung.cancel()
+            patience.cancel()
         if not line:
-            raise RivalFailed(f"{self._name} ended, or hung for {ANSWER_S_MAX:.0f} s")
+            raise RivalFailed(f"{self._name} {self._end(timeout_s if silent.is_set() else None)}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise RivalFailed(f"{self._name}: {answer['error']}")
         return answer
 
+    def ask(self, *, timeout_s: float = ANSWER_S_MAX, **order: Any) -> dict[str, Any]:
+        """Give an order and wait for its answer; raises RivalFailed."""
+        self.tell(**order)
+        return self.answer(timeout_s=timeout_s)
+
+    def hang_up(self) -> None:
+        """Give no more orders: the process ends, whatever it does."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self, *, timeout_s: float) -> None:
+        """Until it has ended by itself; raises TimeoutExpired."""
+        self._process.wait(timeout=timeout_s)
+
     def end(self) -> None:
         """Kill it, whatever it does."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            assert pipe is not None
+            # It may not have read all that was said to it.
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+    def _end(self, silent_s: float | None) -> str:
+        """How it ended, with its last words if it had any."""
+        if silent_s is not None:
+            how = f"was silent for {silent_s:.0f} s"
+        else:
+            how = f"ended with exit code {self._process.wait(timeout=_FAREWELL_S_MAX)}"
+        self._stderr.seek(0)
+        words = self._stderr.read().decode("utf-8", errors="replace").strip().splitlines()
+        return f"{how}: {words[-1]}" if words else how
 
 
 class Pair:
     """A server and a client of one rival."""
 
     def __init__(self, rival: str) -> None:
-        self.server = Worker(rival, "server")
+        self.server = _worker(rival, "server")
         try:
-            self.client = Worker(rival, "client")
+            self.client = _worker(rival, "client")
         except BaseException:
             self.server.end()
             raise
@@ -99,3 +150,7 @@ def open_pair(rival: str) -> Iterator[Pair]:
         yield pair
     finally:
         pair.end()
+
+
+def _worker(rival: str, role: str) -> Worker:
+    return Worker(f"{rival} {role}", "tools.bench.worker", rival, role)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from tools.failures import ILL, WELL, CommandError
 from tools.output import console, print_json
 
 VERSION = 1
 Row = dict[str, Any]
+Form = Literal["table", "json", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ class Budget:
             return self.measured <= self.budget
         return self.measured >= self.budget
 
+    def __str__(self) -> str:
+        """For people."""
+        sign = "≤" if self.comparison == "<=" else "≥"
+        return f"{self.name}: {self.measured:.3g} {self.unit} (budget {sign} {self.budget:g})"
+
 
 @dataclass
 class Report:
     """The outcome of one benchmark; made when it begins."""
 
     bench: str
+    columns: Sequence[str]
+    """The keys of the rows that people see."""
     rows: list[Row] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
@@ -66,34 +76,89 @@ class Report:
             "skipped": self.skipped,
         }
 
-    def show(self, *, as_json: bool, columns: Sequence[str]) -> None:
-        """Print it; the columns are the keys of the rows that people see."""
-        if as_json:
-            print_json(self.as_object())
-            return
-        screen = console(as_json=False)
-        cores, cpu = self.machine["cores"], self.machine["cpu"]
-        table = Table(title=f"{self.bench}, on {cores} cores of {cpu}")
-        for column in columns:
-            table.add_column(
-                column.replace("_", " "), justify="left" if column == "rival" else "right"
+    def save(self, path: Path) -> None:
+        """Write what --json prints, for people to read.
+
+        Raises:
+            CommandError: the file cannot be written.
+        """
+        try:
+            path.write_text(
+                json.dumps(self.as_object(), indent=1, ensure_ascii=False) + "\n", "utf-8"
             )
-        for row in self.rows:
-            table.add_row(*(_cell(row.get(column)) for column in columns))
-        screen.print(table)
+        except OSError as exc:
+            raise CommandError(
+                f"{path} cannot be written: {exc.strerror}",
+                next_step="Give --save a file in a folder that you may write to.",
+            ) from exc
+
+    def show(self, form: Form) -> None:
+        """Print it."""
+        beside = console(as_json=form != "table")
+        if form == "json":
+            print_json(self.as_object())
+        elif form == "markdown":
+            console().print(self.markdown(), markup=False)
+        else:
+            beside.print(self._table())
         for one in self.budgets:
             word = "[green]holds[/]" if one.holds else "[bold red]missed[/]"
-            screen.print(
-                f"{word}  {one.name}: {one.measured:.3g} {one.unit}, "
-                f"budget {one.comparison} {one.budget:g}"
-            )
+            beside.print(f"{word}  {one}")
         for skipped in self.skipped:
-            screen.print(f"skipped  {skipped['name']}: {skipped['reason']}", markup=False)
+            beside.print(f"skipped  {skipped['name']}: {skipped['reason']}", markup=False)
+        beside.print(_next_step(self))
+
+    def _table(self) -> Table:
+        cores, cpu = self.machine["cores"], self.machine["cpu"]
+        head, *lines = self._cells()
+        table = Table(title=f"{self.bench}, on {cores} cores of {cpu}")
+        for index, text in enumerate(head):
+            table.add_column(text, justify="right" if index else "left")
+        for line in lines:
+            table.add_row(*line)
+        return table
+
+    def _cells(self) -> list[list[str]]:
+        """Each line of the table, its head first; the longer side stands upright."""
+        head = [column.replace("_", " ") for column in self.columns]
+        body = [[_cell(row.get(column)) for column in self.columns] for row in self.rows]
+        lines = [head, *body]
+        upright = len(self.rows) >= len(self.columns)
+        return lines if upright else [list(line) for line in zip(*lines, strict=True)]
+
+    def markdown(self) -> str:
+        """Its section in benchmarks/RESULTS.md, from the machine to the budgets."""
+        machine = self.machine
+        head, *lines = self._cells()
+        text = [
+            f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
+            f"{machine['python']}, load {machine['load']} at the beginning.",
+            "",
+            _markdown_row(head),
+            _markdown_row(["---"] * len(head)),
+            *(_markdown_row(line) for line in lines),
+            "",
+            *(f"- {'holds' if one.holds else '**missed**'}: {one}" for one in self.budgets),
+            *(f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped),
+        ]
+        return "\n".join(text)
 
     def exit_code(self, *, check: bool) -> int:
-        """0 when it was measured; with check, 1 if a budget was missed or none could be judged."""
-        kept = bool(self.budgets) and all(one.holds for one in self.budgets)
-        return 1 if check and not kept else 0
+        """1 if nothing of ours could be judged or, with check, if a budget was missed; else 0."""
+        missed = not all(one.holds for one in self.budgets)
+        return ILL if not self.budgets or (check and missed) else WELL
+
+
+def _next_step(report: Report) -> str:
+    if not report.budgets:
+        return "Nothing could be judged. The reasons above say what to mend."
+    if not all(one.holds for one in report.budgets):
+        return "Run it again when nothing else runs here: a busy machine misses budgets."
+    return f"Every figure: manyhands bench {report.bench} --json"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(value: object) -> str:

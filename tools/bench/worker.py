@@ -3,26 +3,35 @@
     python -m tools.bench.worker RIVAL server|client
 
 It reads one JSON object a line and answers with one. Streams begin with a kind and a size, so that
-rivals need no half-close: S takes so many bytes and says how many were right, E echoes them.
+rivals need no half-close: S takes so many bytes and says how many were right, E echoes them, and
+T says how much processor time the server has taken so far.
 """
 
 from __future__ import annotations
 
-import json
+import gc
 import resource
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from p2p import open_service_nursery
+from tools.bench.orders import Orders, reason
 from tools.bench.rivals import HEADER_BYTES, Client, Pipe, Rival, call_over_pipe, load_rival
 
 _PATTERN = bytes(range(256)) * 4096
 """The byte at offset o of a stream is o modulo 256, whatever the sizes of writes."""
+_LOAD = _PATTERN[:65_536]
 _VERDICT_BYTES = 8
+_LOAD_HEAD_START_S = 0.2
+"""After so long a stream of bulk has filled every buffer on its way."""
+_SETTLE_S = 1.0
+"""After so long a new connection has done what it does unasked, such as libp2p's identify."""
+_DIALS_AT_ONCE = 8
 
 
 class WrongBytes(Exception):
@@ -43,7 +52,11 @@ async def serve(pipe: Pipe) -> None:
             data += await pipe.receive()
         await pipe.send(data)
     else:
-        await pipe.send((await _count_right(pipe, data, size)).to_bytes(_VERDICT_BYTES, "big"))
+        verdict = time.process_time_ns() if kind == b"T" else await _count_right(pipe, data, size)
+        await pipe.send(verdict.to_bytes(_VERDICT_BYTES, "big"))
+        # Whoever sent wrong bytes reads the verdict only when it has sent all of them.
+        while not verdict and await pipe.receive():
+            pass
     await pipe.close()
 
 
@@ -78,6 +91,15 @@ async def send_bulk(client: Client, size_bytes: int, write_bytes: int) -> None:
     await pipe.close()
 
 
+async def server_cpu_s(client: Client) -> float:
+    """How much processor time the server's process has taken."""
+    pipe = await client.open()
+    await pipe.send(_header(b"T", 0))
+    taken_ns = int.from_bytes(await _receive_exactly(pipe, _VERDICT_BYTES), "big")
+    await pipe.close()
+    return taken_ns / 1e9
+
+
 async def call(client: Client, size_bytes: int) -> None:
     """A small call; raises WrongBytes."""
     if await client.call(_PATTERN[:size_bytes]) != _PATTERN[:size_bytes]:
@@ -103,16 +125,10 @@ async def _receive_exactly(pipe: Pipe, size_bytes: int) -> bytes:
 class ClientWorker:
     """The orders that a client's process takes; each returns what to answer."""
 
-    def __init__(self, rival: Rival, address: str, stack: AsyncExitStack) -> None:
+    def __init__(self, rival: Rival, address: str, nursery: trio.Nursery) -> None:
         self._rival = rival
         self._address = address
-        self._stack = stack
-
-    async def connected(self) -> Client:
-        """A new client with a new connection, kept until the process ends."""
-        client = await self._stack.enter_async_context(self._rival.open_client())
-        await client.connect(self._address)
-        return client
+        self._nursery = nursery
 
     async def bulk(self, *, size_bytes: int, write_bytes: int, streams: int) -> dict[str, Any]:
         """Send over several streams at once; size_bytes is that of all together."""
@@ -120,18 +136,20 @@ class ClientWorker:
             await client.connect(self._address)
             await send_bulk(client, 4 * write_bytes, write_bytes)
             each = max(1, size_bytes // streams // write_bytes) * write_bytes
-            cpu_s, begun = time.process_time(), time.perf_counter()
+            theirs_s = await server_cpu_s(client)
+            ours_s, begun = time.process_time(), time.perf_counter()
             async with trio.open_nursery() as nursery:
                 for _ in range(streams):
                     nursery.start_soon(send_bulk, client, each, write_bytes)
             return {
                 "seconds": time.perf_counter() - begun,
-                "cpu_s": time.process_time() - cpu_s,
+                "sender_cpu_s": time.process_time() - ours_s,
+                "receiver_cpu_s": await server_cpu_s(client) - theirs_s,
                 "size_bytes": each * streams,
             }
 
     async def connect(self, *, times: int) -> dict[str, Any]:
-        """Seconds from nothing to a connection that carried a byte there and back."""
+        """Seconds from nothing to a connection that is ready, which then carries a byte."""
         seconds = []
         for _ in range(times):
             async with self._rival.open_client() as client:
@@ -146,80 +164,113 @@ class ClientWorker:
     ) -> dict[str, Any]:
         """Seconds of each call (or bare stream), alone or beside a stream of bulk."""
         once = echo if stream else call
+        load = _Load()
         async with self._rival.open_client() as client, trio.open_nursery() as nursery:
             await client.connect(self._address)
-            for _ in range(20):
+            for _ in range(min(20, times)):
                 await once(client, size_bytes)
             if loaded:
-                nursery.start_soon(_send_for_ever, client)
-                await trio.sleep(0.2)
+                nursery.start_soon(load.send_for_ever, client)
+                await trio.sleep(_LOAD_HEAD_START_S)
             seconds = []
+            sent_before, all_begun = load.sent_bytes, time.perf_counter()
             for _ in range(times):
                 begun = time.perf_counter()
                 await once(client, size_bytes)
                 seconds.append(time.perf_counter() - begun)
+            load_bytes, took_s = load.sent_bytes - sent_before, time.perf_counter() - all_begun
             nursery.cancel_scope.cancel()
-        return {"seconds": seconds}
+        return {"seconds": seconds, "load_bytes": load_bytes, "took_s": took_s}
 
     async def hold(self, *, connections: int) -> dict[str, Any]:
-        """Open so many connections, use each once, and keep them."""
-        for _ in range(connections):
-            await call(await self.connected(), 1)
+        """Open so many connections of different peers, and keep them."""
+        dialing = trio.CapacityLimiter(_DIALS_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for _ in range(connections):
+                nursery.start_soon(self._nursery.start, self._hold_one, dialing)
         return {}
 
-
-async def _send_for_ever(client: Client) -> None:
-    pipe = await client.open()
-    await pipe.send(_header(b"S", 2**62))
-    while True:
-        await pipe.send(_PATTERN)
-
-
-def _usage() -> dict[str, Any]:
-    """What this process has taken so far."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        rss_bytes = int(statm.read_text().split()[1]) * resource.getpagesize()
-    else:
-        rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"cpu_s": time.process_time(), "rss_bytes": rss_bytes}
+    async def _hold_one(self, dialing: trio.CapacityLimiter, task_status: Any) -> None:
+        async with self._rival.open_client() as client:
+            async with dialing:
+                await client.connect(self._address)
+            task_status.started()
+            await trio.sleep_forever()
 
 
-async def _orders() -> dict[str, Any] | None:
-    line = await trio.to_thread.run_sync(sys.stdin.readline)
-    return json.loads(line) if line else None
+class _Load:
+    """A stream of bulk without an end."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+
+    async def send_for_ever(self, client: Client) -> None:
+        """Fill the connection until cancelled."""
+        pipe = await client.open()
+        await pipe.send(_header(b"S", 2**62))
+        while True:
+            await pipe.send(_LOAD)
+            self.sent_bytes += len(_LOAD)
 
 
-def _answer(result: dict[str, Any]) -> None:
-    print(json.dumps(result), flush=True)
+def _rss_bytes() -> int:
+    """The memory that this process occupies now."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
-async def _run_server(rival: Rival) -> None:
+async def _run_server(rival: Rival, orders: Orders, come: trio.MemoryReceiveChannel[Any]) -> None:
     async with rival.open_server(serve) as address:
-        _answer({"address": address})
-        while await _orders() is not None:
-            _answer(_usage())
+        orders.answer({"address": address})
+        async for _ in come:
+            # There is only one order for a server: say how much memory it occupies.
+            await trio.sleep(_SETTLE_S)
+            orders.answer({"rss_bytes": _rss_bytes()})
 
 
-async def _run_client(rival: Rival) -> None:
-    first = await _orders()
-    if first is None:
-        return
-    async with AsyncExitStack() as stack:
-        worker = ClientWorker(rival, first["address"], stack)
-        _answer({})
-        while (order := await _orders()) is not None:
-            _answer(await getattr(worker, order.pop("do"))(**order))
+async def _run_client(rival: Rival, orders: Orders, come: trio.MemoryReceiveChannel[Any]) -> None:
+    address = (await come.receive())["address"]
+    async with open_service_nursery() as nursery:
+        worker = ClientWorker(rival, address, nursery)
+        does: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+            "bulk": worker.bulk,
+            "connect": worker.connect,
+            "call": worker.call,
+            "hold": worker.hold,
+        }
+        orders.answer({})
+        async for order in come:
+            orders.answer(await does[order.pop("do")](**order))
+
+
+async def _run(role: str, rival: Rival, orders: Orders) -> None:
+    """Take orders until the parent is gone, whatever is under way then."""
+    pass_on, come = trio.open_memory_channel[Any](1)
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(_listen, orders, pass_on, nursery.cancel_scope)
+        if role == "server":
+            await _run_server(rival, orders, come)
+        else:
+            await _run_client(rival, orders, come)
+
+
+async def _listen(
+    orders: Orders, pass_on: trio.MemorySendChannel[Any], scope: trio.CancelScope
+) -> None:
+    while (order := await orders.wait()) is not None:
+        await pass_on.send(order)
+    scope.cancel()
 
 
 def main() -> None:
     """Run as the arguments say; an error is an answer, too."""
+    orders = Orders()
     name, role = sys.argv[1:]
     try:
-        rival = load_rival(name)
-        trio.run(_run_server if role == "server" else _run_client, rival)
+        trio.run(_run, role, load_rival(name), orders)
     except Exception as exc:
-        _answer({"error": f"{type(exc).__name__}: {exc}"})
+        orders.answer({"error": reason(exc)})
         raise
 
 

@@ -1,10 +1,24 @@
-"""Reports of benchmarks: when a budget holds, what --check says, and the shape of the object."""
+"""Reports of benchmarks: when a budget holds, what the exit code says, and what is printed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tools.bench.report import Budget, Report
+from tools.failures import CommandError
+
+KEPT = Budget("kept", 1, 2, "s", "<=")
+MISSED = Budget("missed", 3, 2, "s", "<=")
+
+
+def report(*budgets: Budget) -> Report:
+    """One with a row that lacks a figure, and a rival that was skipped."""
+    made = Report("b", ("rival", "seconds"))
+    made.rows = [{"rival": "x", "seconds": 1.5, "unseen": 7}, {"rival": "z", "seconds": None}]
+    made.budgets = list(budgets)
+    made.skip("y", "not [installed]")
+    return made
 
 
 @pytest.mark.parametrize(
@@ -15,40 +29,76 @@ def test_a_budget_holds_up_to_its_edge(comparison: str, measured: float, holds: 
     assert Budget("b", measured, 1.0, "s", comparison).holds is holds  # type: ignore[arg-type]
 
 
-def test_check_fails_on_a_miss_and_when_nothing_could_be_judged() -> None:
-    report = Report("b")
-    assert report.exit_code(check=False) == 0
-    assert report.exit_code(check=True) == 1
-    report.budgets = [Budget("kept", 1, 2, "s", "<=")]
-    assert report.exit_code(check=True) == 0
-    report.budgets.append(Budget("missed", 3, 2, "s", "<="))
-    assert report.exit_code(check=True) == 1
-    assert report.exit_code(check=False) == 0
+@pytest.mark.parametrize(
+    ("budgets", "exit_code", "exit_code_of_check"),
+    [((KEPT,), 0, 0), ((KEPT, MISSED), 0, 1), ((), 1, 1)],
+)
+def test_the_exit_code_tells_a_miss_with_check_and_always_when_nothing_was_judged(
+    budgets: tuple[Budget, ...], exit_code: int, exit_code_of_check: int
+) -> None:
+    assert report(*budgets).exit_code(check=False) == exit_code
+    assert report(*budgets).exit_code(check=True) == exit_code_of_check
 
 
 def test_the_object_says_what_was_measured_where(capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report("b")
-    report.rows = [{"rival": "x", "seconds": 1.5}]
-    report.budgets = [Budget("kept", 1, 2, "s", "<=")]
-    report.skip("y", "not installed")
-    report.show(as_json=True, columns=("rival", "seconds"))
-    told = json.loads(capsys.readouterr().out)
+    made = report(KEPT)
+    made.show("json")
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert list(told) == [
+        "bench", "version", "commit", "machine", "seconds", "rows", "budgets", "skipped",
+    ]  # fmt: skip
     assert told["bench"] == "b"
-    assert told["rows"] == report.rows
-    assert told["skipped"] == [{"name": "y", "reason": "not installed"}]
-    assert told["budgets"][0]["holds"] is True
+    assert told["rows"] == made.rows
+    assert told["skipped"] == [{"name": "y", "reason": "not [installed]"}]
+    assert told["budgets"] == [
+        {
+            "name": "kept",
+            "measured": 1,
+            "budget": 2,
+            "unit": "s",
+            "comparison": "<=",
+            "holds": True,
+        }
+    ]
     assert set(told["machine"]) == {"cpu", "cores", "python", "torch", "load"}
     assert told["commit"]
+    assert "kept: 1 s (budget ≤ 2)" in said.err
 
 
 def test_people_see_every_row_budget_and_what_was_skipped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = Report("b")
-    report.rows = [{"rival": "x", "seconds": 1.5}, {"rival": "z", "seconds": None}]
-    report.budgets = [Budget("kept", 1, 2, "s", "<="), Budget("missed", 3, 2, "s", "<=")]
-    report.skip("y", "not [installed]")
-    report.show(as_json=False, columns=("rival", "seconds"))
+    report(KEPT, MISSED).show("table")
     told = capsys.readouterr().out
-    for text in ("1.5", "–", "holds", "missed", "not [installed]"):
+    for text in ("1.5", "–", "holds", "missed", "not [installed]", "Run it again"):
         assert text in told
+    assert "unseen" not in told
+
+
+def test_markdown_is_a_table_that_a_page_can_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    report(KEPT, MISSED).show("markdown")
+    told = capsys.readouterr()
+    assert (
+        "| rival | seconds |\n| --- | --- |\n| x | 1.5 |\n| z | – |\n\n"
+        "- holds: kept: 1 s (budget ≤ 2)\n- **missed**: missed: 3 s (budget ≤ 2)\n"
+        "- skipped: y: not [installed]\n"
+    ) in told.out
+    assert "Run it again" in told.err
+
+
+def test_figures_go_down_when_there_are_more_of_them_than_rows() -> None:
+    made = Report("b", ("rival", "seconds", "bytes"))
+    made.rows = [{"rival": "x", "seconds": 1.5, "bytes": 2048.0}]
+    lines = made.markdown().splitlines()
+    assert lines[-3:] == ["| --- | --- |", "| seconds | 1.5 |", "| bytes | 2048 |"]
+
+
+def test_a_report_is_saved_as_its_object(tmp_path: Path) -> None:
+    made = report(KEPT)
+    made.save(tmp_path / "b.json")
+    saved = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    assert saved["rows"] == made.rows
+    assert list(saved) == list(made.as_object())
+    with pytest.raises(CommandError, match="cannot be written"):
+        made.save(tmp_path / "no such folder" / "b.json")
