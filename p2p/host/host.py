@@ -13,6 +13,7 @@ from p2p.config import NodeConfig
 from p2p.errors import StreamBroken
 from p2p.host import identify, multistream
 from p2p.host.access import Access
+from p2p.host.allocator import keep_freed_memory
 from p2p.host.budget import Budget, Share
 from p2p.host.connection import Rules, upgrade
 from p2p.host.crossing import loser_of, preferred
@@ -51,6 +52,7 @@ async def open_host(identity: Identity, config: NodeConfig) -> AsyncIterator[Hos
         ListenError: an address cannot be listened on.
         AccessError: the swarm key, token or deny list cannot be used.
     """
+    keep_freed_memory()
     listeners = [] if config.client_mode else await open_listeners(config.listen)
     try:
         host = Host(identity, config, listeners)
