@@ -58,6 +58,7 @@ class Node:
         client_mode: bool = False,
         dial_timeout_s: float = 10.0,
         clock_skew_s: float = 0.0,
+        peerstore: Peerstore | None = None,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
@@ -70,7 +71,7 @@ class Node:
         """The relay that this node serves as, if it does."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
-        self._peerstore = Peerstore()
+        self._peerstore = peerstore or Peerstore()
         self._dialer = Dialer(
             transport,
             nursery,
@@ -250,6 +251,14 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     async with AsyncExitStack() as stack:
         host = await stack.enter_async_context(open_host(identity, config))
         nursery = await stack.enter_async_context(open_service_nursery())
+        peerstore = Peerstore()
+        if config.peerstore_path is not None:
+            peerstore = await stack.enter_async_context(
+                _kept_on_disk(config.peerstore_path, nursery)
+            )
+            # Whom we reached before the last stop still has a place that strangers leave free.
+            for peer_id, address in peerstore.proven():
+                host.remember(peer_id, address.host)
         node = Node(
             identity,
             host,
@@ -258,16 +267,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             rng=random.Random(),
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
+            peerstore=peerstore,
         )
         nursery.start_soon(_watch_network, node)
-        if config.peerstore_path is not None:
-            await stack.enter_async_context(
-                _kept_on_disk(node._peerstore, config.peerstore_path, nursery)
-            )
-            # Whom we reached before the last stop still has a place that strangers leave free.
-            for peer in node._peerstore.saved():
-                for text in peer.proven:
-                    host.remember(peer.peer_id, parse_address(text).host)
         node.relay_client = await stack.enter_async_context(open_relay_client(host))
         if config.relay:
             node.relay_server = await stack.enter_async_context(
@@ -291,13 +293,16 @@ async def _watch_network(node: Node) -> None:
 
 
 @asynccontextmanager
-async def _kept_on_disk(store: Peerstore, path: Path, nursery: trio.Nursery) -> AsyncIterator[None]:
-    """Take up what the file says, write it now and then, and once more at the end."""
-    store.restore_untrusted(await offload_to_thread(peerstore_file.load, path))
+async def _kept_on_disk(path: Path, nursery: trio.Nursery) -> AsyncIterator[Peerstore]:
+    """A peerstore with what the file says, written now and then, and once more at the end.
+
+    To check and to format thousands of addresses takes long, so it is done off the loop.
+    """
+    store = await offload_to_thread(_load, path)
 
     async def save() -> None:
         try:
-            await offload_to_thread(peerstore_file.save, path, store.saved())
+            await offload_to_thread(_save, path, store.copy())
         except OSError as exc:
             # To know fewer peers after the next start is no reason to stop now.
             logger.warning("peerstore_not_saved file=%s cause=%s", path, exc)
@@ -309,7 +314,17 @@ async def _kept_on_disk(store: Peerstore, path: Path, nursery: trio.Nursery) -> 
 
     nursery.start_soon(save_often)
     try:
-        yield
+        yield store
     finally:
         with trio.CancelScope(shield=True):
             await save()
+
+
+def _load(path: Path) -> Peerstore:
+    store = Peerstore()
+    store.restore_untrusted(peerstore_file.load(path))
+    return store
+
+
+def _save(path: Path, store: Peerstore) -> None:
+    peerstore_file.save(path, store.saved())

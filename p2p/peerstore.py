@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from p2p.address import TcpAddress, is_unspecified, parse_address_untrusted, sort_addresses
 from p2p.errors import MessageInvalid
@@ -56,6 +56,20 @@ class Peerstore:
         """We have to do with this peer now (seconds since 1970)."""
         if peer_id in self._addresses:
             self._seen_at_s[peer_id] = now_s
+
+    def copy(self) -> Peerstore:
+        """What is known now, for another thread to write down."""
+        copied = Peerstore(peers_max=self._peers_max)
+        copied._addresses = self._addresses.copy()
+        copied._proven = self._proven.copy()
+        copied._seen_at_s = self._seen_at_s.copy()
+        return copied
+
+    def proven(self) -> Iterator[tuple[PeerId, TcpAddress]]:
+        """Where peers have proved their identity to us."""
+        for peer_id, addresses in self._proven.items():
+            for address in addresses:
+                yield peer_id, address
 
     def saved(self) -> list[SavedPeer]:
         """What is worth writing down: all peers, those unused for longest first."""

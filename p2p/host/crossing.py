@@ -1,7 +1,8 @@
 """Crossing dials: two peers that dialed each other at once keep one connection (core).
 
 Both sides see the same two connections, so both keep the one that the smaller peer id dialed.
-Only dials within moments of each other cross. A peer that comes back later is reached on its
+Only dials within moments of each other, and on paths of one kind, cross: a relayed connection
+neither ends a direct one nor takes streams from it. A peer that comes back later is reached on its
 newest connection, since the older one may be dead without anybody having noticed.
 """
 
@@ -22,8 +23,10 @@ def preferred(several: Sequence[ConnectionInfo], me: PeerId) -> int:
     Args:
         several: the usable connections to one peer, at least one, the oldest first.
     """
-    newest = len(several) - 1
-    for older in range(newest - 1, -1, -1):
+    unrelayed = [place for place, info in enumerate(several) if info.path != "relayed"]
+    places = unrelayed or list(range(len(several)))
+    newest = places[-1]
+    for older in reversed(places[:-1]):
         if loser_of(several[older], several[newest], me) is several[newest]:
             return older
     return newest
@@ -31,7 +34,9 @@ def preferred(several: Sequence[ConnectionInfo], me: PeerId) -> int:
 
 def loser_of(one: ConnectionInfo, other: ConnectionInfo, me: PeerId) -> ConnectionInfo | None:
     """The one of two connections to a peer that is given up, if their dials crossed."""
-    if one.outbound == other.outbound or abs(one.opened_at_s - other.opened_at_s) > CROSSING_S:
+    if one.outbound == other.outbound or one.path != other.path:
+        return None
+    if abs(one.opened_at_s - other.opened_at_s) > CROSSING_S:
         return None
     keeps_outbound = me < one.peer_id
     return one if one.outbound != keeps_outbound else other

@@ -9,6 +9,7 @@ import trio
 
 from p2p.errors import StreamBroken
 from p2p.host.budget import Share
+from p2p.host.keepalive import BEAT_S, PING_BEATS, Beat, Keepalive
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.noise import NoiseSession
 from p2p.host.yamux import YamuxSession
@@ -17,12 +18,6 @@ from p2p.host.yamux_frame import YamuxViolation
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 32_768, 1_048_576
 """What is sealed and handed to the socket at once; what comes meanwhile waits for it."""
 _BATCH_S_SHORT, _BATCH_S_LONG = 0.002, 0.02
-KEEPALIVE_INTERVAL_S = 5.0
-KEEPALIVE_TICKS_MAX = 3
-"""So many intervals with nothing heard, and the connection is lost at the next: in 15 to 20 s."""
-WATCHED_INTERVAL_S = 1.0
-WATCHED_TICKS_MAX = 5
-"""The same while somebody waits for this peer in particular: lost in 5 to 6 s."""
 FAREWELL_S = 1.0
 """How long a leaving side waits for its last words to get out and the peer to hang up."""
 # A read full of tiny frames takes as long to digest as a hundred ordinary ones.
@@ -55,9 +50,8 @@ class Muxer:
         self._scope = trio.CancelScope()
         self._wake = trio.Event()
         self._leaving = False
-        self._silent_ticks = 0
+        self._keepalive = Keepalive()
         self._watchers = 0
-        self._pace_changed = trio.Event()
         self.lost = trio.Event()
         self.cause = "closed by the peer"
         """Why the connection was lost, once it is."""
@@ -147,7 +141,7 @@ class Muxer:
             pieces = await self._noise.receive()
             if not pieces:
                 return
-            self._silent_ticks = 0
+            self._keepalive.on_heard()
             now_s = trio.current_time()
             for piece in pieces:
                 if self._on_bytes(piece, now_s) > _FRAMES_PER_TURN:
@@ -218,45 +212,28 @@ class Muxer:
     def watched(self) -> Iterator[None]:
         """While the block lasts, silence is noticed in 5 to 6 s instead of 15 to 20."""
         self._watchers += 1
-        self._on_watchers_changed()
         try:
             yield
         finally:
             self._watchers -= 1
-            self._on_watchers_changed()
-
-    def _on_watchers_changed(self) -> None:
-        if self._watchers <= 1:
-            self._silent_ticks = 0
-            self._pace_changed.set()
-            self._pace_changed = trio.Event()
 
     async def _keep_alive(self) -> None:
-        # Ticks are counted, not seconds: a loop that was held up has heard nothing, but nobody
-        # was silent.
-        pings = 0
-        rested_s = 0.0
-        self.session.ping(pings, trio.current_time())
-        self.wake_writer()
+        beats = 0
+        # At once, so that the round trip is known; silence counts from the first beat.
+        self._ping(beats)
         while True:
-            interval_s, ticks_max = (
-                (WATCHED_INTERVAL_S, WATCHED_TICKS_MAX)
-                if self._watchers
-                else (KEEPALIVE_INTERVAL_S, KEEPALIVE_TICKS_MAX)
-            )
-            with trio.move_on_after(interval_s) as pause:
-                await self._pace_changed.wait()
-            if not pause.cancelled_caught:
-                continue
-            if self._silent_ticks >= ticks_max:
-                self.abort(f"silent for over {interval_s * ticks_max:.0f} s")
+            await trio.sleep(BEAT_S)
+            beats = (beats + 1) % 2**32
+            beat = self._keepalive.on_beat(watched=self._watchers > 0)
+            if beat is Beat.LOST:
+                self.abort("silent for too long")
                 return
-            self._silent_ticks += 1
-            pings = (pings + 1) % 2**32
-            self.session.ping(pings, trio.current_time())
-            self.wake_writer()
-            rested_s += interval_s
-            if rested_s >= KEEPALIVE_INTERVAL_S:
-                rested_s = 0.0
+            if beat is Beat.PING:
+                self._ping(beats)
+            if beats % PING_BEATS == 0:
                 self.session.on_tick()
                 self._noise.on_tick()
+
+    def _ping(self, value: int) -> None:
+        self.session.ping(value, trio.current_time())
+        self.wake_writer()

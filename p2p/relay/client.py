@@ -16,6 +16,7 @@ from p2p.host.transport import Transport
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.relay.schema import (
+    EXCHANGE_TIMEOUT_S,
     HOP_PROTOCOL,
     STOP_PROTOCOL,
     Hop,
@@ -34,7 +35,6 @@ from p2p.relay.schema import (
 
 logger = logging.getLogger(__name__)
 
-EXCHANGE_TIMEOUT_S = 10.0
 RELAYS_MAX = 16
 CIRCUITS_MAX = 64
 """Peers that may be here through relays at once, handshakes included."""

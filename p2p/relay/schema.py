@@ -30,6 +30,8 @@ STOP_PROTOCOL = "/libp2p/circuit/relay/0.2.0/stop"
 
 MESSAGE_BYTES_MAX = 4_096
 """As the specification says."""
+EXCHANGE_TIMEOUT_S = 10.0
+"""How long an exchange of messages may take, on either side."""
 ADDRESSES_MAX = 16
 _ADDRESS_BYTES_MAX = 256
 _PEER_ID_BYTES_MAX = 64

@@ -19,6 +19,7 @@ from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.relay.reservations import Circuit, RelayLimits, Reservations
 from p2p.relay.schema import (
+    EXCHANGE_TIMEOUT_S,
     HOP_PROTOCOL,
     STOP_PROTOCOL,
     CircuitLimit,
@@ -39,7 +40,6 @@ from p2p.relay.schema import (
 
 logger = logging.getLogger(__name__)
 
-EXCHANGE_TIMEOUT_S = 10.0
 _PIECE_BYTES = 65_536
 
 

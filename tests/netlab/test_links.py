@@ -11,12 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2p.host.muxer import (
-    KEEPALIVE_INTERVAL_S,
-    KEEPALIVE_TICKS_MAX,
-    WATCHED_INTERVAL_S,
-    WATCHED_TICKS_MAX,
-)
+from p2p.host.keepalive import BEAT_S, LOST_BEATS, PING_BEATS, WATCHED_LOST_BEATS
 from p2p.testing.netlab import Host, Netlab
 from tests.processes.command import ENVIRONMENT, ROOT
 
@@ -69,10 +64,11 @@ def two_peers(lab: Netlab, *works: str, upload_bytes_per_s: int = 250_000_000) -
     return Two(alice, bob, dialer, listener)
 
 
-def check_noticed(said: dict[str, Any], cut_s: float, interval_s: float, ticks: int) -> None:
-    """Both sides heard each other in the last interval; the loss is due at the tick after all."""
+def check_noticed(said: dict[str, Any], cut_s: float, ping_beats: int, lost_beats: int) -> None:
+    """The first ping without an answer was due within ping_beats; lost_beats later it is over."""
     silent_s = said["at_s"] - cut_s
-    assert interval_s * ticks - EARLY_S <= silent_s <= interval_s * (ticks + 1) + MARGIN_S, said
+    earliest_s, latest_s = BEAT_S * lost_beats, BEAT_S * (ping_beats + lost_beats)
+    assert earliest_s - EARLY_S <= silent_s <= latest_s + MARGIN_S, said
 
 
 @pytest.mark.parametrize("cut", ["near", "far"])
@@ -81,7 +77,7 @@ def test_a_black_holed_idle_peer_is_lost_in_the_stated_time(lab: Netlab, cut: st
     (two.alice if cut == "near" else two.bob).cut()
     cut_s = time.monotonic()
     for peer in (two.dialer, two.listener):
-        check_noticed(peer.next("lost"), cut_s, KEEPALIVE_INTERVAL_S, KEEPALIVE_TICKS_MAX)
+        check_noticed(peer.next("lost"), cut_s, PING_BEATS, LOST_BEATS)
 
 
 def test_bulk_and_calls_under_way_learn_of_the_loss_in_the_stated_time(lab: Netlab) -> None:
@@ -97,7 +93,7 @@ def test_bulk_and_calls_under_way_learn_of_the_loss_in_the_stated_time(lab: Netl
         ("lost", None),
     ]
     for said in (*ended, two.listener.next("lost")):
-        check_noticed(said, cut_s, KEEPALIVE_INTERVAL_S, KEEPALIVE_TICKS_MAX)
+        check_noticed(said, cut_s, PING_BEATS, LOST_BEATS)
 
 
 def test_a_call_into_a_black_hole_ends_at_its_own_timeout(lab: Netlab) -> None:
@@ -111,9 +107,9 @@ def test_a_watched_peer_is_lost_soon(lab: Netlab) -> None:
     two.dialer.next("watching")
     two.bob.cut()
     cut_s = time.monotonic()
-    check_noticed(two.dialer.next("lost"), cut_s, WATCHED_INTERVAL_S, WATCHED_TICKS_MAX)
+    check_noticed(two.dialer.next("lost"), cut_s, 1, WATCHED_LOST_BEATS)
     # Who does not watch notices like everybody.
-    check_noticed(two.listener.next("lost"), cut_s, KEEPALIVE_INTERVAL_S, KEEPALIVE_TICKS_MAX)
+    check_noticed(two.listener.next("lost"), cut_s, PING_BEATS, LOST_BEATS)
 
 
 def test_a_link_that_heals_in_time_has_lost_nothing(lab: Netlab) -> None:

@@ -84,3 +84,16 @@ def test_any_text_may_come(words: list[str]) -> None:
     store.add_untrusted(ALICE, words + [f"/ip4/1.2.3.4/tcp/{word}" for word in words])
     assert all(is_dialable(address) for address in store.addresses_of(ALICE))
     assert len(store.addresses_of(ALICE)) <= 8
+
+
+def test_a_copy_stays_as_it_was() -> None:
+    store = Peerstore()
+    store.add_untrusted(ALICE, ["/ip4/192.0.2.1/tcp/1"])
+    store.on_reached(ALICE, parse_address("/ip4/192.0.2.1/tcp/1"))
+    copied = store.copy()
+    saved = copied.saved()
+    assert saved == store.saved()
+    assert list(store.proven()) == [(ALICE, parse_address("/ip4/192.0.2.1/tcp/1").of(ALICE))]
+    store.forget(ALICE)
+    assert copied.saved() == saved
+    assert store.saved() == []

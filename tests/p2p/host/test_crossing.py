@@ -1,6 +1,7 @@
 """Dials that cross end with one connection, the same for both, and no stream is lost by it."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -62,6 +63,18 @@ def test_who_comes_back_later_is_reached_on_the_newest() -> None:
         ]
         assert preferred(several, ALICE) == preferred(several, BOB) == 1
     assert preferred([info(BOB, 0, outbound=True), info(BOB, 0.1, outbound=True)], ALICE) == 1
+
+
+def test_a_relayed_connection_neither_ends_a_direct_one_nor_takes_its_streams() -> None:
+    for me, peer_id in ((ALICE, BOB), (BOB, ALICE)):
+        direct = info(peer_id, 1.0, outbound=True)
+        for at_s in (0.5, 1.5, 60.0):
+            relayed = replace(info(peer_id, at_s, outbound=False), path="relayed")
+            assert loser_of(direct, relayed, me) is loser_of(relayed, direct, me) is None
+            several = sorted((direct, relayed), key=lambda one: one.opened_at_s)
+            assert several[preferred(several, me)] is direct
+        # Where there is nothing better, it serves.
+        assert preferred([relayed], me) == 0
 
 
 @pytest.mark.slow

@@ -31,10 +31,31 @@ async def test_a_peer_that_is_no_longer_watched_has_its_time_again(
         await pair.open()
         with pair.near.watched():
             pair.black_hole()
+            silent_since_s = trio.current_time()
             await trio.sleep(4)
-        since_s = trio.current_time()
         await pair.near.lost.wait()
-        assert 15 <= trio.current_time() - since_s <= 20.1
+        assert 15 <= trio.current_time() - silent_since_s <= 20.1
+
+
+async def test_watching_again_and_again_puts_off_nothing(autojump_clock: MockClock) -> None:
+    """A round that fails by silence is tried again: the connection beneath is still noticed."""
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        await pair.open()
+
+        @nursery.start_soon
+        async def try_rounds() -> None:
+            while True:
+                with pair.near.watched():
+                    await trio.sleep(2.5)
+                await trio.sleep(0.1)
+
+        await trio.sleep(30)
+        assert not pair.near.lost.is_set()
+        pair.black_hole()
+        silent_since_s = trio.current_time()
+        await pair.near.lost.wait()
+        assert 5 <= trio.current_time() - silent_since_s <= 11.1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_large_buffer_is_sent_as_it_is_and_can_be_used_again_afterwards() -> None:
