@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from averaging.matchmaking import Group, Matchmaking, MatchmakingConfig, open_ma
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
 from averaging.tensors import FLOAT_DTYPES, Array, TensorSpec
-from p2p import Dht, Node, PeerId
+from p2p import Dht, Node, Path, PeerId
 
 logger = logging.getLogger(__name__)
 
@@ -87,16 +88,23 @@ class _Attempts:
     matchmaking_seconds: float = 0.0
     transfer_seconds: float = 0.0
     agreement_seconds: float = 0.0
+    reduction_seconds: float = 0.0
+    repair_seconds: float = 0.0
     sent_bytes: int = 0
     received_bytes: int = 0
+    bytes_by_path: Counter[Path] = field(default_factory=Counter)
 
     def add(self, result: RoundResult) -> None:
         """Count one group's outcome."""
         self.lost.update(dict.fromkeys(result.lost))
         self.transfer_seconds += result.transfer_seconds
         self.agreement_seconds += result.agreement_seconds
-        self.sent_bytes += result.sent_bytes
-        self.received_bytes += result.received_bytes
+        self.reduction_seconds += result.reduction_seconds
+        self.repair_seconds += result.repair_seconds
+        self.bytes_by_path.update(result.sent_bytes)
+        self.bytes_by_path.update(result.received_bytes)
+        self.sent_bytes += sum(result.sent_bytes.values())
+        self.received_bytes += sum(result.received_bytes.values())
 
 
 @dataclass(frozen=True)
@@ -242,6 +250,7 @@ class Averager:
                 succeeded=result.outcome == "success",
                 outcome=result.outcome,
                 reason=result.reason,
+                plans=result.plans,
             ),
         )
 
@@ -270,6 +279,9 @@ class Averager:
             lost=tuple(attempts.lost),
             sent_bytes=attempts.sent_bytes,
             received_bytes=attempts.received_bytes,
+            bytes_by_path=dict(attempts.bytes_by_path),
+            reduction_seconds=attempts.reduction_seconds,
+            repair_seconds=attempts.repair_seconds,
             seconds=trio.current_time() - attempts.started_s,
             matchmaking_seconds=attempts.matchmaking_seconds,
             transfer_seconds=attempts.transfer_seconds,

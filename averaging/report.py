@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from averaging.round_id import RoundId
-from p2p import PeerId, short
+from p2p import Path, PeerId, short
 
 Outcome = Literal["success", "failed", "undecided"]
 
@@ -42,6 +42,8 @@ class RoundReport:
     """One sentence on what failed; empty on success."""
     attempts: int = 1
     """Groups that were tried."""
+    plans: int = 0
+    """How often, in the last group, the work of lost aggregators was given to others."""
     lost: tuple[PeerId, ...] = ()
     """Members lost in any attempt."""
     behind: RoundId | None = None
@@ -49,10 +51,16 @@ class RoundReport:
     sent_bytes: int = 0
     """Bulk bytes, in all attempts."""
     received_bytes: int = 0
+    bytes_by_path: Mapping[Path, int] = field(default_factory=dict)
+    """Both together, by how they travelled: direct, punched or relayed."""
     seconds: float = 0.0
     matchmaking_seconds: float = 0.0
     transfer_seconds: float = 0.0
     """From the group to holding the whole result, in all attempts."""
+    reduction_seconds: float = 0.0
+    """Of that, spent on averaging what is ours."""
+    repair_seconds: float = 0.0
+    """Of that, since an aggregator was lost."""
     agreement_seconds: float = 0.0
     """From holding the result to the certificate, or to giving up."""
     refusals: Mapping[PeerId, str] = field(default_factory=dict)
@@ -74,8 +82,16 @@ class RoundReport:
         )
         if self.lost:
             said.append(f"lost {', '.join(short(peer) for peer in self.lost)}")
+        if self.plans:
+            said.append("what they had not averaged was given to others")
         if self.behind is not None:
             said.append(f"the others are in round {self.behind.number}")
+        indirect = [
+            f"{count} bytes {path}"
+            for path, count in self.bytes_by_path.items()
+            if path != "direct"
+        ]
+        said.extend(indirect)
         tries = f" in {self.attempts} attempts" if self.attempts > 1 else ""
         said.append(
             f"{self.seconds:.2f} s{tries}, {self.sent_bytes} bytes sent, "

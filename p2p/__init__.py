@@ -37,7 +37,7 @@ from p2p.errors import (
     StreamBroken,
     UnreachableError,
 )
-from p2p.host.stream import Stream
+from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.nat import NetReport
@@ -70,6 +70,7 @@ __all__ = [
     "Node",
     "NodeConfig",
     "P2PError",
+    "Path",
     "PeerId",
     "Portal",
     "PortalClosed",

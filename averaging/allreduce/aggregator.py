@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+import time
+from typing import Final
 
-import numpy as np
 import trio
 from blake3 import blake3
 
-from averaging.allreduce import manifest
-from averaging.allreduce.member import wire_values
-from averaging.allreduce.partition import Span
-from averaging.allreduce.reduction import Contribution, weighted_mean
+from averaging.allreduce import hearing, manifest
+from averaging.allreduce.mean import Contribution, weighted_mean
+from averaging.allreduce.pace import Pace
+from averaging.allreduce.reduction import LOST_REASONS, SLOW_REASONS
 from averaging.allreduce.schema import (
+    Excluded,
     FromAggregator,
     FromMember,
     Hello,
     Part,
+    PieceEnd,
     Ping,
+    Plan,
     Result,
-    SpanEnd,
     Vote,
+    Weight,
 )
-from averaging.allreduce.session import Link, Session
+from averaging.allreduce.session import Link, Session, Work
 from averaging.allreduce.silence import wait_silent
+from averaging.codecs.floating import Payload
 from p2p import MessageInvalid, PeerId, RpcCall, StreamBroken, open_service_nursery, short
 
 logger = logging.getLogger(__name__)
@@ -32,114 +36,193 @@ logger = logging.getLogger(__name__)
 Call = RpcCall[FromAggregator, FromMember]
 
 NOBODY: Final = "nobody contributed: all weights are zero, or everyone with a weight was refused"
+_TICK_S: Final = 0.2
 
 
-# --- averaging our span -----------------------------------------------------------------------
+# --- averaging our pieces ---------------------------------------------------------------------
 
 
-async def reduce_span(session: Session, span: Span) -> None:
-    """Average our span, chunk by chunk, as the parts come."""
-    reduction = session.reduction
-    assert reduction is not None
+async def reduce_pieces(session: Session) -> None:
+    """Average what is ours, chunk by chunk, as the parts come; until the block around it ends."""
     async with open_service_nursery() as nursery:
-        nursery.start_soon(_contribute, session, span)
+        nursery.start_soon(_contribute, session)
         nursery.start_soon(_expect_links, session)
-        digests = []
-        while not reduction.done:
-            while not reduction.ready:
-                await session.parts_changed.wait()
-            taken = reduction.take()
-            session.room_changed.ring()
-            size_bytes = sum(contribution.values.nbytes for contribution in taken)
-            averaged = await session.heavy(size_bytes, _average, taken, session.wire_dtype)
-            if averaged is None:
-                session.abort(_why_nobody(session))
+        nursery.start_soon(_keep_pace, session)
+        while True:
+            work = _ready(session)
+            if work is None:
+                await session.work_changed.wait()
+            elif not await _reduce_chunk(session, work):
                 return
-            session.own_chunks.append(averaged[0])
-            digests.append(averaged[1])
-            _wake_links(session)
-    end = SpanEnd(
-        group_id=session.group_id,
-        owner=span.owner,
-        chunks=tuple(digests),
-        included=reduction.included(),
-        weights=reduction.weights(),
-        reasons=reduction.reasons(),
-        signature=bytes(64),
-    )
-    session.hold(manifest.signed_span_end(end, session.node.identity.sign), session.own_chunks)
-    _wake_links(session)
+
+
+def _ready(session: Session) -> Work | None:
+    return next((work for work in session.work if work.reduction.ready), None)
+
+
+async def _reduce_chunk(session: Session, work: Work) -> bool:
+    """Average the next chunk of a piece; False when nobody contributed to it."""
+    chunk = work.piece.chunks[work.reduction.next_chunk]
+    taken = work.reduction.take()
+    session.room_changed.ring()
+    size_bytes = sum(contribution.values.nbytes for contribution in taken)
+    started_s = time.perf_counter()
+    averaged = await session.heavy(size_bytes, _average, session, taken, chunk.start)
+    session.reduction_seconds += time.perf_counter() - started_s
+    if averaged is None:
+        out_of_reach = (*LOST_REASONS, *SLOW_REASONS)
+        certain = not any(reason in out_of_reach for reason in session.senders.reasons().values())
+        session.abort(_why_nobody(session), certain=certain)
+        return False
+    work.chunks.append(averaged[0])
+    work.digests.append(averaged[1])
+    session.results.append((work.piece.number, chunk.number, averaged[0]))
+    if work.reduction.done and work in session.work:
+        _finish(session, work)
+    for link in session.links.values():
+        link.outbox.bell.ring()
+    return True
 
 
 def _average(
-    contributions: tuple[Contribution, ...], dtype: np.dtype[Any]
-) -> tuple[bytes, bytes] | None:
-    mean = weighted_mean(contributions, dtype)
+    session: Session, contributions: tuple[Contribution, ...], start: int
+) -> tuple[Payload, bytes] | None:
+    mean = weighted_mean(contributions, session.wire.dtype)
     if mean is None:
         return None
-    encoded = mean.tobytes()
+    encoded = session.wire.encode_values(mean, start)
     return encoded, blake3(encoded).digest()
 
 
+def _finish(session: Session, work: Work) -> None:
+    """Sign a piece that is whole."""
+    end = PieceEnd(
+        group_id=session.group_id,
+        piece=work.piece.number,
+        owner=session.aggregators.index(session.me),
+        plan=work.plan,
+        chunks=tuple(work.digests),
+        included=work.reduction.included(),
+        weights=tuple(session.senders.weight_of(peer) for peer in session.members),
+        reasons=work.reduction.reasons(),
+        signature=bytes(64),
+    )
+    end = manifest.signed_piece_end(end, session.node.identity.sign)
+    session.results.append(end)
+    session.hold(end, work.chunks)
+
+
 def _why_nobody(session: Session) -> str:
-    assert session.reduction is not None
-    refused = session.reduction.excluded().items()
+    refused = session.senders.reasons().items()
     named = ", ".join(f"{short(peer)} {reason}" for peer, reason in refused)
     return f"{NOBODY} ({named})"[:200] if named else NOBODY
 
 
-def _wake_links(session: Session) -> None:
-    for link in session.links.values():
-        link.outbox.bell.ring()
+def exclude(session: Session, sender: PeerId, reason: str, *, lost: bool = False) -> None:
+    """A member contributes no more to what is ours, and is told so."""
+    told = session.senders.excluded(sender)
+    session.senders.on_excluded(sender, reason)
+    if lost:
+        session.ballot.on_sender_lost(sender)
+    elif not told:
+        logger.info(
+            "sender_excluded group=%s peer=%s reason=%s",
+            session.group_id[:4].hex(),
+            short(sender),
+            reason,
+        )
+        session.tell_links((sender,), Excluded(reason[:200]))
+    session.work_changed.ring()
+    session.room_changed.ring()
 
 
-async def _contribute(session: Session, span: Span) -> None:
+async def _contribute(session: Session) -> None:
     """Our own parts take the same way as the others', bad values included."""
-    reduction = session.reduction
-    assert reduction is not None
-    join = session.group.join_of(session.me)
-    reduction.on_hello(session.me, session.weight, join.weight_cap if join else 0.0)
-    session.parts_changed.ring()
-    for chunk in span.chunks if session.weight else ():
-        while not reduction.may_deliver(session.me):
+    await session.begun.wait()
+    if session.votes:
+        session.senders.on_weight(session.me, session.weight, session.norm)
+    session.work_changed.ring()
+    contributed: list[Work] = []
+    while True:
+        work = next((work for work in session.work if work not in contributed), None)
+        if work is None:
+            await session.work_changed.wait()
+            continue
+        contributed.append(work)
+        await _contribute_to(session, work)
+
+
+async def _contribute_to(session: Session, work: Work) -> None:
+    for chunk in work.piece.chunks:
+        while not work.reduction.may_deliver(session.me):
             await session.room_changed.wait()
-        values = wire_values(session, chunk.start, chunk.stop)
-        reason = reduction.on_part(session.me, chunk.number, values)
-        session.parts_changed.ring()
+            if work not in session.work:
+                return
+        if not session.senders.awaited(session.me):
+            return
+        encoded = session.wire.encode(session.flat, chunk.start, chunk.stop)
+        values = session.wire.decode(encoded, chunk.start, chunk.stop)
+        reason = work.reduction.on_part(session.me, chunk.number, values)
+        session.work_changed.ring()
         if reason is not None:
             logger.warning("own_values_refused reason=%s", reason)
-            return
 
 
 async def _expect_links(session: Session) -> None:
     await trio.sleep(session.config.silence_s)
-    for peer in session.members:
+    for peer in session.voters:
         if peer != session.me and peer not in session.links:
-            session.exclude(peer, "did not come", lost=True)
+            exclude(session, peer, "did not come", lost=True)
+
+
+async def _keep_pace(session: Session) -> None:
+    """Leave out who keeps the others waiting for too long."""
+    config, now_s = session.config, trio.current_time()
+    left_s = max(session.deadline_s - now_s, 0.0)
+    pace = Pace(
+        session.planned_s(),
+        grace_s=min(config.grace_s, left_s / 4),
+        start_patience_s=min(config.start_patience_s, left_s / 3),
+        allowed_s_max=left_s / 3,
+    )
+    while True:
+        await trio.sleep(_TICK_S)
+        senders = session.senders
+        works = [work for work in session.work if not work.reduction.done]
+        slow = pace.on_tick(
+            trio.current_time(),
+            missing=[
+                peer
+                for peer in session.voters
+                if not senders.declared(peer) and not senders.excluded(peer)
+            ],
+            awaited=[p for work in works[:1] for p in work.reduction.awaited() if p != session.me],
+            delivered={peer: senders.delivered(peer) for peer in session.voters},
+            chunk_count=sum(len(work.piece.chunks) for work in session.work),
+        )
+        for peer, reason in slow.items():
+            exclude(session, peer, reason)
 
 
 # --- serving members --------------------------------------------------------------------------
 
 
-async def serve_link(session: Session, call: Call, hello: Hello, weight_cap: float) -> None:
-    """Serve one member's stream; its hello is already verified."""
-    peer, reduction = call.peer_id, session.reduction
-    assert reduction is not None
+async def serve_link(session: Session, call: Call) -> None:
+    """Serve one member's stream."""
+    peer = call.peer_id
     link = session.links[peer] = Link()
-    reduction.on_hello(peer, hello.weight, weight_cap)
-    session.parts_changed.ring()
     try:
         with link.scope:
             async with open_service_nursery() as nursery:
                 nursery.start_soon(_send, session, call, link)
                 nursery.start_soon(_watch, session, call, link)
                 await _receive(session, call, link)
-            session.exclude(peer, "left", lost=True)
+            exclude(session, peer, "left", lost=True)
     except StreamBroken:
-        session.exclude(peer, "connection lost", lost=True)
+        exclude(session, peer, "connection lost", lost=True)
         raise
     except MessageInvalid as exc:
-        session.exclude(peer, f"broke the protocol: {exc}"[:200])
+        exclude(session, peer, f"broke the protocol: {exc}"[:200])
         raise
     finally:
         del session.links[peer]
@@ -147,26 +230,23 @@ async def serve_link(session: Session, call: Call, hello: Hello, weight_cap: flo
 
 
 async def _send(session: Session, call: Call, link: Link) -> None:
-    """Results as they come, the span's end, then what the outbox holds, and pings."""
-    assert session.own_span is not None
-    owner, sent, ended = session.own_span.owner, 0, False
-    if session.aborted is not None:
-        link.outbox.put(session.aborted)
-    if session.ballot.commit is not None:
-        link.outbox.put(session.ballot.commit)
+    """What the outbox holds, results as they come, and pings."""
+    sent = 0
+    for known in (session.aborted, session.ballot.plan, session.ballot.commit):
+        if known is not None:
+            link.outbox.put(known)
     try:
         while True:
-            message: FromAggregator | None
-            if sent < len(session.own_chunks):
-                chunk = session.own_chunks[sent]
-                await call.send(Result(sent), chunk)
-                session.sent_bytes += len(chunk)
+            message: FromAggregator | None = link.outbox.pop()
+            if message is None and sent < len(session.results) and call.peer_id in session.voters:
+                result = session.results[sent]
                 sent += 1
+                if isinstance(result, PieceEnd):
+                    await call.send(result)
+                else:
+                    session.sent_bytes[call.path] += len(result[2])
+                    await call.send(Result(result[0], result[1]), result[2])
                 continue
-            if not ended and owner in session.held:
-                message, ended = session.held[owner].end, True
-            else:
-                message = link.outbox.pop()
             if message is None:
                 with trio.move_on_after(session.config.ping_s) as idle:
                     await link.outbox.bell.wait()
@@ -181,7 +261,7 @@ async def _send(session: Session, call: Call, link: Link) -> None:
 
 async def _watch(session: Session, call: Call, link: Link) -> None:
     await wait_silent(call, session.config.silence_s, lambda: link.listening_since_s)
-    session.exclude(call.peer_id, "silent", lost=True)
+    exclude(session, call.peer_id, "silent", lost=True)
     if session.done.is_set():
         # We only wait for it to take its results.
         link.scope.cancel()
@@ -189,19 +269,24 @@ async def _watch(session: Session, call: Call, link: Link) -> None:
 
 async def _receive(session: Session, call: Call, link: Link) -> None:
     """Return when the member ends its stream."""
-    reduction = session.reduction
-    assert reduction is not None
     while True:
         received = await call.receive()
         if received is None:
             return
         message, payload = received
         match message:
+            case Weight():
+                reason = hearing.on_weight_untrusted(session, call.peer_id, message)
+                if reason is not None:
+                    session.tell_links((call.peer_id,), Excluded(reason))
+                session.work_changed.ring()
             case Part():
-                session.received_bytes += len(payload)
-                await _take_part(session, call.peer_id, link, message.chunk, payload)
+                session.received_bytes[call.path] += len(payload)
+                await _take_part(session, call.peer_id, link, message, payload)
             case Vote():
-                session.on_vote_untrusted(call.peer_id, message)
+                hearing.on_vote_untrusted(session, call.peer_id, message)
+            case Plan():
+                hearing.on_plan_untrusted(session, message)
             case Ping():
                 pass
             case Hello():
@@ -209,25 +294,30 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
 
 
 async def _take_part(
-    session: Session, peer: PeerId, link: Link, chunk: int, payload: bytes
+    session: Session, peer: PeerId, link: Link, part: Part, payload: bytes
 ) -> None:
     """Hand a part to the reduction when it has room; the member waits meanwhile."""
-    reduction = session.reduction
-    assert reduction is not None
-    while not reduction.may_deliver(peer) and peer not in reduction.excluded():
+    if session.senders.excluded(peer):
+        return
+    work = next((work for work in session.work if work.piece.number == part.piece), None)
+    if work is None:
+        if part.piece < len(session.pieces):
+            # By a plan that we do not follow, since we voted.
+            return
+        raise MessageInvalid("a part of a piece that does not exist")
+    while not work.reduction.may_deliver(peer) and not session.senders.excluded(peer):
         link.listening_since_s = None
         await session.room_changed.wait()
         link.listening_since_s = trio.current_time()
-    if len(payload) % session.wire_dtype.itemsize:
-        raise MessageInvalid("a part is not a whole number of elements")
-    values = np.frombuffer(payload, session.wire_dtype)
-    reason = reduction.on_part(peer, chunk, values)
+    if session.senders.excluded(peer):
+        return
+    if part.chunk >= len(work.piece.chunks):
+        raise MessageInvalid("a part of a chunk that does not exist")
+    chunk = work.piece.chunks[part.chunk]
+    values = session.wire.decode(payload, chunk.start, chunk.stop)
+    reason = work.reduction.on_part(peer, part.chunk, values)
     if reason is not None:
-        logger.info(
-            "sender_excluded group=%s peer=%s reason=%s",
-            session.group_id[:4].hex(),
-            short(peer),
-            reason,
-        )
-    session.parts_changed.ring()
+        exclude(session, peer, reason)
+        session.tell_links((peer,), Excluded(reason))
+    session.work_changed.ring()
     session.room_changed.ring()

@@ -29,14 +29,28 @@ class AllreduceConfig:
     votes_min: int = 1
     """Fewer votes commit nothing, though they be a quorum of their group. With more than half of
     all peers here, at every peer, two groups of one round can never both succeed."""
+    grace_s: float = 1.0
+    """How long chunks may wait for a member, in all, before its pace is held against the plan."""
+    start_patience_s: float = 10.0
+    """How long a member may begin after most of the others; it is left out of the mean then."""
+    norm_factor_max: float = 10.0
+    """A vector whose norm is over so many times the median of the members' is refused, in groups
+    of three and more; 0 takes any."""
+    tolerated_liars: int = 0
+    """Members that may vote for whatever they like without two honest ones ever succeeding with
+    different bits; groups need at least three times as many members and one."""
+    rule: str = "mean"
+    """How contributions are combined: see `averaging.robust`."""
     times: BallotTimes = field(default_factory=BallotTimes)
     """How patient a member is with the others' answers."""
 
     def __post_init__(self) -> None:
-        seconds = (self.silence_s, self.ping_s, self.ask_timeout_s)
+        seconds = (self.silence_s, self.ping_s, self.ask_timeout_s, self.start_patience_s)
         if not all(0 < value < math.inf for value in seconds) or 2 * self.ping_s > self.silence_s:
             raise ValueError("timeouts must be positive, and ping_s at most half of silence_s")
         if not (0 <= self.linger_s < math.inf and 0 <= self.farewell_s < math.inf):
             raise ValueError("linger_s and farewell_s must be at least 0")
         if min(self.results_kept_max, self.chunks_ahead_max, self.votes_min) < 1:
             raise ValueError("results_kept_max, chunks_ahead_max and votes_min must be at least 1")
+        if self.grace_s < 0 or self.tolerated_liars < 0 or self.norm_factor_max < 0:
+            raise ValueError("grace_s, tolerated_liars and norm_factor_max must be at least 0")

@@ -12,7 +12,7 @@ from averaging.allreduce.schema import Answer
 
 Peer = TypeVar("Peer", bound=Hashable)
 
-# A holder that failed to give a span so often is as good as one that has lost it.
+# A holder that failed to give a piece so often is as good as one that has lost it.
 _FETCHES_MAX = 3
 
 
@@ -86,46 +86,90 @@ class Contacts(Generic[Peer]):
         self._contacts[peer].answer = None
         self._contacts[peer].reachable = False
 
-    def on_fetch_failed(self, peer: Peer, owner: int, now_s: float) -> None:
-        """The member did not give us a span; what it last said no longer counts."""
-        self._fetch_failures[owner, peer] += 1
+    def on_fetch_failed(self, peer: Peer, piece: int, now_s: float) -> None:
+        """The member did not give us a piece; what it last said no longer counts."""
+        self._fetch_failures[piece, peer] += 1
         contact = self._contacts[peer]
         contact.answer = None
         contact.reachable = None
         contact.ask_at_s = now_s
 
-    def holder_of(self, owner: int, digest: bytes | None) -> tuple[Peer, bytes] | None:
-        """A member that holds the span, and its digest; None as the digest takes any."""
-        holders = [
-            (self._fetch_failures[owner, peer], number, peer, contact.answer.spans[owner].digest)
-            for number, (peer, contact) in enumerate(self._contacts.items())
-            if contact.answer is not None
-            and contact.answer.spans[owner].state == Hold.HELD
-            and digest in (None, contact.answer.spans[owner].digest)
-            and self._fetch_failures[owner, peer] < _FETCHES_MAX
-        ]
-        if not holders:
-            return None
-        _, _, peer, held = min(holders, key=lambda holder: holder[:2])
-        return peer, held
-
-    def nobody_has(self, owner: int, *, rumours: bool) -> bool:
-        """Whether no reachable member holds the span or may still get it.
+    def holder_of(self, piece: int, digest: bytes | None, plan: int) -> tuple[Peer, bytes] | None:
+        """A member that holds the piece, and its digest.
 
         Args:
+            digest: which version; None takes any that will last under this plan.
+        """
+        holders = []
+        for number, (peer, contact) in enumerate(self._contacts.items()):
+            answer, failures = contact.answer, self._fetch_failures[piece, peer]
+            if answer is None or failures >= _FETCHES_MAX or not _holds(answer, piece):
+                continue
+            held = answer.pieces[piece].digest
+            if held == digest or (digest is None and not _outdated(answer, plan)):
+                voted = answer.vote is not None
+                holders.append((not voted, failures, number, peer, held))
+        if not holders:
+            return None
+        *_, peer, held = min(holders, key=lambda holder: holder[:3])
+        return peer, held
+
+    def nobody_has(
+        self, piece: int, plan: int, *, rumours: bool, digest: bytes | None = None
+    ) -> bool:
+        """Whether no reachable member holds the piece or may still get it.
+
+        Args:
+            plan: the newest that we know; who has yet to hear of it may get the piece.
             rumours: whether to hope for what members heard from others. Not when we pass our
                 hopes on ourselves, or two members would keep each other's hopes up for ever.
+            digest: which version; None for any.
         """
-        return all(self._lacks(peer, owner, rumours) for peer in self._contacts)
+        hopeless = (Hold.LOST,) if rumours else (Hold.LOST, Hold.RUMOUR)
+        return all(
+            self._lacks(contact, self._fetch_failures[piece, peer], piece, plan, hopeless, digest)
+            for peer, contact in self._contacts.items()
+        )
 
-    def _lacks(self, peer: Peer, owner: int, rumours: bool) -> bool:
-        contact = self._contacts[peer]
+    def _lacks(
+        self,
+        contact: _Contact,
+        failures: int,
+        piece: int,
+        plan: int,
+        hopeless: tuple[Hold, ...],
+        digest: bytes | None,
+    ) -> bool:
         if contact.reachable is None:
             return False
-        if contact.answer is None or self._fetch_failures[owner, peer] >= _FETCHES_MAX:
+        if contact.answer is None or failures >= _FETCHES_MAX:
             return True
-        hopeless = (Hold.LOST,) if rumours else (Hold.LOST, Hold.RUMOUR)
-        return contact.answer.spans[owner].state in hopeless
+        if _outdated(contact.answer, plan):
+            return False
+        status = contact.answer.pieces[piece]
+        if status.state == Hold.HELD:
+            return digest not in (None, status.digest)
+        return status.state in hopeless
+
+    def known_unreachable(self, peer: Peer) -> bool:
+        """Whether the member was asked and did not answer."""
+        contact = self._contacts.get(peer)
+        return contact is not None and contact.reachable is False
+
+    def can_ask(self, peer: Peer) -> bool:
+        """Whether the member may still answer."""
+        contact = self._contacts.get(peer)
+        return contact is not None and contact.reachable is not False
+
+    def shown_vote(self, peer: Peer) -> bool:
+        """Whether the member's vote came in an answer."""
+        contact = self._contacts.get(peer)
+        return contact is not None and contact.answer is not None and bool(contact.answer.vote)
+
+    def known_reachable(self, peer: Peer) -> bool:
+        """Whether the member was asked and answered."""
+        contact = self._contacts.get(peer)
+        return contact is not None and contact.reachable is True
 
     def unreachable(self, peer: Peer, *, suspected: bool) -> bool:
         """Whether the member is lost: it did not answer, or is suspected and has not yet."""
@@ -139,3 +183,12 @@ class Contacts(Generic[Peer]):
         contact.ask_at_s = now_s if contact.hurried else now_s + contact.interval_s
         contact.hurried = False
         contact.interval_s = min(2 * contact.interval_s, self._interval_s_max)
+
+
+def _holds(answer: Answer, piece: int) -> bool:
+    return answer.pieces[piece].state == Hold.HELD
+
+
+def _outdated(answer: Answer, plan: int) -> bool:
+    """Whether the member will change its mind as soon as it hears of the plan."""
+    return answer.open and (answer.plan.number if answer.plan is not None else 0) < plan

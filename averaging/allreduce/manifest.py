@@ -1,8 +1,8 @@
-"""What is signed in a round, and how it is checked: weights, spans, votes, certificates (core).
+"""What is signed in a round, and how it is checked: weights, pieces, plans, votes, certificates.
 
-A span's digest covers its bytes and its table of members; the manifest is the list of span
+A piece's digest covers its bytes and its table of members; the manifest is the list of piece
 digests; a vote signs the manifest together with the group id. So a certificate proves, to anyone
-who knows the group, which bytes a quorum of voters agreed on, and what those bytes contain.
+who knows the group, which bytes a quorum of voters agreed on, and what those bytes contain (core).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from averaging.allreduce.partition import Span
-from averaging.allreduce.schema import Commit, Hello, Promise, SpanEnd, Vote
+from averaging.allreduce.partition import Piece
+from averaging.allreduce.schema import MEMBERS_MAX, Commit, PieceEnd, Plan, Promise, Vote, Weight
 from p2p import MessageInvalid, PeerId, verify_signature
 
 Sign = Callable[[bytes], bytes]
-Spans = tuple[bytes, ...]
+Pieces = tuple[bytes, ...]
 
 _NO_SIGNATURE = bytes(64)
 
@@ -28,64 +28,98 @@ def _signed_bytes(what: str, *fields: Any) -> bytes:
     return msgspec.msgpack.encode((f"manyhands/allreduce/1/{what}", *fields))
 
 
-def signed_hello(group_id: bytes, weight: float, sign: Sign) -> Hello:
-    """A member's declaration of its weight."""
-    weight = float(weight)
-    return Hello(group_id, weight, sign(_signed_bytes("hello", group_id, weight)))
+def signed_weight(group_id: bytes, weight: float, norm: float, sign: Sign) -> Weight:
+    """A member's declaration of its weight and norm."""
+    weight, norm = float(weight), float(norm)
+    return Weight(weight, norm, sign(_signed_bytes("weight", group_id, weight, norm)))
 
 
-def check_hello_untrusted(hello: Hello, member: PeerId) -> None:
+def check_weight_untrusted(weight: Weight, group_id: bytes, member: PeerId) -> None:
     """Raise MessageInvalid unless the member signed this weight for this group."""
-    signed = _signed_bytes("hello", hello.group_id, hello.weight)
-    if not verify_signature(member, signed, hello.signature):
-        raise MessageInvalid("a hello has a wrong signature")
+    signed = _signed_bytes("weight", group_id, weight.weight, weight.norm)
+    if not verify_signature(member, signed, weight.signature):
+        raise MessageInvalid("a weight has a wrong signature")
 
 
-def span_digest(end: SpanEnd) -> bytes:
-    """Names a span's bytes and who is in them; the signature is not part of it."""
+def piece_digest(end: PieceEnd) -> bytes:
+    """Names a piece's bytes and who is in them; the signature is not part of it."""
     body = msgspec.structs.replace(end, signature=_NO_SIGNATURE)
-    return hashlib.sha256(_signed_bytes("span", body)).digest()
+    return hashlib.sha256(_signed_bytes("piece", body)).digest()
 
 
-def signed_span_end(end: SpanEnd, sign: Sign) -> SpanEnd:
+def signed_piece_end(end: PieceEnd, sign: Sign) -> PieceEnd:
     """The same, signed by its aggregator."""
-    return msgspec.structs.replace(end, signature=sign(_signed_bytes("span-end", span_digest(end))))
+    signature = sign(_signed_bytes("piece-end", piece_digest(end)))
+    return msgspec.structs.replace(end, signature=signature)
 
 
-def check_span_end_untrusted(
-    end: SpanEnd, group_id: bytes, aggregators: Sequence[PeerId], span: Span, member_count: int
+def check_piece_end_untrusted(
+    end: PieceEnd, group_id: bytes, aggregators: Sequence[PeerId], piece: Piece, member_count: int
 ) -> None:
-    """Raise MessageInvalid unless the span's aggregator signed it and it fits the group."""
-    if end.group_id != group_id or end.owner != span.owner:
-        raise MessageInvalid("a span end belongs to another span")
-    if len(end.chunks) != len(span.chunks):
-        raise MessageInvalid("a span end has a wrong number of chunks")
+    """Raise MessageInvalid unless an aggregator signed it and it fits the group."""
+    if end.group_id != group_id or end.piece != piece.number or end.owner >= len(aggregators):
+        raise MessageInvalid("a piece end belongs to another piece")
+    if end.plan == 0 and end.owner != piece.owner:
+        raise MessageInvalid("a piece end comes from another than the piece's owner")
+    if len(end.chunks) != len(piece.chunks):
+        raise MessageInvalid("a piece end has a wrong number of chunks")
     if not len(end.included) == len(end.weights) == len(end.reasons) == member_count:
-        raise MessageInvalid("a span end has a wrong number of members")
-    if any(count > len(span.chunks) for count in end.included):
-        raise MessageInvalid("a span end includes a member in chunks that do not exist")
+        raise MessageInvalid("a piece end has a wrong number of members")
+    if any(count > len(piece.chunks) for count in end.included):
+        raise MessageInvalid("a piece end includes a member in chunks that do not exist")
     if not all(0 <= weight < float("inf") for weight in end.weights):
-        raise MessageInvalid("a span end has an impossible weight")
-    signed = _signed_bytes("span-end", span_digest(end))
-    if not verify_signature(aggregators[span.owner], signed, end.signature):
-        raise MessageInvalid("a span end has a wrong signature")
+        raise MessageInvalid("a piece end has an impossible weight")
+    signed = _signed_bytes("piece-end", piece_digest(end))
+    if not verify_signature(aggregators[end.owner], signed, end.signature):
+        raise MessageInvalid("a piece end has a wrong signature")
 
 
-def manifest_digest(group_id: bytes, spans: Spans) -> bytes:
+def contradict(one: PieceEnd, other: PieceEnd) -> bool:
+    """Whether two verified ends prove that their signer lies."""
+    same = (one.group_id, one.piece, one.owner, one.plan) == (
+        other.group_id,
+        other.piece,
+        other.owner,
+        other.plan,
+    )
+    return same and piece_digest(one) != piece_digest(other)
+
+
+def signed_plan(group_id: bytes, number: int, owners: Sequence[int], sign: Sign) -> Plan:
+    """A plan of the member whose number is in the plan's."""
+    owners = tuple(owners)
+    return Plan(number, owners, sign(_signed_bytes("plan", group_id, number, owners)))
+
+
+def check_plan_untrusted(
+    plan: Plan, group_id: bytes, members: Sequence[PeerId], aggregator_count: int, piece_count: int
+) -> None:
+    """Raise MessageInvalid unless the member that it names signed it and it fits the group."""
+    planner = plan.number % MEMBERS_MAX
+    if planner >= len(members) or plan.number < MEMBERS_MAX:
+        raise MessageInvalid("a plan names no planner")
+    if len(plan.owners) != piece_count or any(k >= aggregator_count for k in plan.owners):
+        raise MessageInvalid("a plan does not fit the group")
+    signed = _signed_bytes("plan", group_id, plan.number, plan.owners)
+    if not verify_signature(members[planner], signed, plan.signature):
+        raise MessageInvalid("a plan has a wrong signature")
+
+
+def manifest_digest(group_id: bytes, pieces: Pieces) -> bytes:
     """Names the whole result of a group."""
-    return hashlib.sha256(_signed_bytes("manifest", group_id, spans)).digest()
+    return hashlib.sha256(_signed_bytes("manifest", group_id, pieces)).digest()
 
 
-def signed_vote(group_id: bytes, spans: Spans, sign: Sign) -> Vote:
-    """A vote for these spans; the caller must never sign another in this group."""
-    return Vote(spans, sign(_signed_bytes("vote", group_id, manifest_digest(group_id, spans))))
+def signed_vote(group_id: bytes, pieces: Pieces, sign: Sign) -> Vote:
+    """A vote for these pieces; the caller must never sign another in this group."""
+    return Vote(pieces, sign(_signed_bytes("vote", group_id, manifest_digest(group_id, pieces))))
 
 
-def check_vote_untrusted(vote: Vote, group_id: bytes, voter: PeerId, span_count: int) -> None:
+def check_vote_untrusted(vote: Vote, group_id: bytes, voter: PeerId, piece_count: int) -> None:
     """Raise MessageInvalid unless the voter signed this vote in this group."""
-    if len(vote.spans) != span_count:
-        raise MessageInvalid("a vote names a wrong number of spans")
-    signed = _signed_bytes("vote", group_id, manifest_digest(group_id, vote.spans))
+    if len(vote.pieces) != piece_count:
+        raise MessageInvalid("a vote names a wrong number of pieces")
+    signed = _signed_bytes("vote", group_id, manifest_digest(group_id, vote.pieces))
     if not verify_signature(voter, signed, vote.signature):
         raise MessageInvalid("a vote has a wrong signature")
 
@@ -108,17 +142,17 @@ def check_commit_untrusted(
     commit: Commit,
     group_id: bytes,
     voters: Sequence[PeerId],
-    span_count: int,
+    piece_count: int,
     quorum_reached: Callable[[Sequence[PeerId], Collection[PeerId]], bool],
 ) -> None:
-    """Raise MessageInvalid unless a quorum of the voters signed for these spans."""
+    """Raise MessageInvalid unless a quorum of the voters signed for these pieces."""
     numbers = commit.voters
-    if len(commit.spans) != span_count or len(numbers) != len(commit.signatures):
-        raise MessageInvalid("a certificate has a wrong number of spans or signatures")
+    if len(commit.pieces) != piece_count or len(numbers) != len(commit.signatures):
+        raise MessageInvalid("a certificate has a wrong number of pieces or signatures")
     if len(set(numbers)) != len(numbers) or any(number >= len(voters) for number in numbers):
         raise MessageInvalid("a certificate names a voter twice, or one who is none")
     signers = [voters[number] for number in numbers]
     if not quorum_reached(voters, signers):
         raise MessageInvalid("a certificate has no quorum")
     for signer, signature in zip(signers, commit.signatures, strict=True):
-        check_vote_untrusted(Vote(commit.spans, signature), group_id, signer, span_count)
+        check_vote_untrusted(Vote(commit.pieces, signature), group_id, signer, piece_count)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections import deque
+
 import trio
 
-from averaging.allreduce import manifest
+from averaging.allreduce import hearing, manifest
+from averaging.allreduce.partition import Piece
 from averaging.allreduce.schema import (
     TRANSFER,
     Abort,
     Commit,
+    Excluded,
     FromAggregator,
     FromMember,
+    Hello,
     Part,
+    PieceEnd,
     Ping,
+    Plan,
     Result,
-    SpanEnd,
 )
-from averaging.allreduce.session import Array, Incoming, Outbox, Session
+from averaging.allreduce.session import Incoming, Session, Uplink
 from averaging.allreduce.silence import wait_silent
 from p2p import (
     CallTimeout,
@@ -35,18 +40,20 @@ Call = RpcCall[FromMember, FromAggregator]
 
 
 async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
-    """Exchange one span with its aggregator, until the round ends or the aggregator is lost."""
+    """Exchange pieces with an aggregator, until the round ends or the aggregator is lost."""
     peer = session.aggregators[owner]
-    outbox = session.uplinks[peer] = Outbox()
-    hello = manifest.signed_hello(session.group_id, session.weight, session.node.identity.sign)
+    owners = session.ballot.owners
+    uplink = Uplink(deque(piece for piece in session.pieces if owners[piece.number] == owner))
+    session.uplinks[peer] = uplink
+    hello = Hello(session.group_id)
     try:
         async with (
             client.open(peer, TRANSFER, hello, timeout_s=session.config.silence_s) as call,
             open_service_nursery() as nursery,
         ):
-            nursery.start_soon(_send, session, call, owner, outbox)
+            nursery.start_soon(_send, session, call, uplink)
             nursery.start_soon(_watch, session, call, peer)
-            await _receive(session, call, owner)
+            await _receive(session, call, owner, uplink)
     except CallTimeout as exc:
         session.on_aggregator_lost(peer, str(exc), silent=True)
     except RemoteError as exc:
@@ -55,31 +62,39 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
         session.on_aggregator_lost(peer, str(exc))
 
 
-async def _send(session: Session, call: Call, owner: int, outbox: Outbox) -> None:
+async def _send(session: Session, call: Call, uplink: Uplink) -> None:
+    declared = False
     try:
-        if session.weight:
-            for chunk in session.spans[owner].chunks:
-                part = wire_values(session, chunk.start, chunk.stop)
-                await call.send(Part(chunk.number), part.view(np.uint8).data)
-                session.sent_bytes += part.nbytes
         while True:
-            message = outbox.pop()
-            if message is None:
+            message = uplink.outbox.pop()
+            if message is not None:
+                await call.send(message)
+            elif session.begun.is_set() and not declared:
+                sign = session.node.identity.sign
+                weight, norm = session.weight, session.norm
+                await call.send(manifest.signed_weight(session.group_id, weight, norm, sign))
+                declared = True
+            elif declared and uplink.pieces and uplink.wanted and session.weight:
+                await _send_parts(session, call, uplink, uplink.pieces.popleft())
+            else:
                 with trio.move_on_after(session.config.ping_s) as idle:
-                    await outbox.bell.wait()
-                if not idle.cancelled_caught:
-                    continue
-                message = Ping()
-            await call.send(message)
+                    await uplink.outbox.bell.wait()
+                if idle.cancelled_caught:
+                    await call.send(Ping())
     except StreamBroken:
         # The receiving task sees the same, and says so.
         return
 
 
-def wire_values(session: Session, start: int, stop: int) -> Array:
-    """Our values as they travel; what the wire's dtype cannot hold becomes infinite."""
-    with np.errstate(over="ignore"):
-        return session.flat[start:stop].astype(session.wire_dtype, copy=False)
+async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece) -> None:
+    for chunk in piece.chunks:
+        if not uplink.wanted:
+            return
+        part = session.wire.encode(session.flat, chunk.start, chunk.stop)
+        session.sent_bytes[call.path] += len(part)
+        await call.send(Part(piece.number, chunk.number), part)
+        while (message := uplink.outbox.pop()) is not None:
+            await call.send(message)
 
 
 async def _watch(session: Session, call: Call, peer: PeerId) -> None:
@@ -87,8 +102,7 @@ async def _watch(session: Session, call: Call, peer: PeerId) -> None:
     session.on_aggregator_lost(peer, "silent", silent=True)
 
 
-async def _receive(session: Session, call: Call, owner: int) -> None:
-    incoming = session.incoming[owner]
+async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> None:
     while True:
         received = await call.receive()
         if received is None:
@@ -96,31 +110,57 @@ async def _receive(session: Session, call: Call, owner: int) -> None:
         message, payload = received
         match message:
             case Result():
-                await take_chunk_untrusted(session, incoming, owner, message.chunk, payload)
-            case SpanEnd():
-                session.check_span_end_untrusted(message, owner)
-                if message.chunks != tuple(incoming.digests):
-                    raise MessageInvalid("a span end does not fit its chunks")
-                session.hold(message, incoming.chunks)
+                session.received_bytes[call.path] += len(payload)
+                incoming = _incoming(session, message.piece, owner)
+                if incoming is not None:
+                    await take_chunk_untrusted(session, incoming, message, payload)
+            case PieceEnd():
+                incoming = _incoming(session, message.piece, owner)
+                if incoming is not None:
+                    _end_piece_untrusted(session, message, owner, incoming)
+            case Excluded():
+                uplink.wanted = False
+            case Plan():
+                hearing.on_plan_untrusted(session, message)
             case Commit():
-                session.on_commit_untrusted(message)
+                hearing.on_commit_untrusted(session, message)
             case Abort():
-                session.ballot.on_abort(message.reason)
-                session.act()
+                # Whoever contributes and was not refused knows better.
+                if message.certain and not (session.weight and uplink.wanted):
+                    session.ballot.on_abort(message.reason)
+                    session.act()
+                else:
+                    raise StreamBroken(message.reason)
             case Ping():
                 pass
 
 
+def _incoming(session: Session, piece: int, owner: int) -> Incoming | None:
+    """Where a piece's next chunk goes; None when nothing more of it is taken from this owner."""
+    if piece >= len(session.pieces):
+        raise MessageInvalid("a chunk of a piece that does not exist")
+    if session.ballot.owners[piece] != owner or not session.ballot.wants_any(piece):
+        return None
+    return session.incoming.get(piece)
+
+
+def _end_piece_untrusted(session: Session, end: PieceEnd, owner: int, incoming: Incoming) -> None:
+    hearing.check_piece_end_untrusted(session, end, end.piece)
+    if end.owner != owner or end.chunks != tuple(incoming.digests):
+        raise MessageInvalid("a piece end does not fit its chunks")
+    session.hold(end, incoming.chunks)
+
+
 async def take_chunk_untrusted(
-    session: Session, incoming: Incoming, owner: int, number: int, payload: bytes
+    session: Session, incoming: Incoming, result: Result, payload: bytes
 ) -> None:
-    """Keep the next chunk of a span; raises MessageInvalid when it is not the next."""
-    chunks = session.spans[owner].chunks
-    if number != len(incoming.chunks) or number >= len(chunks):
+    """Keep the next chunk of a piece; raises MessageInvalid when it is not the next."""
+    chunks = session.pieces[result.piece].chunks
+    if result.chunk != len(incoming.chunks) or result.chunk >= len(chunks):
         raise MessageInvalid("a chunk is out of order")
-    if len(payload) != chunks[number].element_count * session.wire_dtype.itemsize:
+    chunk = chunks[result.chunk]
+    if len(payload) != session.wire.size_bytes(chunk.start, chunk.stop):
         raise MessageInvalid("a chunk has a wrong size")
-    session.received_bytes += len(payload)
     digest = await session.digest_of(payload)
     incoming.chunks.append(payload)
     incoming.digests.append(digest)

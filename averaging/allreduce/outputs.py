@@ -1,4 +1,4 @@
-"""What a ballot asks its service to do, and how members stand to a group and to its spans."""
+"""What a ballot asks its service to do, and how members stand to a group and to its pieces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Generic, TypeVar
 
-from averaging.allreduce.schema import Commit, Vote
+from averaging.allreduce.schema import Commit, Plan, Vote
 from averaging.report import Outcome
 
 Peer = TypeVar("Peer", bound=Hashable)
@@ -23,10 +23,10 @@ class Stand(Enum):
 
 
 class Hold(IntEnum):
-    """How a member stands to a span; the numbers are on the wire."""
+    """How a member stands to a piece; the numbers are on the wire."""
 
     COMING = 0
-    """Its aggregator's stream is well, or the span is being fetched."""
+    """Its aggregator's stream is well, or the piece is being fetched."""
     HELD = 1
     LOST = 2
     RUMOUR = 3
@@ -41,12 +41,21 @@ class Ask(Generic[Peer]):
 
 
 @dataclass(frozen=True)
-class FetchSpan(Generic[Peer]):
-    """Fetch a span from this member; on_span() or on_fetch_failed() must follow."""
+class FetchPiece(Generic[Peer]):
+    """Fetch a piece from this member; on_piece() or on_fetch_failed() must follow."""
 
     peer: Peer
-    owner: int
+    piece: int
     digest: bytes
+
+
+@dataclass(frozen=True)
+class Follow:
+    """A newer plan holds: send parts to the new owners, reduce what is ours now, pass it on."""
+
+    plan: Plan
+    changed: tuple[int, ...]
+    """The pieces that have another owner now."""
 
 
 @dataclass(frozen=True)
@@ -77,4 +86,4 @@ class End:
     """The same members would fail again."""
 
 
-Action = Ask[Peer] | FetchSpan[Peer] | SendVote[Peer] | SendCommit[Peer] | End
+Action = Ask[Peer] | FetchPiece[Peer] | Follow | SendVote[Peer] | SendCommit[Peer] | End

@@ -1,13 +1,22 @@
-"""Who averages which piece of the flat vector: equal spans, cut into chunks (core)."""
+"""Who averages which piece of the flat vector: spans, cut into pieces, cut into chunks (core).
+
+A span is what one aggregator averages. It is cut into a few pieces: what a member holds, passes on
+or has reduced again is a whole piece. A piece is cut into chunks: what travels in one message, and
+is added whole or not at all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-SPAN_GRID_ELEMENTS = 4096
+SPAN_GRID_ELEMENTS: Final = 4096
 """Spans start at multiples of this, so that pages and vector registers stay aligned."""
-CHUNK_ELEMENTS_MAX = 131_072
+CHUNK_ELEMENTS_MAX: Final = 131_072
 """512 KiB of float32: beyond it nothing gets faster, and each buffered chunk costs memory."""
+PIECES_PER_SPAN_MAX: Final = 4
+"""A lost aggregator costs what it had not finished of one piece, and each piece a signature."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,7 @@ class Chunk:
     """A run of elements that is added whole or not at all."""
 
     number: int
-    """Counted within its span."""
+    """Counted within its piece."""
     start: int
     stop: int
 
@@ -26,9 +35,11 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Span:
-    """The piece of the vector that one aggregator averages."""
+class Piece:
+    """A run of chunks that one aggregator averages and signs."""
 
+    number: int
+    """Counted over the whole vector."""
     owner: int
     """Counted among the group's aggregators."""
     start: int
@@ -37,13 +48,13 @@ class Span:
 
     @property
     def element_count(self) -> int:
-        """Elements in the span."""
+        """Elements in the piece."""
         return self.stop - self.start
 
 
-def partition(element_count: int, aggregator_count: int, chunk_elements: int) -> tuple[Span, ...]:
-    """Equal spans that cover the vector once, in order; some are empty when it is tiny."""
-    if element_count < 0 or aggregator_count < 1 or chunk_elements < 1:
+def equal_spans(element_count: int, aggregator_count: int) -> tuple[int, ...]:
+    """Elements of each aggregator's span when all do the same; some are 0 when it is tiny."""
+    if element_count < 0 or aggregator_count < 1:
         raise ValueError("sizes and counts must be positive")
     tiny = element_count < SPAN_GRID_ELEMENTS * aggregator_count
     grid = 1 if tiny else SPAN_GRID_ELEMENTS
@@ -52,15 +63,29 @@ def partition(element_count: int, aggregator_count: int, chunk_elements: int) ->
         min(cells * owner // aggregator_count * grid, element_count)
         for owner in range(aggregator_count + 1)
     ]
-    return tuple(
-        _span(owner, starts[owner], starts[owner + 1], chunk_elements)
-        for owner in range(aggregator_count)
-    )
+    return tuple(starts[owner + 1] - starts[owner] for owner in range(aggregator_count))
 
 
-def _span(owner: int, start: int, stop: int, chunk_elements: int) -> Span:
+def partition(span_elements: Sequence[int], chunk_elements: int) -> tuple[Piece, ...]:
+    """The pieces of the vector, in order; an empty span has none."""
+    if chunk_elements < 1 or any(elements < 0 for elements in span_elements):
+        raise ValueError("sizes and counts must be positive")
+    pieces: list[Piece] = []
+    start = 0
+    for owner, elements in enumerate(span_elements):
+        chunk_count = -(-elements // chunk_elements)
+        piece_count = min(PIECES_PER_SPAN_MAX, chunk_count)
+        for number in range(piece_count):
+            first = chunk_count * number // piece_count * chunk_elements
+            last = min(chunk_count * (number + 1) // piece_count * chunk_elements, elements)
+            pieces.append(_piece(len(pieces), owner, start + first, start + last, chunk_elements))
+        start += elements
+    return tuple(pieces)
+
+
+def _piece(number: int, owner: int, start: int, stop: int, chunk_elements: int) -> Piece:
     chunks = tuple(
-        Chunk(number, first, min(first + chunk_elements, stop))
-        for number, first in enumerate(range(start, stop, chunk_elements))
+        Chunk(index, first, min(first + chunk_elements, stop))
+        for index, first in enumerate(range(start, stop, chunk_elements))
     )
-    return Span(owner, start, stop, chunks)
+    return Piece(number, owner, start, stop, chunks)

@@ -1,4 +1,4 @@
-"""Asking members how they stand, and fetching spans from those that hold them; both sides."""
+"""Asking members how they stand, and fetching pieces from those that hold them; both sides."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import trio
 
-from averaging.allreduce.manifest import span_digest
+from averaging.allreduce import hearing
+from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.member import take_chunk_untrusted
-from averaging.allreduce.outputs import FetchSpan
-from averaging.allreduce.schema import ASK, FETCH, Answer, Fetch, Question, Result, SpanEnd
+from averaging.allreduce.outputs import FetchPiece
+from averaging.allreduce.schema import ASK, FETCH, Fetch, PieceEnd, Question, Result
 from averaging.allreduce.session import Incoming, Session
 from averaging.allreduce.silence import wait_silent
 from p2p import (
@@ -26,35 +27,27 @@ from p2p import (
 
 async def ask(session: Session, client: RpcClient, peer: PeerId) -> None:
     """Ask a member how it stands, and tell the ballot."""
-    question = Question(session.group_id, session.ballot.promise, session.gone)
+    ballot = session.ballot
+    question = Question(session.group_id, ballot.promise, session.gone, ballot.plan, ballot.vote)
     try:
         answer = await client.call(peer, ASK, question, timeout_s=session.config.ask_timeout_s)
-        session.on_answer_untrusted(peer, answer)
+        hearing.on_answer_untrusted(session, peer, answer)
     except RefusedError:
-        session.ballot.on_stranger(peer, trio.current_time())
+        ballot.on_stranger(peer, trio.current_time())
         session.act()
     except P2PError:
-        session.ballot.on_no_answer(peer, trio.current_time())
+        ballot.on_no_answer(peer, trio.current_time())
         session.act()
 
 
-def answer_untrusted(session: Session, caller: PeerId, question: Question) -> Answer:
-    """Say how we stand, and learn how the caller does."""
-    if caller not in session.members:
-        raise RefusedError("not-found", "the caller is not in the group")
-    if question.promise is not None:
-        session.check_promise_untrusted(question.promise)
-    session.ballot.on_asked(caller, question.promise, question.gone, trio.current_time())
-    session.act()
-    return session.ballot.answer(gone=session.gone)
-
-
-async def fetch(session: Session, client: RpcClient, wanted: FetchSpan[PeerId]) -> None:
-    """Fetch a span from a member that holds it, and tell the ballot."""
+async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId]) -> None:
+    """Fetch a piece from a member that holds it, and tell the ballot."""
     # What its aggregator sent before it was lost need not travel again, if it fits.
-    ours = session.incoming[wanted.owner]
-    incoming = Incoming(ours.chunks.copy(), ours.digests.copy())
-    request = Fetch(session.group_id, wanted.owner, wanted.digest, len(incoming.chunks))
+    incoming = Incoming()
+    if wanted.piece not in session.held and wanted.piece in session.incoming:
+        ours = session.incoming[wanted.piece]
+        incoming = Incoming(ours.chunks.copy(), ours.digests.copy())
+    request = Fetch(session.group_id, wanted.piece, wanted.digest, len(incoming.chunks))
     try:
         async with (
             client.open(
@@ -65,8 +58,8 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchSpan[PeerId]) 
             nursery.start_soon(_break_when_silent, session, call)
             end = await _receive_untrusted(session, call, wanted, incoming)
     except P2PError:
-        session.incoming[wanted.owner] = Incoming()
-        session.ballot.on_fetch_failed(wanted.peer, wanted.owner, trio.current_time())
+        session.incoming[wanted.piece] = Incoming()
+        session.ballot.on_fetch_failed(wanted.peer, wanted.piece, trio.current_time())
         session.act()
     else:
         session.hold(end, incoming.chunks)
@@ -78,35 +71,36 @@ async def _break_when_silent(session: Session, call: RpcCall[Any, Any]) -> None:
 
 
 async def _receive_untrusted(
-    session: Session, call: RpcCall[Any, Any], wanted: FetchSpan[PeerId], incoming: Incoming
-) -> SpanEnd:
-    end: SpanEnd | None = None
+    session: Session, call: RpcCall[Any, Any], wanted: FetchPiece[PeerId], incoming: Incoming
+) -> PieceEnd:
+    end: PieceEnd | None = None
     while end is None or len(incoming.chunks) < len(end.chunks):
         received = await call.receive()
         if received is None:
             raise StreamBroken("the holder ended early")
         message, payload = received
-        if isinstance(message, SpanEnd):
-            session.check_span_end_untrusted(message, wanted.owner)
-            if span_digest(message) != wanted.digest:
-                raise MessageInvalid("not the span that was asked for")
+        if isinstance(message, PieceEnd):
+            hearing.check_piece_end_untrusted(session, message, wanted.piece)
+            if piece_digest(message) != wanted.digest:
+                raise MessageInvalid("not the piece that was asked for")
             end = message
-        elif isinstance(message, Result):
-            await take_chunk_untrusted(session, incoming, wanted.owner, message.chunk, payload)
+        elif isinstance(message, Result) and message.piece == wanted.piece:
+            session.received_bytes[call.path] += len(payload)
+            await take_chunk_untrusted(session, incoming, message, payload)
         count = len(incoming.digests)
         if end is None or tuple(incoming.digests) != end.chunks[:count]:
-            raise MessageInvalid("a chunk does not fit the span")
+            raise MessageInvalid("a chunk does not fit the piece")
     return end
 
 
 async def serve_fetch(session: Session, call: RpcCall[Any, Any], request: Fetch) -> None:
-    """Send a span that we hold to another member."""
-    held = session.held.get(request.owner)
+    """Send a piece that we hold to another member."""
+    held = session.held.get(request.piece)
     if call.peer_id not in session.members or held is None:
-        raise RefusedError("not-found", "no such span here")
-    if span_digest(held.end) != request.digest:
-        raise RefusedError("not-found", "the span here is another")
+        raise RefusedError("not-found", "no such piece here")
+    if piece_digest(held.end) != request.digest:
+        raise RefusedError("not-found", "the piece here is another")
     await call.send(held.end)
     for number in range(request.first_chunk, len(held.chunks)):
-        await call.send(Result(number), held.chunks[number])
-        session.sent_bytes += len(held.chunks[number])
+        session.sent_bytes[call.path] += len(held.chunks[number])
+        await call.send(Result(request.piece, number), held.chunks[number])

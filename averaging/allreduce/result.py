@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
+from typing import Final
 
 from averaging.allreduce.manifest import manifest_digest
+from averaging.allreduce.reduction import LOST_REASONS
+from averaging.allreduce.schema import MEMBERS_MAX
 from averaging.allreduce.session import Array, Session
 from averaging.matchmaking.group import Group
 from averaging.report import MemberReport, Outcome
-from p2p import PeerId
+from p2p import Path, PeerId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +26,26 @@ class RoundResult:
     """Of such a failure: the same members would fail again."""
     reason: str
     vector: Array | None
-    """The agreed average, in the dtype of the input; None without success."""
+    """The agreed average, in the flat dtype; None without success, and at auxiliary members."""
     digest: bytes
     members: Mapping[PeerId, MemberReport]
     lost: tuple[PeerId, ...]
-    """Members that could not be reached, or left."""
+    """Members that could not be reached, left, or lied."""
     promised: bool
     """Whether we promised never to vote in this group."""
-    sent_bytes: int
-    received_bytes: int
-    transfer_seconds: float
-    agreement_seconds: float
+    plans: int = 0
+    """How often the work of lost aggregators was given to others."""
+    sent_bytes: Mapping[Path, int] = field(default_factory=dict)
+    """Bulk bytes, by how they travelled."""
+    received_bytes: Mapping[Path, int] = field(default_factory=dict)
+    transfer_seconds: float = 0.0
+    """From our values being final to holding the whole result."""
+    reduction_seconds: float = 0.0
+    """Of that, spent on averaging what is ours."""
+    repair_seconds: float = 0.0
+    """Of that, since an aggregator was lost."""
+    agreement_seconds: float = 0.0
+    """From holding the result to the certificate, or to giving up."""
 
 
 def refused_group(group: Group, reason: str) -> RoundResult:
@@ -50,10 +60,6 @@ def refused_group(group: Group, reason: str) -> RoundResult:
         members={peer: MemberReport(fraction=0.0, weight=0.0) for peer in group.peer_ids},
         lost=(group.leader,),
         promised=False,
-        sent_bytes=0,
-        received_bytes=0,
-        transfer_seconds=0.0,
-        agreement_seconds=0.0,
     )
 
 
@@ -62,75 +68,84 @@ def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
     end, commit = session.ballot.end, session.ballot.commit
     assert end is not None
     held_all_s = session.held_all_s if session.held_all_s is not None else now_s
+    trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
-    members = members_of_success(session) if succeeded else members_of_failure(session)
+    whole = succeeded and len(session.held) == len(session.pieces)
+    plan = session.ballot.plan
     return RoundResult(
         outcome=end.outcome,
         certain=end.certain,
         hopeless=end.hopeless,
         reason=end.reason,
-        vector=decoded(session, out) if succeeded else None,
-        digest=manifest_digest(session.group_id, commit.spans) if succeeded and commit else b"",
-        members=members,
+        vector=decoded(session, out) if whole and session.votes else None,
+        digest=manifest_digest(session.group_id, commit.pieces) if succeeded and commit else b"",
+        members=members_of_success(session) if succeeded else members_of_failure(session),
         lost=lost_in_success(session) if succeeded else session.ballot.lost,
         promised=session.ballot.promise is not None,
-        sent_bytes=session.sent_bytes,
-        received_bytes=session.received_bytes,
-        transfer_seconds=held_all_s - session.started_s,
+        plans=plan.number // MEMBERS_MAX if plan is not None else 0,
+        sent_bytes=dict(session.sent_bytes),
+        received_bytes=dict(session.received_bytes),
+        transfer_seconds=held_all_s - session.begun_at_s,
+        reduction_seconds=session.reduction_seconds,
+        repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
     )
 
 
 def decoded(session: Session, out: Array) -> Array:
     """The vector that the agreed bytes say, written to out."""
-    for span in session.spans:
-        for chunk, encoded in zip(span.chunks, session.held[span.owner].chunks, strict=True):
-            out[chunk.start : chunk.stop] = np.frombuffer(encoded, session.wire_dtype)
+    for piece in session.pieces:
+        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
+            session.wire.decode_into(encoded, chunk.start, out[chunk.start : chunk.stop])
     return out
 
 
 def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
-    """How much of the vector contains each member, by the agreed tables."""
+    """How much of the vector contains each member, by the agreed tables that we hold."""
+    held = [
+        session.held[piece.number].end for piece in session.pieces if piece.number in session.held
+    ]
+    known = sum(session.pieces[end.piece].element_count for end in held)
     reports = {}
     for number, peer in enumerate(session.members):
         included, weight, reason = 0, 0.0, ""
-        for span in session.spans:
-            end = session.held[span.owner].end
-            included += sum(chunk.element_count for chunk in span.chunks[: end.included[number]])
+        for end in held:
+            chunks = session.pieces[end.piece].chunks[: end.included[number]]
+            included += sum(chunk.element_count for chunk in chunks)
             weight = max(weight, end.weights[number])
             reason = reason or end.reasons[number]
-        whole = included / len(session.flat) if len(session.flat) else 1.0
-        reports[peer] = MemberReport(
-            fraction=whole, weight=weight, reason=reason or ("" if weight else "weight 0")
-        )
+        whole = included / known if known else 1.0
+        if peer in session.ballot.liars:
+            reason = LIED
+        elif not weight:
+            reason = reason or ("weight 0" if peer in session.voters else "auxiliary")
+        reports[peer] = MemberReport(fraction=whole, weight=weight, reason=reason)
     return reports
 
 
 def members_of_failure(session: Session) -> dict[PeerId, MemberReport]:
     """Nothing was averaged; what we know of why."""
-    excluded = session.reduction.excluded() if session.reduction is not None else {}
-    declared = session.reduction.weights() if session.reduction is not None else ()
-    weights = dict(zip(session.members, declared, strict=False))
-    lost = session.ballot.lost
-    return {
-        peer: MemberReport(
-            fraction=0.0,
-            weight=session.weight if peer == session.me else weights.get(peer, 0.0),
-            reason="lost" if peer in lost else excluded.get(peer, ""),
-        )
-        for peer in session.members
-    }
+    excluded, lost = session.senders.reasons(), session.ballot.lost
+    reports = {}
+    for peer in session.members:
+        reason = "lost" if peer in lost else excluded.get(peer, "")
+        if peer in session.ballot.liars:
+            reason = LIED
+        weight = session.weight if peer == session.me else session.senders.weight_of(peer)
+        reports[peer] = MemberReport(fraction=0.0, weight=weight, reason=reason)
+    return reports
 
 
 def lost_in_success(session: Session) -> tuple[PeerId, ...]:
-    """Members whose stream some aggregator lost."""
-    lost: dict[PeerId, None] = {}
+    """Members whose stream some aggregator lost, or who are lost as aggregators, or lied."""
+    lost = dict.fromkeys(session.ballot.liars)
     for held in session.held.values():
         for peer, reason in zip(session.members, held.end.reasons, strict=True):
             if reason in LOST_REASONS:
                 lost[peer] = None
+    if session.ballot.plan is not None:
+        lost.update(dict.fromkeys(session.ballot.lost))
     return tuple(peer for peer in session.members if peer in lost)
 
 
-LOST_REASONS = ("did not come", "silent", "connection lost", "left")
-"""Exclusions that say something of a member's presence, not of what it sent."""
+LIED: Final = "signed two things that exclude each other"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -12,16 +13,19 @@ import numpy as np
 import trio
 
 from averaging.allreduce import schema
-from averaging.allreduce.aggregator import reduce_span, serve_link
+from averaging.allreduce.aggregator import reduce_pieces, serve_link
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import run_uplink
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
-from averaging.allreduce.recovery import answer_untrusted, ask, fetch, serve_fetch
+from averaging.allreduce.recovery import ask, fetch, serve_fetch
 from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
+from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
+from averaging.robust.norms import square_sum
 from p2p import (
     MessageInvalid,
     Node,
@@ -50,7 +54,7 @@ _SESSIONS_MAX: Final = 64
 
 
 class Allreduce:
-    """Runs one group at a time for one group name at one node; opened by open_allreduce()."""
+    """Runs groups for one group name at one node; opened by open_allreduce()."""
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Allreduce:
         weight: float,
         deadline_s: float,
         *,
+        wire: FloatingWire | None = None,
         out: Array | None = None,
     ) -> RoundResult:
         """Average our vector with the group's others; never raises for what others do.
@@ -83,33 +88,41 @@ class Allreduce:
         Args:
             flat: 1-D, kept unchanged.
             deadline_s: on trio's clock; the group's own limit holds too.
+            wire: how the values travel; None for the group's wire dtype.
             out: where the result's vector goes on success, perhaps flat itself; None makes one.
+        """
+        if wire is None:
+            runs = [Run(0, len(flat), group.members[0].wire_dtype)] if len(flat) else []
+            wire = FloatingWire(runs, flat.dtype)
+        async with self.entered(group, wire, deadline_s) as entered:
+            return await entered.run(flat, weight, out=out)
+
+    @asynccontextmanager
+    async def entered(
+        self, group: Group, wire: FloatingWire, deadline_s: float
+    ) -> AsyncIterator[Entered]:
+        """Open the streams of a group before our values are final; leaving cancels our part.
+
+        Args:
+            wire, deadline_s: as for run().
         """
         if group.group_id in self._sessions:
             raise ValueError("a group is run once")
-        if not _feasible(group, len(flat)):
-            return refused_group(group, f"{short(group.leader)} asks for impossible chunks")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
-        session = self._open_session(group, flat, weight, deadline_s)
+        if not _feasible(group, wire.element_count):
+            yield Entered(None, group, deadline_s)
+            return
+        session = self._open_session(group, wire, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
-                await self._until_done(session, deadline_s)
-            now_s = trio.current_time()
-            vector = np.empty_like(flat) if out is None else out
-            return await session.heavy(flat.nbytes, result_of, session, vector, now_s)
+                async with open_service_nursery() as nursery:
+                    self._start(session, nursery)
+                    yield Entered(session, group, deadline_s)
         finally:
             self._close_session(session)
 
-    async def _until_done(self, session: Session, deadline_s: float) -> None:
-        async with open_service_nursery() as nursery:
-            self._start(session, nursery)
-            with trio.move_on_at(deadline_s):
-                await session.done.wait()
-            session.ballot.on_give_up("no agreement before the deadline")
-
-    def _open_session(self, group: Group, flat: Array, weight: float, deadline_s: float) -> Session:
-        wire_dtype = np.dtype(group.members[0].wire_dtype or flat.dtype.name).newbyteorder("<")
-        session = Session(self._node, group, flat, weight, wire_dtype, deadline_s, self._config)
+    def _open_session(self, group: Group, wire: FloatingWire, deadline_s: float) -> Session:
+        session = Session(self._node, group, wire.element_count, wire, deadline_s, self._config)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -119,11 +132,12 @@ class Allreduce:
     def _start(self, session: Session, nursery: trio.Nursery) -> None:
         session.on_ask = lambda peer: nursery.start_soon(ask, session, self._client, peer)
         session.on_fetch = lambda wanted: nursery.start_soon(fetch, session, self._client, wanted)
-        for owner, peer in enumerate(session.aggregators):
-            if peer != session.me:
-                nursery.start_soon(run_uplink, session, self._client, owner)
-        if session.own_span is not None:
-            nursery.start_soon(reduce_span, session, session.own_span)
+        if session.votes:
+            for owner, peer in enumerate(session.aggregators):
+                if peer != session.me:
+                    nursery.start_soon(run_uplink, session, self._client, owner)
+        if session.me in session.aggregators:
+            nursery.start_soon(reduce_pieces, session)
         nursery.start_soon(_keep_time, session)
 
     def _close_session(self, session: Session) -> None:
@@ -162,12 +176,11 @@ class Allreduce:
         if not isinstance(hello, schema.Hello):
             raise MessageInvalid("a stream must open with a hello")
         session = await self._session_soon(hello.group_id, call.peer_id)
-        if session.reduction is None or session.gone or call.peer_id in session.links:
+        if session.me not in session.aggregators or session.gone or call.peer_id in session.links:
             raise RefusedError("not-found", "this peer does not average for the caller")
-        session.check_hello_untrusted(call.peer_id, hello)
-        join = session.group.join_of(call.peer_id)
-        assert join is not None
-        await serve_link(session, call, hello, join.weight_cap)
+        if call.peer_id not in session.members:
+            raise MessageInvalid("the caller is not in the group")
+        await serve_link(session, call)
 
     async def _session_soon(self, group_id: bytes, caller: PeerId) -> Session:
         """The session; others may hear of a group a little before us, or we not at all."""
@@ -220,7 +233,7 @@ class Allreduce:
         return answer_untrusted(self._sessions[question.group_id], caller, question)
 
     async def serve_fetch(self, call: RpcCall[Any, Any]) -> None:
-        """A member fetches a span from us."""
+        """A member fetches a piece from us."""
         request: schema.Fetch = call.request
         if request.group_id not in self._sessions:
             raise RefusedError("not-found", "this peer knows no such group")
@@ -235,10 +248,38 @@ class Allreduce:
                     await session.link_closed.wait()
 
 
+class Entered:
+    """Our part in one group, from its streams being open to its outcome."""
+
+    def __init__(self, session: Session | None, group: Group, deadline_s: float) -> None:
+        self._session = session
+        self._group = group
+        self._deadline_s = deadline_s
+
+    async def run(self, flat: Array, weight: float, *, out: Array | None = None) -> RoundResult:
+        """Average; to be called once.
+
+        Args:
+            flat, out: as for Allreduce.run().
+        """
+        session = self._session
+        if session is None:
+            leader = short(self._group.leader)
+            return refused_group(self._group, f"{leader} asks for impossible pieces")
+        squares = await session.heavy(flat.nbytes, square_sum, flat)
+        session.begin(flat, weight, math.sqrt(squares))
+        with trio.move_on_at(self._deadline_s):
+            await session.done.wait()
+        session.ballot.on_give_up("no agreement before the deadline")
+        now_s = trio.current_time()
+        vector = np.empty_like(flat) if out is None else out
+        return await session.heavy(flat.nbytes, result_of, session, vector, now_s)
+
+
 def _feasible(group: Group, element_count: int) -> bool:
-    span = -(-element_count // len(group.aggregators))
+    piece = -(-element_count // len(group.aggregators))
     chunk = group.chunk_elements
-    return 1 <= chunk <= CHUNK_ELEMENTS_MAX and span // chunk < schema.CHUNKS_MAX
+    return 1 <= chunk <= CHUNK_ELEMENTS_MAX and piece // chunk < schema.CHUNKS_MAX
 
 
 async def _keep_time(session: Session) -> None:

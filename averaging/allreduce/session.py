@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -13,49 +14,53 @@ import trio
 from blake3 import blake3
 
 from averaging.allreduce import manifest
-from averaging.allreduce.ballot import Ballot
+from averaging.allreduce.ballot import Ballot, Signing
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.config import AllreduceConfig
-from averaging.allreduce.outputs import Ask, End, FetchSpan, SendCommit, SendVote
-from averaging.allreduce.partition import Span, partition
-from averaging.allreduce.reduction import Reduction
-from averaging.allreduce.schema import (
-    Abort,
-    Answer,
-    Commit,
-    FromAggregator,
-    Hello,
-    Promise,
-    SpanEnd,
-    Vote,
-)
+from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
+from averaging.allreduce.partition import Piece, equal_spans, partition
+from averaging.allreduce.reduction import Reduction, Senders
+from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
+from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
-from averaging.matchmaking.group import Group, blocking, quorum_reached
-from p2p import MessageInvalid, Node, PeerId, short
+from averaging.matchmaking.group import Group, quorum_reached
+from p2p import Node, Path, PeerId, short
 
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
-# A vote, or a certificate and its repetitions; whoever misses one asks.
-_OUTBOX_MAX: Final = 8
+# A vote, plans, or a certificate and its repetitions; whoever misses one asks.
+_OUTBOX_MAX: Final = 16
 
 
 @dataclass
 class Incoming:
-    """A span on its way to us: its first chunks and their digests."""
+    """A piece on its way to us: its first chunks and their digests."""
 
-    chunks: list[bytes] = field(default_factory=list)
+    chunks: list[Payload] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class HeldSpan:
-    """A whole span, verified."""
+class HeldPiece:
+    """A whole piece, verified."""
 
-    end: SpanEnd
-    chunks: tuple[bytes, ...]
+    end: PieceEnd
+    chunks: tuple[Payload, ...]
+
+
+@dataclass(eq=False)
+class Work:
+    """A piece that is ours to average."""
+
+    piece: Piece
+    plan: int
+    """Number of the plan that made it ours; 0 for the group."""
+    reduction: Reduction[PeerId]
+    chunks: list[Payload] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
 
 
 class Outbox:
@@ -76,6 +81,17 @@ class Outbox:
 
 
 @dataclass
+class Uplink:
+    """Our stream to one aggregator."""
+
+    pieces: deque[Piece]
+    """Whose parts are still to be sent."""
+    outbox: Outbox = field(default_factory=Outbox)
+    wanted: bool = True
+    """False once the aggregator told us to send no more."""
+
+
+@dataclass
 class Link:
     """A member's stream to us as an aggregator."""
 
@@ -86,15 +102,20 @@ class Link:
 
 
 class Session:
-    """Everything about one group; the ballot and the reduction decide, the tasks around act."""
+    """Everything about one group; the cores decide, the tasks around act.
+
+    Args:
+        element_count: of the vector.
+        wire: how its values travel.
+        deadline_s: on trio's clock.
+    """
 
     def __init__(
         self,
         node: Node,
         group: Group,
-        flat: Array,
-        weight: float,
-        wire_dtype: np.dtype[Any],
+        element_count: int,
+        wire: FloatingWire,
         deadline_s: float,
         config: AllreduceConfig,
     ) -> None:
@@ -104,63 +125,101 @@ class Session:
         self.group_id = group.group_id
         self.me = node.peer_id
         self.members = group.peer_ids
+        self.voters = group.voters
         self.aggregators = group.aggregators
-        self.flat = flat
-        self.weight = weight
-        self.wire_dtype = wire_dtype
+        self.votes = self.me in self.voters
+        self.wire = wire
+        self.element_count = element_count
         self.deadline_s = deadline_s
-        self.spans = partition(len(flat), len(self.aggregators), group.chunk_elements)
-        self.own_span = self._own_span()
-        self.reduction = None if self.own_span is None else self._reduction(self.own_span)
-        self.own_chunks: list[bytes] = []
+        self.pieces = partition(
+            equal_spans(element_count, len(self.aggregators)), group.chunk_elements
+        )
+        self.senders = Senders(
+            self.members,
+            [join.weight_cap for join in group.members],
+            norm_factor_max=config.norm_factor_max,
+        )
+        for peer in self.members:
+            if peer not in self.voters:
+                self.senders.on_weight(peer, 0.0, 0.0)
+        self.flat: Array = np.empty(0, np.float32)
+        self.weight = 0.0
+        self.norm = 0.0
+        self.begun = trio.Event()
+        """Set when our values are final."""
+        self.work = [
+            self._work(piece, 0)
+            for piece in self.pieces
+            if self.aggregators[piece.owner] == self.me
+        ]
+        self.results: list[tuple[int, int, Payload] | PieceEnd] = []
+        """All that we have averaged, in the order in which every member gets it."""
         self.aborted: Abort | None = None
-        self.incoming = [Incoming() for _ in self.spans]
-        self.held: dict[int, HeldSpan] = {}
+        self.incoming = {piece.number: Incoming() for piece in self.pieces}
+        self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
-        self.uplinks: dict[PeerId, Outbox] = {}
-        self.sent_bytes = 0
-        self.received_bytes = 0
-        self.started_s = trio.current_time()
+        self.uplinks: dict[PeerId, Uplink] = {}
+        self.sent_bytes: Counter[Path] = Counter()
+        self.received_bytes: Counter[Path] = Counter()
+        self.begun_at_s = trio.current_time()
         self.held_all_s: float | None = None
+        self.trouble_since_s: float | None = None
+        self.reduction_seconds = 0.0
         self.gone = False
         """Our step ended without the wish to try again with the same members."""
         self.done = trio.Event()
-        self.parts_changed = Bell()
+        self.work_changed = Bell()
         self.room_changed = Bell()
         self.timer_changed = Bell()
         self.link_closed = Bell()
         self.on_ask: Callable[[PeerId], None] = lambda peer: None
-        self.on_fetch: Callable[[FetchSpan[PeerId]], None] = lambda fetch: None
+        self.on_fetch: Callable[[FetchPiece[PeerId]], None] = lambda fetch: None
         self.ballot = self._ballot()
 
-    def _own_span(self) -> Span | None:
-        return self.spans[self.aggregators.index(self.me)] if self.me in self.aggregators else None
-
-    def _reduction(self, span: Span) -> Reduction[PeerId]:
-        return Reduction(
-            self.members,
-            [chunk.element_count for chunk in span.chunks],
-            chunks_ahead_max=self.config.chunks_ahead_max,
-        )
+    def _work(self, piece: Piece, plan: int) -> Work:
+        # What a plan adds comes in another order from each: it must not block what went before.
+        ahead_max = None if plan else self.config.chunks_ahead_max
+        sizes = [chunk.element_count for chunk in piece.chunks]
+        reduction = Reduction(self.members, self.senders, sizes, ahead_max=ahead_max)
+        return Work(piece, plan, reduction)
 
     def _ballot(self) -> Ballot[PeerId]:
-        sign = self.node.identity.sign
+        sign, group_id = self.node.identity.sign, self.group_id
         return Ballot(
             me=self.me,
             members=self.members,
+            voters=self.voters,
             aggregators=self.aggregators,
+            owners=[piece.owner for piece in self.pieces],
             askable=self.aggregators if self.node.client_mode else self.members,
-            sign_vote=lambda spans: manifest.signed_vote(self.group_id, spans, sign),
-            sign_promise=lambda: manifest.signed_promise(
-                self.group_id, self.members.index(self.me), sign
+            signing=Signing(
+                vote=lambda pieces: manifest.signed_vote(group_id, pieces, sign),
+                promise=lambda: manifest.signed_promise(
+                    group_id, self.members.index(self.me), sign
+                ),
+                plan=lambda number, owners: manifest.signed_plan(group_id, number, owners, sign),
             ),
-            quorum_reached=self._quorum_reached,
-            blocking=blocking,
+            quorum_reached=self.quorum_reached,
             times=self.config.times,
         )
 
-    def _quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
-        return len(votes) >= self.config.votes_min and quorum_reached(voters, votes)
+    def quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
+        """Whether so many votes commit."""
+        return len(votes) >= self.config.votes_min and quorum_reached(
+            voters, votes, self.config.tolerated_liars
+        )
+
+    def begin(self, flat: Array, weight: float, norm: float) -> None:
+        """Our values are final: shape (element_count,), in the flat dtype, kept unchanged."""
+        self.flat, self.weight, self.norm = flat, weight, norm
+        self.begun_at_s = trio.current_time()
+        self.begun.set()
+        for uplink in self.uplinks.values():
+            uplink.outbox.bell.ring()
+
+    def planned_s(self) -> dict[PeerId, float]:
+        """How long each voter's transfer takes by the plan; without end while nobody knows."""
+        return dict.fromkeys(self.voters, math.inf)
 
     # --- carrying out what the ballot decides ----------------------------------------------
 
@@ -170,16 +229,39 @@ class Session:
             match action:
                 case Ask():
                     self.on_ask(action.peer)
-                case FetchSpan():
+                case FetchPiece():
                     self.on_fetch(action)
+                case Follow():
+                    self._follow(action)
                 case SendVote():
                     if action.peer in self.uplinks:
-                        self.uplinks[action.peer].put(action.vote)
+                        self.uplinks[action.peer].outbox.put(action.vote)
                 case SendCommit():
                     self.tell_links(action.peers, action.commit)
                 case End():
                     self.done.set()
         self.timer_changed.ring()
+
+    def _follow(self, follow: Follow) -> None:
+        """Send parts to the new owners, average what is ours now, and pass the plan on."""
+        plan = follow.plan
+        logger.info("plan_followed group=%s number=%d", self.group_id[:4].hex(), plan.number)
+        for uplink in self.uplinks.values():
+            uplink.outbox.put(plan)
+        self.tell_links(tuple(self.links), plan)
+        for number in follow.changed:
+            piece = self.pieces[number]
+            owner = self.aggregators[plan.owners[number]]
+            self.held.pop(number, None)
+            self.incoming[number] = Incoming()
+            self.work = [work for work in self.work if work.piece != piece]
+            if owner == self.me:
+                self.work.append(self._work(piece, plan.number))
+            elif owner in self.uplinks:
+                self.uplinks[owner].pieces.append(piece)
+                self.uplinks[owner].outbox.bell.ring()
+        self.work_changed.ring()
+        self.room_changed.ring()
 
     def tell_links(self, peers: tuple[PeerId, ...], message: FromAggregator) -> None:
         """Send a small message to those of the members that have a stream to us."""
@@ -187,28 +269,42 @@ class Session:
             if peer in self.links:
                 self.links[peer].outbox.put(message)
 
-    def hold(self, end: SpanEnd, chunks: list[bytes]) -> None:
-        """A span is whole and verified."""
-        digest = manifest.span_digest(end)
-        if self.ballot.wants(end.owner):
-            self.held[end.owner] = HeldSpan(end, tuple(chunks))
-            if len(self.held) == len(self.spans) and self.held_all_s is None:
+    def hold(self, end: PieceEnd, chunks: list[Payload]) -> None:
+        """A piece is whole and verified."""
+        digest = manifest.piece_digest(end)
+        before = self.held.get(end.piece)
+        if before is not None and manifest.contradict(before.end, end):
+            self.on_liar(self.aggregators[end.owner])
+        if self.ballot.wants(end.piece, digest):
+            self.held[end.piece] = HeldPiece(end, tuple(chunks))
+            if len(self.held) == len(self.pieces) and self.held_all_s is None:
                 self.held_all_s = trio.current_time()
-        self.ballot.on_span(end.owner, digest, trio.current_time())
+        self.ballot.on_piece(end.piece, digest, trio.current_time())
         self.act()
 
-    def abort(self, reason: str) -> None:
-        """Our own span cannot be averaged by anyone."""
-        self.aborted = Abort(reason)
+    def abort(self, reason: str, *, certain: bool) -> None:
+        """A piece of ours cannot be averaged by us; by nobody, if that is certain."""
+        self.aborted = Abort(reason, certain)
         self.tell_links(tuple(self.links), self.aborted)
-        self.ballot.on_abort(reason)
+        if certain:
+            self.ballot.on_abort(reason)
+        else:
+            self.ballot.on_suspect(self.me, trio.current_time())
         self.act()
+
+    def on_liar(self, peer: PeerId) -> None:
+        """There is proof that a member signed two things which exclude each other."""
+        if peer not in self.ballot.liars:
+            logger.warning("member_lied group=%s peer=%s", self.group_id[:4].hex(), short(peer))
+            self.ballot.on_liar(peer)
 
     def on_aggregator_lost(
         self, peer: PeerId, cause: str, *, silent: bool = False, faulty: bool = False
     ) -> None:
         """The stream to an aggregator broke, or it has been silent, or said what it may not."""
         if not self.done.is_set():
+            if self.trouble_since_s is None:
+                self.trouble_since_s = trio.current_time()
             logger.info(
                 "aggregator_lost group=%s peer=%s cause=%s",
                 self.group_id[:4].hex(),
@@ -218,86 +314,27 @@ class Session:
         self.ballot.on_suspect(peer, trio.current_time(), silent=silent, faulty=faulty)
         self.act()
 
-    def exclude(self, sender: PeerId, reason: str, *, lost: bool = False) -> None:
-        """A member contributes no more to our span."""
-        assert self.reduction is not None
-        self.reduction.on_excluded(sender, reason)
-        if lost:
-            self.ballot.on_sender_lost(sender)
-        self.parts_changed.ring()
-        self.room_changed.ring()
-
-    # --- checking what others say ----------------------------------------------------------
-
-    def check_hello_untrusted(self, member: PeerId, hello: Hello) -> None:
-        """Raise MessageInvalid unless the member signed this hello."""
-        if member not in self.members:
-            raise MessageInvalid("the caller is not in the group")
-        manifest.check_hello_untrusted(hello, member)
-
-    def on_vote_untrusted(self, voter: PeerId, vote: Vote) -> None:
-        """A member's vote came to us."""
-        if not self.ballot.knows_vote(voter):
-            manifest.check_vote_untrusted(vote, self.group_id, voter, len(self.spans))
-        self.ballot.on_vote(voter, vote, trio.current_time())
-        self.act()
-
-    def on_commit_untrusted(self, commit: Commit) -> None:
-        """A certificate came to us."""
-        if self.ballot.commit is None:
-            self._check_commit_untrusted(commit)
-            self.ballot.on_commit(commit, trio.current_time())
-            self.act()
-
-    def on_answer_untrusted(self, peer: PeerId, answer: Answer) -> None:
-        """A member told us how it stands."""
-        if len(answer.spans) != len(self.spans):
-            raise MessageInvalid("an answer has a wrong number of spans")
-        for promise in answer.promises:
-            self.check_promise_untrusted(promise)
-        if answer.vote is not None and not self.ballot.knows_vote(peer):
-            manifest.check_vote_untrusted(answer.vote, self.group_id, peer, len(self.spans))
-        if answer.commit is not None and self.ballot.commit is None:
-            self._check_commit_untrusted(answer.commit)
-        self.ballot.on_answer(peer, answer, trio.current_time())
-        self.act()
-
-    def check_promise_untrusted(self, promise: Promise) -> None:
-        """Raise MessageInvalid unless its member signed it."""
-        if not self.ballot.knows_promise(promise):
-            manifest.check_promise_untrusted(promise, self.group_id, self.members)
-
-    def check_span_end_untrusted(self, end: SpanEnd, owner: int) -> None:
-        """Raise MessageInvalid unless the span's aggregator signed it and it fits the group."""
-        manifest.check_span_end_untrusted(
-            end, self.group_id, self.aggregators, self.spans[owner], len(self.members)
-        )
-
-    def _check_commit_untrusted(self, commit: Commit) -> None:
-        manifest.check_commit_untrusted(
-            commit, self.group_id, self.members, len(self.spans), self._quorum_reached
-        )
-
     # --- the rest --------------------------------------------------------------------------
 
     async def heavy(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """Run numeric work on so many bytes: in a thread when it pays."""
         return await run_heavy(self.node, size_bytes, function, *args)
 
-    async def digest_of(self, chunk: bytes) -> bytes:
+    async def digest_of(self, chunk: Payload) -> bytes:
         """BLAKE3 of a chunk."""
         return await self.heavy(len(chunk), _digest, chunk)
 
     def drop(self) -> None:
         """Free the bytes; what was agreed stays known."""
         self.held.clear()
-        self.own_chunks.clear()
+        self.results.clear()
         self.incoming.clear()
+        self.work.clear()
         self.flat = self.flat[:0]
         self.ballot.on_dropped()
         for link in self.links.values():
             link.scope.cancel()
 
 
-def _digest(chunk: bytes) -> bytes:
+def _digest(chunk: Payload) -> bytes:
     return blake3(chunk).digest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from averaging.allreduce.manifest import Spans
+from averaging.allreduce.manifest import Pieces
 from averaging.allreduce.schema import Commit, Vote
 
 Peer = TypeVar("Peer", bound=Hashable)
@@ -21,26 +22,44 @@ class Tally(Generic[Peer]):
         self._quorum_reached = quorum_reached
         self._votes: dict[Peer, Vote] = {}
 
-    def knows(self, voter: Peer) -> bool:
-        """Whether this voter's vote has been counted."""
-        return voter in self._votes
+    def vote_of(self, voter: Peer) -> Vote | None:
+        """The voter's vote, if it is known."""
+        return self._votes.get(voter)
 
-    def count(self, voter: Peer, vote: Vote) -> None:
-        """Count a vote; a voter's second one is ignored."""
-        self._votes.setdefault(voter, vote)
+    def count(self, voter: Peer, vote: Vote) -> bool:
+        """Count a vote; a voter's second one is not, and False if it is for something else."""
+        return self._votes.setdefault(voter, vote).pieces == vote.pieces
 
     def certificate(self) -> Commit | None:
-        """The proof that a quorum voted for the same spans, or None."""
-        for spans in dict.fromkeys(vote.spans for vote in self._votes.values()):
-            agreed = [peer for peer in self._voters if self._voted_for(peer, spans)]
+        """The proof that a quorum voted for the same pieces, or None."""
+        for pieces in self._manifests():
+            agreed = self._voted_for(pieces)
             if self._quorum_reached(self._voters, agreed):
                 return Commit(
-                    spans,
+                    pieces,
                     tuple(self._voters.index(peer) for peer in agreed),
                     tuple(self._votes[peer].signature for peer in agreed),
                 )
         return None
 
-    def _voted_for(self, peer: Peer, spans: Spans) -> bool:
-        vote = self._votes.get(peer)
-        return vote is not None and vote.spans == spans
+    def leading(self) -> Pieces | None:
+        """What most of the known votes are for."""
+        counts = Counter(vote.pieces for vote in self._votes.values())
+        return max(sorted(counts), key=counts.__getitem__, default=None)
+
+    def undecidable(self, never: Collection[Peer]) -> bool:
+        """Whether no quorum can come to be, whatever those do who have not voted.
+
+        Args:
+            never: voters that promised not to vote.
+        """
+        unknown = [p for p in self._voters if p not in self._votes and p not in never]
+        chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
+        return not any(self._quorum_reached(self._voters, [*votes, *unknown]) for votes in chances)
+
+    def _manifests(self) -> list[Pieces]:
+        return list(dict.fromkeys(vote.pieces for vote in self._votes.values()))
+
+    def _voted_for(self, pieces: Pieces) -> list[Peer]:
+        votes = self._votes
+        return [peer for peer in self._voters if peer in votes and votes[peer].pieces == pieces]

@@ -92,9 +92,16 @@ class Group:
         return next((join for join in self.members if join.peer_id == peer_id), None)
 
 
-def quorum_reached(voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
-    """Whether these votes commit: a strict majority, or exactly half with the first voter."""
+def quorum_reached(
+    voters: Sequence[PeerId], votes: Collection[PeerId], tolerated_liars: int = 0
+) -> bool:
+    """Whether these votes commit: a strict majority, or exactly half with the first voter.
+
+    With f tolerated liars: more than (n + f) / 2 votes, so that two quorums share an honest one.
+    """
     count = sum(1 for voter in voters if voter in votes)
+    if tolerated_liars:
+        return count > (len(voters) + tolerated_liars) // 2
     if 2 * count == len(voters):
         return count > 0 and voters[0] in votes
     return 2 * count > len(voters)

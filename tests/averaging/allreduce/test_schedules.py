@@ -164,18 +164,15 @@ class Schedule:
             assert winner.members[peer.peer_id].fraction == pytest.approx(fraction, abs=1e-3)
 
     def _check_survivors(self) -> None:
-        """After one crash: all succeed, or all know at once that nobody did, and who is lost."""
+        """After one crash of at least three all others succeed, and say who is lost."""
         survivors = [
             outcome.result
             for peer, outcome in zip(self.peers, self.outcomes, strict=True)
             if peer.peer_id != self.victim and outcome.result is not None
         ]
-        assert len({result.outcome for result in survivors}) == 1
         for result in survivors:
-            assert result.certain
+            assert result.outcome == "success", result.reason
             assert result.lost in ((), (self.victim,))
-            if result.outcome != "success":
-                assert result.lost == (self.victim,)
 
 
 def run_schedule(seed: int, *, faults_max: int = 4, crash: bool = False) -> Schedule:
