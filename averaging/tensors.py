@@ -69,11 +69,9 @@ class TensorSpec:
             wire: as with_wire() takes it.
         """
         names = tuple(sorted(tensors))
-        return cls(
-            names=names,
-            shapes=tuple(tuple(tensors[name].shape) for name in names),
-            dtypes=tuple(_dtype_name(name, tensors[name]) for name in names),
-        ).with_wire(wire)
+        dtypes = tuple(_dtype_name(name, tensors[name]) for name in names)
+        shapes = tuple(tuple(tensors[name].shape) for name in names)
+        return cls(names, shapes, dtypes).with_wire(wire)
 
     def with_wire(self, wire: str | Mapping[str, str] | None) -> TensorSpec:
         """The same tensors, each sent as this dtype, in the order that goes with it.
