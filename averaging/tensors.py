@@ -1,54 +1,104 @@
-"""TensorSpec: which tensors are averaged, and the one flat vector they make."""
+"""TensorSpec: which tensors are averaged, how they travel, and the one flat vector they make."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from averaging.codecs.floating import ITEM_SIZE_BYTES, FloatingWire, Run, rounded_to_odd
 
-FLOAT_DTYPES = ("float16", "float32", "float64")
+if TYPE_CHECKING:
+    from averaging import torch_tensors
+
+Array = np.ndarray[Any, Any]
+Tensor: TypeAlias = "Array | torch_tensors.Tensor"
+"""Of numpy, or of PyTorch on any device; PyTorch is loaded only if the caller has loaded it."""
+
+FLOAT_DTYPES = tuple(ITEM_SIZE_BYTES)
 """What can be averaged; integers would lose their meaning."""
+
+# Arithmetic makes a generic of an array without dimensions; it is as good, but read-only.
+_NUMPY = (np.ndarray, np.generic)
 
 
 @dataclass(frozen=True)
 class TensorSpec:
     """Names, shapes and dtypes of the tensors, in the order of the flat vector.
 
-    All members of a group must have equal specs; the hash tells.
+    All members of a group must have equal specs; the hash tells. The flat vector is numpy's and has
+    one dtype, the narrowest that holds every tensor's values; bfloat16, which numpy does not have,
+    is held as float32.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
+    wire_dtypes: tuple[str, ...] = ()
+    """As what each tensor travels; empty: as it is."""
 
     def __post_init__(self) -> None:
-        if not len(self.names) == len(self.shapes) == len(self.dtypes):
+        if not self.wire_dtypes:
+            object.__setattr__(self, "wire_dtypes", self.dtypes)
+        if not len(self.names) == len(self.shapes) == len(self.dtypes) == len(self.wire_dtypes):
             raise ValueError("a spec needs one shape and one dtype for each name")
         if not self.names:
             raise ValueError("a spec needs at least one tensor")
         if len(set(self.names)) != len(self.names):
             raise ValueError("the names in a spec must differ")
-        for name, dtype in zip(self.names, self.dtypes, strict=True):
+        possible = ", ".join(FLOAT_DTYPES)
+        for name, dtype, wire_dtype in zip(self.names, self.dtypes, self.wire_dtypes, strict=True):
             if dtype not in FLOAT_DTYPES:
-                raise ValueError(
-                    f"tensor {name!r} is {dtype}; only {', '.join(FLOAT_DTYPES)} can be averaged"
-                )
+                raise ValueError(f"tensor {name!r} is {dtype}; only {possible} can be averaged")
+            if wire_dtype not in FLOAT_DTYPES:
+                raise ValueError(f"tensor {name!r} cannot be sent as {wire_dtype}; only {possible}")
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Array]) -> TensorSpec:
-        """The spec of these tensors; ordered by name, so that the mapping's order is free."""
+    def of(
+        cls, tensors: Mapping[str, Tensor], wire: str | Mapping[str, str] | None = None
+    ) -> TensorSpec:
+        """The spec of these tensors; the mapping's order is free.
+
+        Args:
+            wire: as with_wire() takes it.
+        """
         names = tuple(sorted(tensors))
-        return cls(
-            names=names,
-            shapes=tuple(tuple(tensors[name].shape) for name in names),
-            dtypes=tuple(tensors[name].dtype.name for name in names),
+        dtypes = tuple(_dtype_name(name, tensors[name]) for name in names)
+        shapes = tuple(tuple(tensors[name].shape) for name in names)
+        return cls(names, shapes, dtypes).with_wire(wire)
+
+    def with_wire(self, wire: str | Mapping[str, str] | None) -> TensorSpec:
+        """The same tensors, each sent as this dtype, in the order that goes with it.
+
+        The order is by the dtype on the wire, then by name, so that few pieces of the vector have
+        a dtype of their own.
+
+        Args:
+            wire: one dtype for all; or dtypes by name, or by the beginnings of names, written with
+                a `*` behind; an exact name goes first, then the longest beginning. None, and names
+                that nothing fits: as the tensor is.
+
+        Raises:
+            ValueError: a dtype cannot be sent, or fits no tensor.
+        """
+        wire_dtypes = _wire_dtypes(self.names, self.dtypes, wire)
+        ranks = {dtype: rank for rank, dtype in enumerate(FLOAT_DTYPES)}
+        order = sorted(
+            range(len(self.names)),
+            # What is no dtype is complained about below.
+            key=lambda i: (ranks.get(wire_dtypes[i], 0), self.names[i]),
+        )
+        return TensorSpec(
+            names=tuple(self.names[i] for i in order),
+            shapes=tuple(self.shapes[i] for i in order),
+            dtypes=tuple(self.dtypes[i] for i in order),
+            wire_dtypes=tuple(wire_dtypes[i] for i in order),
         )
 
     @cached_property
@@ -63,59 +113,179 @@ class TensorSpec:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of the flat vector: the narrowest that holds every tensor's values."""
-        return np.result_type(*self.dtypes)
+        """The dtype of the flat vector."""
+        return np.result_type(
+            *("float32" if dtype == "bfloat16" else dtype for dtype in self.dtypes)
+        )
+
+    @cached_property
+    def wire(self) -> FloatingWire:
+        """How the flat vector travels."""
+        runs: list[Run] = []
+        start = 0
+        for size, dtype in zip(self.sizes, self.wire_dtypes, strict=True):
+            if runs and runs[-1].dtype_name == dtype:
+                runs[-1] = replace(runs[-1], stop=start + size)
+            elif size:
+                runs.append(Run(start, start + size, dtype))
+            start += size
+        return FloatingWire(runs, self.dtype)
 
     @cached_property
     def hash(self) -> bytes:
         """SHA-256 of the spec."""
-        return hashlib.sha256(
-            msgspec.msgpack.encode((self.names, self.shapes, self.dtypes))
-        ).digest()
+        fields = (self.names, self.shapes, self.dtypes, self.wire_dtypes)
+        return hashlib.sha256(msgspec.msgpack.encode(fields)).digest()
 
-    def check(self, tensors: Mapping[str, Array], *, to_write: bool = False) -> None:
+    def check(self, tensors: Mapping[str, Tensor], *, to_write: bool = False) -> None:
         """Raise ValueError unless the tensors are as the spec says (and may be written)."""
         if tensors.keys() != set(self.names):
             different = sorted(set(self.names) ^ tensors.keys())
             raise ValueError(f"these tensors are not both in the spec and given: {different[:5]}")
         for name, shape, dtype in zip(self.names, self.shapes, self.dtypes, strict=True):
             tensor = tensors[name]
-            if tuple(tensor.shape) != shape or tensor.dtype.name != dtype:
+            given_dtype = _dtype_name(name, tensor)
+            if tuple(tensor.shape) != shape or given_dtype != dtype:
                 raise ValueError(
-                    f"tensor {name!r} is {tensor.dtype.name}{tuple(tensor.shape)}, "
+                    f"tensor {name!r} is {given_dtype}{tuple(tensor.shape)}, "
                     f"the spec says {dtype}{shape}"
                 )
-            if to_write and not tensor.flags.writeable:
-                raise ValueError(f"tensor {name!r} cannot be written; give a writable array")
+            complaint = _complaint(tensor, to_write=to_write)
+            if complaint is not None:
+                raise ValueError(f"tensor {name!r} {complaint}")
 
-    def flatten(self, tensors: Mapping[str, Array], out: Array | None = None) -> Array:
-        """The flat vector with the tensors' values: a new one, or out overwritten."""
+    def view(self, tensors: Mapping[str, Tensor]) -> Array | None:
+        """The tensors' own memory as the flat vector, or None where they must be copied.
+
+        That is possible for a single tensor that lies in one piece in the host's memory and has the
+        flat vector's dtype. What is written into the view is written into the tensor.
+
+        Raises:
+            ValueError: the tensors are not as the spec says.
+        """
+        self.check(tensors)
+        if len(self.names) > 1:
+            return None
+        tensor = tensors[self.names[0]]
+        if isinstance(tensor, _NUMPY):
+            plain = tensor.flags.c_contiguous and tensor.flags.aligned
+            if not plain or tensor.dtype != self.dtype:
+                return None
+            return np.asarray(tensor).reshape(-1)
+        from averaging import torch_tensors
+
+        return torch_tensors.view(tensor)
+
+    def flatten(
+        self,
+        tensors: Mapping[str, Tensor],
+        out: Array | None = None,
+        *,
+        non_blocking: bool = False,
+    ) -> Array:
+        """The flat vector with the tensors' values: a new one, or out overwritten.
+
+        Args:
+            non_blocking: copies from GPUs are only queued; Staging waits for them.
+
+        Raises:
+            ValueError: the tensors or out are not as the spec says.
+        """
         self.check(tensors)
         flat = np.empty(self.element_count, self.dtype) if out is None else out
         self._check_flat(flat)
-        for part, tensor in zip(self._parts(flat), self._in_order(tensors), strict=True):
-            part[...] = tensor.reshape(-1)
+        for name, part in self._parts(flat):
+            tensor = tensors[name]
+            if isinstance(tensor, _NUMPY):
+                part[...] = tensor.reshape(-1)
+            else:
+                from averaging import torch_tensors
+
+                torch_tensors.read(tensor, part, non_blocking=non_blocking)
         return flat
 
-    def write_back(self, flat: Array, tensors: Mapping[str, Array]) -> None:
-        """Overwrite the tensors in place with the values of the flat vector."""
+    def write_back(
+        self, flat: Array, tensors: Mapping[str, Tensor], *, non_blocking: bool = False
+    ) -> None:
+        """Overwrite the tensors in place with the values of the flat vector, rounded once.
+
+        Args:
+            flat: nothing is done if it is view() of these tensors.
+            non_blocking: copies to GPUs are only queued; Staging waits for them.
+
+        Raises:
+            ValueError: the tensors or the vector are not as the spec says; nothing is written.
+        """
         self.check(tensors, to_write=True)
         self._check_flat(flat)
-        for part, tensor in zip(self._parts(flat), self._in_order(tensors), strict=True):
-            tensor[...] = part.reshape(tensor.shape)
+        own = self.view(tensors)
+        if own is not None and own.ctypes.data == flat.ctypes.data:
+            return
+        for (name, part), dtype in zip(self._parts(flat), self.dtypes, strict=True):
+            tensor = tensors[name]
+            if part.dtype == np.float64 and ITEM_SIZE_BYTES[dtype] == 2:
+                part = rounded_to_odd(part)
+            if isinstance(tensor, _NUMPY):
+                with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                    tensor[...] = part.reshape(tensor.shape)
+            else:
+                from averaging import torch_tensors
+
+                torch_tensors.write(tensor, part, non_blocking=non_blocking)
 
     def _check_flat(self, flat: Array) -> None:
         if flat.shape != (self.element_count,) or flat.dtype != self.dtype:
             raise ValueError(f"the flat vector must have {self.element_count} {self.dtype}")
+        if not flat.flags.c_contiguous:
+            raise ValueError("the flat vector must be contiguous")
 
-    def _in_order(self, tensors: Mapping[str, Array]) -> Sequence[Array]:
-        return [tensors[name] for name in self.names]
-
-    def _parts(self, flat: Array) -> Sequence[Array]:
-        """Views of the flat vector, one for each tensor."""
-        parts = []
+    def _parts(self, flat: Array) -> Iterator[tuple[str, Array]]:
+        """Each tensor's name and a view of its part of the flat vector."""
         start = 0
-        for size in self.sizes:
-            parts.append(flat[start : start + size])
+        for name, size in zip(self.names, self.sizes, strict=True):
+            yield name, flat[start : start + size]
             start += size
-        return parts
+
+
+def _dtype_name(name: str, tensor: Tensor) -> str:
+    if isinstance(tensor, _NUMPY):
+        return str(tensor.dtype.name)
+    # Whoever has one of its tensors has loaded PyTorch.
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(tensor, torch.Tensor):
+        raise ValueError(
+            f"tensor {name!r} is a {type(tensor).__name__}; give numpy arrays or torch tensors"
+        )
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _complaint(tensor: Tensor, *, to_write: bool) -> str | None:
+    """Why the tensor's memory cannot be read (or written), or None."""
+    if isinstance(tensor, _NUMPY):
+        readable = tensor.flags.writeable or not to_write
+        return None if readable else "cannot be written; give a writable array"
+    from averaging import torch_tensors
+
+    return torch_tensors.complaint(tensor, to_write=to_write)
+
+
+def _wire_dtypes(
+    names: tuple[str, ...], dtypes: tuple[str, ...], wire: str | Mapping[str, str] | None
+) -> list[str]:
+    """What with_wire() says each tensor travels as."""
+    patterns = {"*": wire} if isinstance(wire, str) else dict(wire or {})
+    unused = dict(patterns)
+    wire_dtypes = []
+    for name, dtype in zip(names, dtypes, strict=True):
+        fitting = [pattern for pattern in patterns if _fits(pattern, name)]
+        for pattern in fitting:
+            unused.pop(pattern, None)
+        best = max(fitting, key=lambda pattern: (pattern == name, len(pattern)), default=None)
+        wire_dtypes.append(dtype if best is None else patterns[best])
+    if unused:
+        raise ValueError(f"no tensor has the names that wire gives dtypes for: {list(unused)[:5]}")
+    return wire_dtypes
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return pattern == name or (pattern.endswith("*") and name.startswith(pattern[:-1]))

@@ -1,0 +1,1 @@
+"""How runs of the flat vector become bytes for the network, and values again."""
