@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from averaging.allreduce.half import all_finite, convert
+
 Array = np.ndarray[Any, Any]
 
 # An accumulator and a scratch of so many float32 are half a mebibyte and stay in cache. Shorter
@@ -56,22 +58,15 @@ def weighted_mean(contributions: Sequence[Contribution], dtype: np.dtype[Any]) -
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks(len(mean)):
             parts = [contribution.values[block] for contribution in counted]
-            # The sum is made in the result itself where the dtype allows it.
-            total = mean[block] if dtype == sum_dtype else scratch[0, : len(parts[0])]
+            # The sum is made in the result itself where its dtype allows that.
+            own = mean[block]
+            total = own if dtype == sum_dtype else scratch[0, : len(own)]
             _add_up(parts, factors, total, scratch[1, : len(total)])
             total /= sum_dtype.type(math.fsum(factors))
             if not all_finite(total):
                 total = _convex_mean(parts, factors)
-            store(total, mean[block])
+            store(total, own)
     return mean
-
-
-def all_finite(values: Array) -> bool:
-    """Whether no value is infinite or not a number, with no temporary in the common case."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A sum of finite numbers can overflow, but one bad value always spoils it.
-        total = values.sum(dtype=np.result_type(values.dtype, np.float32))
-    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
 
 
 def blocks(elements: int, block_elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
@@ -86,27 +81,35 @@ def accumulator_dtype(dtype: np.dtype[Any], values: Sequence[Array]) -> np.dtype
 
 
 def store(total: Array, out: Array) -> None:
-    """Round finite values into a block of the result; what is too large for its dtype is its limit.
+    """Round finite values into a block of the result; what is too large becomes its largest.
 
     `total` may be changed, and may be `out` itself.
     """
-    if total.dtype != out.dtype:
-        limit = float(np.finfo(out.dtype).max)
-        if float(np.finfo(total.dtype).max) > limit:
-            np.clip(total, -limit, limit, out=total)
-        out[...] = total
-    elif total is not out:
-        out[...] = total
+    limit = float(np.finfo(out.dtype).max)
+    if float(np.finfo(total.dtype).max) > limit:
+        np.clip(total, -limit, limit, out=total)
+    convert(total, out)
+
+
+def write_scaled(part: Array, factor: float, out: Array) -> None:
+    """Write factor × part into `out`, in its dtype."""
+    if part.dtype != out.dtype:
+        convert(part, out)
+        part = out
+    if factor != 1.0:
+        np.multiply(part, factor, out=out)
+    elif part is not out:
+        out[...] = part
 
 
 def _add_up(parts: Sequence[Array], factors: Sequence[float], total: Array, scratch: Array) -> None:
     """Write the sum of factor × part into `total`; both buffers are overwritten."""
-    np.multiply(parts[0], factors[0], out=total, dtype=total.dtype)
+    write_scaled(parts[0], factors[0], total)
     for part, factor in zip(parts[1:], factors[1:], strict=True):
-        if factor == 1.0:
+        if factor == 1.0 and part.dtype == total.dtype:
             np.add(total, part, out=total)
         else:
-            np.multiply(part, factor, out=scratch, dtype=scratch.dtype)
+            write_scaled(part, factor, scratch)
             np.add(total, scratch, out=total)
 
 
@@ -115,6 +118,6 @@ def _convex_mean(parts: Sequence[Array], factors: Sequence[float]) -> Array:
     whole = math.fsum(factors)
     total = np.zeros(parts[0].shape, np.float64)
     for part, factor in zip(parts, factors, strict=True):
-        total += part.astype(np.float64) * (factor / whole)
+        total += part * (np.float64(factor) / whole)
     limit = np.finfo(np.float64).max
     return np.clip(np.nan_to_num(total, copy=False), -limit, limit)

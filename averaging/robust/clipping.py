@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from averaging.allreduce.mean import accumulator_dtype, blocks, store
+from averaging.allreduce.half import convert
+from averaging.allreduce.mean import accumulator_dtype, blocks, store, write_scaled
 from averaging.robust.norms import BLOCK_ELEMENTS, block_square_sum
 from averaging.robust.order import lower_median, median
 
@@ -86,7 +87,8 @@ def _distance(vector: Array, center: Array) -> float:
     with np.errstate(over="ignore"):
         for block in blocks(len(center), BLOCK_ELEMENTS):
             difference = scratch[: block.stop - block.start]
-            np.subtract(vector[block], center[block], out=difference, dtype=np.float64)
+            convert(vector[block], difference)
+            difference -= center[block]
             squares += block_square_sum(difference)
     return math.sqrt(squares)
 
@@ -102,7 +104,7 @@ def _move(center: Array, values: Sequence[Array], factors: Sequence[float]) -> N
             moved *= stays
             for vector, factor in zip(values, factors, strict=True):
                 if factor > 0:
-                    np.multiply(vector[block], factor, out=product, dtype=center.dtype)
+                    write_scaled(vector[block], factor, product)
                     moved += product
             # The factors sum to 1 but for rounding, which only the largest values can feel.
             np.clip(moved, -limit, limit, out=moved)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from averaging.allreduce.half import convert
 from averaging.allreduce.mean import blocks
 
 Array = np.ndarray[Any, Any]
@@ -75,8 +76,8 @@ def square_sum(values: Array) -> float:
         for block in blocks(len(values), BLOCK_ELEMENTS):
             part = values[block]
             if part.dtype != np.float64:
-                part, narrow = scratch[: len(part)], part
-                part[...] = narrow
+                part = scratch[: len(part)]
+                convert(values[block], part)
             total += block_square_sum(part)
     return total
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from averaging.allreduce.half import convert
 from averaging.allreduce.mean import accumulator_dtype, blocks, store
 
 Array = np.ndarray[Any, Any]
@@ -71,8 +72,8 @@ def trimmed_mean(
 def median(values: Sequence[Array], weights: Sequence[float], out: Array) -> None:
     """Write each coordinate's lower weighted median.
 
-    That is the least value such that it and those below hold at least half of the total weight.
-    Arguments are those of `trimmed_mean`.
+    That is the least value such that it and those below hold at least half of the total weight; a
+    billionth less counts as half. Arguments are those of `trimmed_mean`.
     """
     shares = _shares(weights)
     half = 0.5 - _SLIVER
@@ -106,8 +107,8 @@ def _shares(weights: Sequence[float]) -> Array:
     """The weights divided by their sum, in float64, safe from overflow."""
     largest = max(weights)
     scaled = [weight / largest for weight in weights]
-    whole = math.fsum(scaled)
-    return np.array([weight / whole for weight in scaled])
+    shares: Array = np.array(scaled) / math.fsum(scaled)
+    return shares
 
 
 def _blocks(elements: int, rows: int) -> list[slice]:
@@ -156,7 +157,7 @@ def _sorted(
     dtype = accumulator_dtype(np.dtype(np.float32), values)
     rows_NB = np.empty((len(values), block.stop - block.start), dtype)
     for row_B, vector in zip(rows_NB, values, strict=True):
-        row_B[...] = vector[block]
+        convert(vector[block], row_B)
     if len(values) <= _NETWORK_ROWS_MAX:
         if not keep_order:
             return _network_sorted(rows_NB), None
