@@ -1,20 +1,30 @@
-"""The weighted mean of one chunk: exact for whole weights, finite for finite values (core)."""
+"""The weighted mean of vectors, in blocks that stay in a core's cache (core).
+
+Each contribution is read once and added in place to an accumulator of one block: nothing as large
+as a chunk is made but the result. Adding in the given order gives the same bits every time.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from averaging.allreduce.half import all_finite, convert
+
 Array = np.ndarray[Any, Any]
+
+# An accumulator and a scratch of so many float32 are half a mebibyte and stay in cache. Shorter
+# blocks measured slower for the calls into numpy, longer ones not faster.
+BLOCK_ELEMENTS: Final = 65_536
 
 # Weights in these bounds are used as they are, so that whole numbers stay exact in float32;
 # others are scaled by the largest, lest products overflow or vanish.
-_PLAIN_WEIGHT_MIN = 2.0**-20
-_PLAIN_WEIGHT_MAX = 2.0**24
+_PLAIN_WEIGHT_MIN: Final = 2.0**-20
+_PLAIN_WEIGHT_MAX: Final = 2.0**24
 
 
 @dataclass(frozen=True)
@@ -25,50 +35,89 @@ class Contribution:
     values: Array
 
 
-def all_finite(values: Array) -> bool:
-    """Whether no value is infinite or not a number, without a temporary in the common case."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # A sum of finite numbers can overflow, but one bad value always spoils it.
-        total = values.sum(dtype=np.result_type(values.dtype, np.float32))
-    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
-
-
 def weighted_mean(contributions: Sequence[Contribution], dtype: np.dtype[Any]) -> Array | None:
     """The weighted mean in the given dtype, or None when the weights sum to zero.
 
-    Sums are kept in float32, or in float64 for float64. The result is finite when the values are.
+    Sums are kept in float32, or in float64 when the dtype or any values are float64; whole-number
+    weights are exact. The result is finite when the values are, for every dtype. A contribution of
+    weight 0 is not read.
     """
-    weights = [contribution.weight for contribution in contributions]
-    if not any(weight > 0 for weight in weights):
+    counted = [contribution for contribution in contributions if contribution.weight > 0]
+    if not counted:
         return None
+    weights = [contribution.weight for contribution in counted]
     largest = max(weights)
-    scale = 1.0 if _PLAIN_WEIGHT_MIN <= largest <= _PLAIN_WEIGHT_MAX else largest
-    sum_dtype = np.result_type(dtype, np.float32)
+    if min(weights) == largest:
+        scale = largest
+    else:
+        scale = 1.0 if _PLAIN_WEIGHT_MIN <= largest <= _PLAIN_WEIGHT_MAX else largest
+    factors = [weight / scale for weight in weights]
+    sum_dtype = accumulator_dtype(dtype, [contribution.values for contribution in counted])
+    mean = np.empty(counted[0].values.shape, dtype)
+    scratch = np.empty((2, min(len(mean), BLOCK_ELEMENTS)), sum_dtype)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        total = contributions[0].values.astype(sum_dtype)
-        if weights[0] != scale:
-            total *= sum_dtype.type(weights[0] / scale)
-        scratch = np.empty_like(total) if any(weight != scale for weight in weights[1:]) else None
-        for contribution in contributions[1:]:
-            if contribution.weight == scale:
-                total += contribution.values
-            else:
-                factor = sum_dtype.type(contribution.weight / scale)
-                np.multiply(contribution.values, factor, out=scratch, dtype=sum_dtype)
-                total += scratch
-        total /= sum_dtype.type(math.fsum(weight / scale for weight in weights))
-        if not all_finite(total):
-            total = _convex_mean(contributions, largest, dtype)
-        return total.astype(dtype, copy=False)
+        for block in blocks(len(mean)):
+            parts = [contribution.values[block] for contribution in counted]
+            # The sum is made in the result itself where its dtype allows that.
+            own = mean[block]
+            total = own if dtype == sum_dtype else scratch[0, : len(own)]
+            _add_up(parts, factors, total, scratch[1, : len(total)])
+            total /= sum_dtype.type(math.fsum(factors))
+            if not all_finite(total):
+                total = _convex_mean(parts, factors)
+            store(total, own)
+    return mean
 
 
-def _convex_mean(
-    contributions: Sequence[Contribution], largest: float, dtype: np.dtype[Any]
-) -> Array:
-    """The same, slower, for values so large that their sum overflows: no step exceeds them."""
-    whole = math.fsum(contribution.weight / largest for contribution in contributions)
-    total = np.zeros(contributions[0].values.shape, np.float64)
-    for contribution in contributions:
-        total += contribution.values * (contribution.weight / largest / whole)
-    limit = np.finfo(dtype).max
+def blocks(elements: int, block_elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """The slices that cut so many elements into blocks, in order."""
+    for start in range(0, elements, block_elements):
+        yield slice(start, min(start + block_elements, elements))
+
+
+def accumulator_dtype(dtype: np.dtype[Any], values: Sequence[Array]) -> np.dtype[Any]:
+    """What sums of these values are kept in: float32, or float64 when anything is float64."""
+    return np.result_type(np.float32, dtype, *(part.dtype for part in values))
+
+
+def store(total: Array, out: Array) -> None:
+    """Round finite values into a block of the result; what is too large becomes its largest.
+
+    `total` may be changed, and may be `out` itself.
+    """
+    limit = float(np.finfo(out.dtype).max)
+    if float(np.finfo(total.dtype).max) > limit:
+        np.clip(total, -limit, limit, out=total)
+    convert(total, out)
+
+
+def write_scaled(part: Array, factor: float, out: Array) -> None:
+    """Write factor × part into `out`, in its dtype."""
+    if part.dtype != out.dtype:
+        convert(part, out)
+        part = out
+    if factor != 1.0:
+        np.multiply(part, factor, out=out)
+    elif part is not out:
+        out[...] = part
+
+
+def _add_up(parts: Sequence[Array], factors: Sequence[float], total: Array, scratch: Array) -> None:
+    """Write the sum of factor × part into `total`; both buffers are overwritten."""
+    write_scaled(parts[0], factors[0], total)
+    for part, factor in zip(parts[1:], factors[1:], strict=True):
+        if factor == 1.0 and part.dtype == total.dtype:
+            np.add(total, part, out=total)
+        else:
+            write_scaled(part, factor, scratch)
+            np.add(total, scratch, out=total)
+
+
+def _convex_mean(parts: Sequence[Array], factors: Sequence[float]) -> Array:
+    """The same, slower, for values so large that sums overflow: no step exceeds the largest."""
+    whole = math.fsum(factors)
+    total = np.zeros(parts[0].shape, np.float64)
+    for part, factor in zip(parts, factors, strict=True):
+        total += part * (np.float64(factor) / whole)
+    limit = np.finfo(np.float64).max
     return np.clip(np.nan_to_num(total, copy=False), -limit, limit)

@@ -1,0 +1,1 @@
+"""Against members that lie about their values: robust rules of combining, and limits on norms."""
