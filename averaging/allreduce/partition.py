@@ -1,13 +1,16 @@
-"""Who averages which piece of the flat vector: equal spans, cut into chunks (core)."""
+"""Who averages which piece of the flat vector: spans, cut into pieces of whole chunks (core)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SPAN_GRID_ELEMENTS = 4096
 """Spans start at multiples of this, so that pages and vector registers stay aligned."""
 CHUNK_ELEMENTS_MAX = 131_072
 """512 KiB of float32: beyond it nothing gets faster, and each buffered chunk costs memory."""
+PIECES_PER_SPAN_MAX = 4
+"""What is lost with an aggregator is averaged again in pieces, by as many others at most."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Chunk:
     """A run of elements that is added whole or not at all."""
 
     number: int
-    """Counted within its span."""
+    """Counted within its piece, or its span."""
     start: int
     stop: int
 
@@ -41,6 +44,51 @@ class Span:
         return self.stop - self.start
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A run of whole chunks that one aggregator averages."""
+
+    number: int
+    """Counted over the whole vector."""
+    owner: int
+    """Counted among the group's aggregators."""
+    start: int
+    stop: int
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def element_count(self) -> int:
+        """Elements in the piece."""
+        return self.stop - self.start
+
+
+def pieces(
+    element_count: int, span_elements: Sequence[int], chunk_elements: int
+) -> tuple[Piece, ...]:
+    """Spans of these lengths, in order, each cut into at most four pieces; empty ones have none.
+
+    Raises:
+        ValueError: the spans do not cover the vector once, or chunks have no length.
+    """
+    if chunk_elements < 1 or any(length < 0 for length in span_elements):
+        raise ValueError("sizes and counts must be positive")
+    if sum(span_elements) != element_count:
+        raise ValueError(f"{sum(span_elements)} elements in spans of {element_count}")
+    found: list[Piece] = []
+    start = 0
+    for owner, length in enumerate(span_elements):
+        stop = start + length
+        chunk_count = -(-length // chunk_elements)
+        piece_count = min(chunk_count, PIECES_PER_SPAN_MAX)
+        for number in range(piece_count):
+            first = start + chunk_count * number // piece_count * chunk_elements
+            last = start + chunk_count * (number + 1) // piece_count * chunk_elements
+            end = min(last, stop)
+            found.append(Piece(len(found), owner, first, end, _chunks(first, end, chunk_elements)))
+        start = stop
+    return tuple(found)
+
+
 def partition(element_count: int, aggregator_count: int, chunk_elements: int) -> tuple[Span, ...]:
     """Equal spans that cover the vector once, in order; some are empty when it is tiny."""
     if element_count < 0 or aggregator_count < 1 or chunk_elements < 1:
@@ -59,8 +107,11 @@ def partition(element_count: int, aggregator_count: int, chunk_elements: int) ->
 
 
 def _span(owner: int, start: int, stop: int, chunk_elements: int) -> Span:
-    chunks = tuple(
+    return Span(owner, start, stop, _chunks(start, stop, chunk_elements))
+
+
+def _chunks(start: int, stop: int, chunk_elements: int) -> tuple[Chunk, ...]:
+    return tuple(
         Chunk(number, first, min(first + chunk_elements, stop))
         for number, first in enumerate(range(start, stop, chunk_elements))
     )
-    return Span(owner, start, stop, chunks)
