@@ -1,7 +1,9 @@
 """Averaging of vectors among peers: groups, all-reduce with an agreed outcome, state download."""
 
+from averaging.allreduce.balance import Capacity, planned_seconds
 from averaging.averager import Averager, AveragerConfig, open_averager
 from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+from averaging.matchmaking.plan import plan_spans
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
 from averaging.state import (
@@ -20,6 +22,7 @@ __all__ = [
     "Averager",
     "AveragerConfig",
     "AveragingError",
+    "Capacity",
     "DonorConfig",
     "FetchConfig",
     "Manifest",
@@ -36,4 +39,6 @@ __all__ = [
     "fetch_state",
     "open_averager",
     "open_state_donor",
+    "plan_spans",
+    "planned_seconds",
 ]

@@ -1,7 +1,7 @@
 """Who averages which piece of the flat vector: spans, cut into pieces, cut into chunks (core).
 
 A span is what one aggregator averages. It is cut into a few pieces: what a member holds, passes on
-or has reduced again is a whole piece. A piece is cut into chunks: what travels in one message, and
+or has averaged again is a whole piece. A piece is cut into chunks: what travels in one message, and
 is added whole or not at all.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-SPAN_GRID_ELEMENTS: Final = 4096
+SPAN_GRID_ELEMENTS = 4096
 """Spans start at multiples of this, so that pages and vector registers stay aligned."""
-CHUNK_ELEMENTS_MAX: Final = 131_072
+CHUNK_ELEMENTS_MAX = 131_072
 """512 KiB of float32: beyond it nothing gets faster, and each buffered chunk costs memory."""
-PIECES_PER_SPAN_MAX: Final = 4
-"""A lost aggregator costs what it had not finished of one piece, and each piece a signature."""
+PIECES_PER_SPAN_MAX = 4
+"""What is lost with an aggregator is averaged again in pieces, by as many others at most."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of chunks that one aggregator averages and signs."""
+    """A run of whole chunks that one aggregator averages."""
 
     number: int
     """Counted over the whole vector."""
@@ -52,40 +51,35 @@ class Piece:
         return self.stop - self.start
 
 
-def equal_spans(element_count: int, aggregator_count: int) -> tuple[int, ...]:
-    """Elements of each aggregator's span when all do the same; some are 0 when it is tiny."""
-    if element_count < 0 or aggregator_count < 1:
-        raise ValueError("sizes and counts must be positive")
-    tiny = element_count < SPAN_GRID_ELEMENTS * aggregator_count
-    grid = 1 if tiny else SPAN_GRID_ELEMENTS
-    cells = -(-element_count // grid)
-    starts = [
-        min(cells * owner // aggregator_count * grid, element_count)
-        for owner in range(aggregator_count + 1)
-    ]
-    return tuple(starts[owner + 1] - starts[owner] for owner in range(aggregator_count))
+def partition(
+    element_count: int, span_elements: Sequence[int], chunk_elements: int
+) -> tuple[Piece, ...]:
+    """Spans of these lengths, in order, each cut into at most four pieces; empty ones have none.
 
-
-def partition(span_elements: Sequence[int], chunk_elements: int) -> tuple[Piece, ...]:
-    """The pieces of the vector, in order; an empty span has none."""
-    if chunk_elements < 1 or any(elements < 0 for elements in span_elements):
+    Raises:
+        ValueError: the spans do not cover the vector once, or chunks have no length.
+    """
+    if chunk_elements < 1 or any(length < 0 for length in span_elements):
         raise ValueError("sizes and counts must be positive")
-    pieces: list[Piece] = []
+    if sum(span_elements) != element_count:
+        raise ValueError(f"{sum(span_elements)} elements in spans of {element_count}")
+    found: list[Piece] = []
     start = 0
-    for owner, elements in enumerate(span_elements):
-        chunk_count = -(-elements // chunk_elements)
-        piece_count = min(PIECES_PER_SPAN_MAX, chunk_count)
+    for owner, length in enumerate(span_elements):
+        stop = start + length
+        chunk_count = -(-length // chunk_elements)
+        piece_count = min(chunk_count, PIECES_PER_SPAN_MAX)
         for number in range(piece_count):
-            first = chunk_count * number // piece_count * chunk_elements
-            last = min(chunk_count * (number + 1) // piece_count * chunk_elements, elements)
-            pieces.append(_piece(len(pieces), owner, start + first, start + last, chunk_elements))
-        start += elements
-    return tuple(pieces)
+            first = start + chunk_count * number // piece_count * chunk_elements
+            last = start + chunk_count * (number + 1) // piece_count * chunk_elements
+            end = min(last, stop)
+            found.append(Piece(len(found), owner, first, end, _chunks(first, end, chunk_elements)))
+        start = stop
+    return tuple(found)
 
 
-def _piece(number: int, owner: int, start: int, stop: int, chunk_elements: int) -> Piece:
-    chunks = tuple(
-        Chunk(index, first, min(first + chunk_elements, stop))
-        for index, first in enumerate(range(start, stop, chunk_elements))
+def _chunks(start: int, stop: int, chunk_elements: int) -> tuple[Chunk, ...]:
+    return tuple(
+        Chunk(number, first, min(first + chunk_elements, stop))
+        for number, first in enumerate(range(start, stop, chunk_elements))
     )
-    return Piece(number, owner, start, stop, chunks)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from averaging.matchmaking import schema
-from averaging.matchmaking.group import Group, choose_chunk_elements, form_group
+from averaging.matchmaking.group import (
+    Group,
+    capacities_of,
+    choose_chunk_elements,
+    form_group,
+    in_order,
+)
 from averaging.matchmaking.outputs import Answer
+from averaging.matchmaking.plan import plan_spans
 from averaging.matchmaking.roster import Elsewhere
 from averaging.round_id import RoundId
 from p2p import PeerId, short
@@ -20,15 +27,15 @@ def closes(seek: Seek, now_s: float) -> bool:
 
     It is due when it is full, or all who are looked out for are here, or the window has passed.
     It must not close while a failed group that a member names may have succeeded out of sight,
-    nor below its least size, nor when at least half of those alive are in another group: that
-    would be a fork.
+    nor with fewer contributors than its least size, nor when at least half of those alive are in
+    another group: that would be a fork.
     """
     config, expected = seek.around.config, seek.expected(now_s)
     size_min = seek.request.group_size_min
     if not seek.around.can_lead:
         # A client leads nobody, but alone it needs nobody either.
         return seek.request.expected is not None and not expected and size_min == 1
-    if seek.size() < size_min:
+    if seek.voter_count() < max(size_min, 1):
         return False
     full = seek.size() >= config.group_size_max
     if not full and not _all_here(seek, now_s) and now_s < window_ends_s(seek, now_s):
@@ -40,11 +47,14 @@ def closes(seek: Seek, now_s: float) -> bool:
 
 def close(seek: Seek, now_s: float) -> tuple[Group, list[Answer]]:
     """Form the group, and the messages that tell its members."""
-    joins = (seek.own_join, *(entry.join for entry in seek.roster.joined.values()))
-    aggregator_count = sum(1 for join in joins if join.role == "node")
+    members = in_order((seek.own_join, *(entry.join for entry in seek.roster.joined.values())))
+    element_count = seek.around.element_count
+    span_elements = plan_spans(capacities_of(members), element_count)
+    owner_count = sum(1 for length in span_elements if length)
     group, body = form_group(
-        joins,
-        chunk_elements=choose_chunk_elements(seek.around.element_count, aggregator_count),
+        members,
+        chunk_elements=choose_chunk_elements(element_count, owner_count),
+        span_elements=span_elements,
         deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),
         attempt=seek.request.attempt,
         previous=seek.roster.common_previous(seek.own_join),
@@ -126,9 +136,11 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
         )
     if roster.mostly_elsewhere(expected):
         return f"most of the others are in a group without us{details}"
-    if seek.size() < seek.request.group_size_min:
+    if not seek.voter_count():
+        return f"nobody came that contributes{details}"
+    if seek.voter_count() < seek.request.group_size_min:
         missing = ", ".join(short(peer) for peer in roster.missing(expected))
-        least = f"{seek.size()} of at least {seek.request.group_size_min} members came"
+        least = f"{seek.voter_count()} of at least {seek.request.group_size_min} members came"
         return f"{least}{f', missing {missing}' if missing else ''}{details}"
     return f"no group could be closed by the deadline{details}"
 

@@ -15,7 +15,8 @@ class MatchmakingConfig:
     group_size_max: int = 64
     """A group of this size closes at once; every member holds a stream to every aggregator."""
     group_size_min: int = 1
-    """A smaller group does not start: a swarm that must not fork asks for half of its voters."""
+    """A group with fewer contributors does not start: a swarm that must not fork asks for half of
+    its voters."""
     wire_dtype: str = ""
     """Number type of the vector on the wire; members must agree. Empty: that of the spec."""
     join_window_s: float = 5.0

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
+from averaging.allreduce.balance import Capacity
 from averaging.matchmaking import schema
 from averaging.matchmaking.keys import rank
 from averaging.round_id import RoundId
@@ -42,6 +43,9 @@ class Join:
     wire_dtype: str
     role: schema.Role
     weight_cap: float
+    up_bytes_per_s: int
+    """0: unknown."""
+    down_bytes_per_s: int
     nonce: bytes
     addresses: tuple[str, ...]
     previous: bytes
@@ -60,6 +64,8 @@ class Group:
     members: tuple[Join, ...]
     """Leader first, the others by rank."""
     chunk_elements: int
+    span_elements: tuple[int, ...]
+    """How much each aggregator averages, in their order."""
     deadline_s: float
     """Longest duration of the attempt; each member counts from its own receipt."""
     attempt: int
@@ -78,14 +84,22 @@ class Group:
 
     @property
     def voters(self) -> tuple[PeerId, ...]:
-        """Whose votes commit the result, in order: all members."""
-        return self.peer_ids
+        """Whose votes commit the result, in order: all that contribute."""
+        return tuple(join.peer_id for join in self.members if join.role != "aux")
 
     @property
     def aggregators(self) -> tuple[PeerId, ...]:
         """Who owns spans: those that can be dialed, in order; a lone member its own."""
-        nodes = tuple(join.peer_id for join in self.members if join.role == "node")
-        return nodes or self.peer_ids[:1]
+        return tuple(
+            join.peer_id
+            for join, capacity in zip(self.members, self.capacities, strict=True)
+            if capacity.aggregates
+        )
+
+    @property
+    def capacities(self) -> tuple[Capacity, ...]:
+        """What each member says that it can do, in order."""
+        return capacities_of(self.members)
 
     def join_of(self, peer_id: PeerId) -> Join | None:
         """A member's JOIN."""
@@ -118,6 +132,26 @@ def choose_chunk_elements(element_count: int, aggregator_count: int) -> int:
     return min(max(span // _CHUNKS_PER_SPAN, _CHUNK_ELEMENTS_MIN), _CHUNK_ELEMENTS_MAX)
 
 
+def in_order(joins: Sequence[Join]) -> tuple[Join, ...]:
+    """Members as a group lists them: the first, its leader, then the others by rank."""
+    leader = joins[0]
+    return (leader, *sorted(joins[1:], key=lambda join: rank(leader.round.parent, join.peer_id)))
+
+
+def capacities_of(members: Sequence[Join]) -> tuple[Capacity, ...]:
+    """What the members of a group say that they can do; one that is alone averages for itself."""
+    alone = all(join.role == "client" for join in members)
+    return tuple(
+        Capacity(
+            contributes=join.role != "aux",
+            aggregates=join.role != "client" or (alone and number == 0),
+            up_bytes_per_s=join.up_bytes_per_s or None,
+            down_bytes_per_s=join.down_bytes_per_s or None,
+        )
+        for number, join in enumerate(members)
+    )
+
+
 def sign_join(join: Join, sign: Callable[[bytes], bytes]) -> Join:
     """The same JOIN with its member's signature."""
     return replace(join, signature=sign(_SIGNING_CONTEXT + _join_bytes(join)))
@@ -143,12 +177,16 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         wire_dtype=body.wire_dtype,
         role=body.role,
         weight_cap=body.weight_cap,
+        up_bytes_per_s=body.up_bytes_per_s,
+        down_bytes_per_s=body.down_bytes_per_s,
         nonce=body.nonce,
         addresses=body.addresses,
         previous=_hash_or_empty_untrusted(body.previous),
         abandoned=body.abandoned,
         signature=signed.signature,
     )
+    if join.role == "aux" and join.weight_cap:
+        raise MessageInvalid("an auxiliary peer declares a weight, but contributes nothing")
     if _join_bytes(join) != signed.body:
         raise MessageInvalid("a JOIN is not in canonical form")
     if not verify_signature(join.peer_id, _SIGNING_CONTEXT + signed.body, signed.signature):
@@ -157,17 +195,21 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
 
 
 def form_group(
-    joins: Sequence[Join], *, chunk_elements: int, deadline_s: float, attempt: int, previous: bytes
+    joins: Sequence[Join],
+    *,
+    chunk_elements: int,
+    span_elements: Sequence[int],
+    deadline_s: float,
+    attempt: int,
+    previous: bytes,
 ) -> tuple[Group, bytes]:
     """Make a group of JOINs for one round, the leader's first; returns it and its body."""
-    leader = joins[0]
-    others = sorted(joins[1:], key=lambda join: rank(join.round.parent, join.peer_id))
-    members = (leader, *others)
     group = Group(
         group_id=b"",
-        round=leader.round,
-        members=members,
+        round=joins[0].round,
+        members=in_order(joins),
         chunk_elements=chunk_elements,
+        span_elements=tuple(span_elements),
         deadline_s=deadline_s,
         attempt=attempt,
         previous=previous,
@@ -182,6 +224,7 @@ def body_of(group: Group) -> bytes:
         schema.GroupBody(
             tuple(join_on_wire(join) for join in group.members),
             group.chunk_elements,
+            group.span_elements,
             group.deadline_s,
             group.attempt,
             group.previous,
@@ -191,6 +234,8 @@ def body_of(group: Group) -> bytes:
 
 def parse_group_untrusted(data: bytes) -> Group:
     """Check a group's body: form, signatures, one round and spec for all, and the order.
+
+    Whether the spans fit the vector is for check_plan_untrusted.
 
     Raises:
         MessageInvalid: any of these does not hold.
@@ -205,16 +250,18 @@ def parse_group_untrusted(data: bytes) -> Group:
     for join in members:
         if (join.group_name, join.round, join.spec_hash, join.wire_dtype) != shared:
             raise MessageInvalid("a group's members did not join the same round with one spec")
-    if leader.role != "node":
+    if leader.role == "client":
         raise MessageInvalid("a group is led by a client, which cannot be dialed")
-    ranks = [rank(leader.round.parent, join.peer_id) for join in members[1:]]
-    if ranks != sorted(ranks):
+    if all(join.role == "aux" for join in members):
+        raise MessageInvalid("a group has no member that contributes")
+    if members != in_order(members):
         raise MessageInvalid("a group's members are not ordered by rank")
     return Group(
         group_id=hashlib.sha256(data).digest(),
         round=leader.round,
         members=members,
         chunk_elements=body.chunk_elements,
+        span_elements=body.span_elements,
         deadline_s=body.deadline_s,
         attempt=body.attempt,
         previous=_hash_or_empty_untrusted(body.previous),
@@ -231,6 +278,8 @@ def _join_bytes(join: Join) -> bytes:
             join.wire_dtype,
             join.role,
             join.weight_cap,
+            join.up_bytes_per_s,
+            join.down_bytes_per_s,
             join.nonce,
             join.addresses,
             join.previous,

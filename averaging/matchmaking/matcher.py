@@ -59,7 +59,6 @@ class Matcher:
             make_join=self._make_join,
             next_ticket=self._next_ticket,
         )
-        self._role: schema.Role = "node" if can_lead else "client"
         self._seek: Seek | None = None
         self._tickets = 0
         self._wait_due_s = math.inf
@@ -71,6 +70,7 @@ class Matcher:
     def on_seek(self, request: SeekRequest, now_s: float) -> list[Output]:
         """The caller wants a group; one search at a time."""
         assert self._seek is None
+        assert (request.role == "client") != self._around.can_lead
         if request.round != self._begun:
             self._begun = request.round
             self._acquaintances.on_round_begun()
@@ -254,8 +254,10 @@ class Matcher:
             round=round_id,
             spec_hash=self._spec_hash,
             wire_dtype=self._config.wire_dtype,
-            role=self._role,
+            role=request.role,
             weight_cap=request.weight_cap,
+            up_bytes_per_s=request.up_bytes_per_s,
+            down_bytes_per_s=request.down_bytes_per_s,
             nonce=self._rng.randbytes(schema.NONCE_SIZE_BYTES),
             addresses=request.addresses,
             previous=request.previous,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from averaging.matchmaking import schema
 from averaging.matchmaking.acquaintances import Acquaintances
 from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.group import Join
@@ -20,7 +22,11 @@ class SeekRequest:
     round: RoundId
     follow: bool
     """Whether to adopt a later round that others are in."""
+    role: schema.Role
     weight_cap: float
+    up_bytes_per_s: int
+    """How fast we are, as far as we know; 0 if we do not."""
+    down_bytes_per_s: int
     expected: tuple[PeerId, ...] | None
     """Whom to wait for; None: strangers, as the DHT and the last group show."""
     lost: tuple[PeerId, ...]
@@ -45,3 +51,23 @@ class Surroundings:
     window: ArrivalWindow
     make_join: Callable[[RoundId, SeekRequest], Join]
     next_ticket: Callable[[], int]
+
+
+def checked_role(role: schema.Role | None, weight_cap: float, *, client_mode: bool) -> schema.Role:
+    """The wished role, or what a peer is by itself; raises ValueError when it cannot be that."""
+    role = role or ("client" if client_mode else "node")
+    if client_mode != (role == "client"):
+        can = "cannot" if client_mode else "can"
+        raise ValueError(f"a peer that {can} be dialed does not join as {role!r}")
+    if role == "aux" and weight_cap:
+        raise ValueError("an auxiliary peer contributes nothing, so its weight_cap is 0")
+    return role
+
+
+def rate_on_wire(rate_bytes_per_s: float | None) -> int:
+    """A rate as a JOIN tells it, 0 for an unknown one."""
+    if rate_bytes_per_s is None:
+        return 0
+    if not 0 < rate_bytes_per_s < math.inf:
+        raise ValueError(f"a rate is positive and finite, or None, not {rate_bytes_per_s}")
+    return min(max(round(rate_bytes_per_s), 1), schema.RATE_BYTES_PER_S_MAX)

@@ -34,6 +34,8 @@ WEIGHT_MAX = 1e18
 DEADLINE_S_MAX = 86_400.0
 ATTEMPT_MAX = 10_000
 CHUNK_ELEMENTS_MAX = 1 << 24
+SPAN_ELEMENTS_MAX = 1 << 48
+RATE_BYTES_PER_S_MAX = 10**15
 REASON_TEXT_MAX = 400
 _PEER_TEXT_MAX = 64
 _ADDRESS_TEXT_MAX = 256
@@ -48,7 +50,10 @@ OptionalHash: TypeAlias = Annotated[bytes, Meta(max_length=HASH_SIZE_BYTES)]
 RoundNumber: TypeAlias = Annotated[int, Meta(ge=0, le=ROUND_NUMBER_MAX)]
 Reason: TypeAlias = Annotated[str, Meta(max_length=REASON_TEXT_MAX)]
 
-Role: TypeAlias = Literal["node", "client"]
+Role: TypeAlias = Literal["node", "client", "aux"]
+"""A node contributes and averages, a client only contributes, an auxiliary peer only averages."""
+Rate: TypeAlias = Annotated[int, Meta(ge=0, le=RATE_BYTES_PER_S_MAX)]
+"""Bytes a second; 0 means unknown."""
 
 RefusalCode: TypeAlias = Literal[
     "other-round",  # the round field says which one the refuser is in
@@ -91,6 +96,8 @@ class JoinBody(Message, frozen=True):
     wire_dtype: Annotated[str, Meta(max_length=DTYPE_TEXT_MAX)]
     role: Role
     weight_cap: Annotated[float, Meta(ge=0, le=WEIGHT_MAX)]
+    up_bytes_per_s: Rate
+    down_bytes_per_s: Rate
     nonce: Annotated[bytes, Meta(min_length=NONCE_SIZE_BYTES, max_length=NONCE_SIZE_BYTES)]
     addresses: Addresses
     previous: OptionalHash
@@ -140,7 +147,7 @@ class Refuse(Message, frozen=True, tag="refuse"):
 class GroupFormed(Message, frozen=True, tag="group"):
     """Leader to every member: the group, in the bytes whose SHA-256 is its id."""
 
-    body: Annotated[bytes, Meta(max_length=GROUP_SIZE_MAX * (JOIN_BYTES_MAX + 128))]
+    body: Annotated[bytes, Meta(max_length=GROUP_SIZE_MAX * (JOIN_BYTES_MAX + 137))]
     last_arrival_s: Annotated[float, Meta(ge=0, le=DEADLINE_S_MAX)] = 0.0
     """How long after the leader was ready its last member came: what all learn to wait."""
 
@@ -150,6 +157,11 @@ class GroupBody(Message, frozen=True):
 
     joins: Annotated[tuple[SignedJoin, ...], Meta(min_length=1, max_length=GROUP_SIZE_MAX)]
     chunk_elements: Annotated[int, Meta(ge=1, le=CHUNK_ELEMENTS_MAX)]
+    span_elements: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=SPAN_ELEMENTS_MAX)], ...],
+        Meta(min_length=1, max_length=GROUP_SIZE_MAX),
+    ]
+    """One for each member that averages, in the members' order."""
     deadline_s: Annotated[float, Meta(gt=0, le=DEADLINE_S_MAX)]
     attempt: Annotated[int, Meta(ge=0, le=ATTEMPT_MAX)]
     previous: OptionalHash
@@ -192,7 +204,8 @@ class CandidateRecord(Message, frozen=True):
 
 
 RECORD_BYTES_MAX = 4096
-_GROUP_BYTES_MAX = GROUP_SIZE_MAX * (JOIN_BYTES_MAX + 128) + 1024
+# Beside each JOIN its signature and headers, and nine bytes for its span.
+_GROUP_BYTES_MAX = GROUP_SIZE_MAX * (JOIN_BYTES_MAX + 137) + 1024
 
 JOIN: Method[JoinRequest, Any] = Method(
     "join",

@@ -346,6 +346,11 @@ class Seek:
         """Members so far, ourselves included."""
         return 1 + len(self.roster.joined)
 
+    def voter_count(self) -> int:
+        """Members so far that contribute, and so vote."""
+        joins = (self.own_join, *(entry.join for entry in self.roster.joined.values()))
+        return sum(1 for join in joins if join.role != "aux")
+
     def refuse(
         self,
         call_id: int,

@@ -13,7 +13,8 @@ from averaging.errors import MatchmakingFailed
 from averaging.matchmaking import schema, strangers
 from averaging.matchmaking.acquaintances import Candidate
 from averaging.matchmaking.config import MatchmakingConfig
-from averaging.matchmaking.group import Group, parse_group_untrusted, parse_join_untrusted
+from averaging.matchmaking.failure import failure_of
+from averaging.matchmaking.group import Group, parse_join_untrusted
 from averaging.matchmaking.inbound import Inbound
 from averaging.matchmaking.matcher import Matcher
 from averaging.matchmaking.outputs import (
@@ -26,18 +27,16 @@ from averaging.matchmaking.outputs import (
     SendInvite,
     Withdraw,
 )
-from averaging.matchmaking.request import SeekRequest
+from averaging.matchmaking.plan import parse_planned_untrusted
+from averaging.matchmaking.request import SeekRequest, checked_role, rate_on_wire
 from averaging.naming import service_name
 from averaging.round_id import RoundId
 from p2p import (
-    CallTimeout,
     Dht,
     MessageInvalid,
     Node,
     P2PError,
     PeerId,
-    RefusedError,
-    RemoteError,
     RpcCall,
     RpcService,
     StreamBroken,
@@ -84,6 +83,7 @@ class Matchmaking:
         self._spec_hash = spec_hash
         self._config = config
         self._dht = dht
+        self._element_count = element_count
         self._nursery = nursery
         self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
         self._core = Matcher(
@@ -109,7 +109,10 @@ class Matchmaking:
         self,
         round: RoundId,
         *,
+        role: schema.Role | None = None,
         weight_cap: float,
+        up_bytes_per_s: float | None = None,
+        down_bytes_per_s: float | None = None,
         expected: Collection[PeerId] | None,
         lost: Collection[PeerId] = (),
         previous: bytes = b"",
@@ -122,7 +125,11 @@ class Matchmaking:
         """Find the group for one attempt of a round; one search at a time.
 
         Args:
+            role: "aux" averages for the others, contributes nothing and declares no weight; None
+                is what the node can be: a node, or a client if it cannot be dialed.
             weight_cap: the largest weight that we shall declare.
+            up_bytes_per_s: how fast we can send, if we know; the leader plans with it.
+            down_bytes_per_s: how fast we can receive.
             expected: who should come, with or without ourselves; the group closes at once when
                 all of them but the lost are there. None: strangers, found through the DHT.
             lost: who was lost lately: not waited for, and not asked to lead.
@@ -135,13 +142,17 @@ class Matchmaking:
 
         Raises:
             MatchmakingFailed: with the reason, and what each peer said.
+            ValueError: the node cannot have that role, or a number is out of range.
         """
         if self._search is not None:
             raise ValueError("a search for a group is under way already")
         request = SeekRequest(
             round=round,
             follow=follow,
+            role=checked_role(role, weight_cap, client_mode=self._node.client_mode),
             weight_cap=weight_cap,
+            up_bytes_per_s=rate_on_wire(up_bytes_per_s),
+            down_bytes_per_s=rate_on_wire(down_bytes_per_s),
             expected=None if expected is None else tuple(sorted(set(expected))),
             lost=tuple(sorted(set(lost))),
             previous=previous,
@@ -198,7 +209,7 @@ class Matchmaking:
         Raises:
             MessageInvalid: it is no group.
         """
-        group = await self._node.offload(parse_group_untrusted, body)
+        group = await self._node.offload(parse_planned_untrusted, body, self._element_count)
         self._apply(self._core.on_group_shown(group, trio.current_time()))
 
     # --- carrying out what the core decides ---------------------------------------------------
@@ -253,17 +264,8 @@ class Matchmaking:
         with scope:
             try:
                 await self._converse(ask)
-            except UnreachableError as exc:
-                cause = AskFailure.UNREACHABLE if exc.attempts else AskFailure.NO_ADDRESS
-                failure = cause, str(exc)
-            except RefusedError as exc:
-                failure = AskFailure.REFUSED, f"refused: {exc}"
-            except MessageInvalid as exc:
-                failure = AskFailure.INVALID, f"broke the protocol: {exc}"
-            except RemoteError as exc:
-                failure = AskFailure.REFUSED, str(exc)
-            except (StreamBroken, CallTimeout) as exc:
-                failure = AskFailure.BROKEN, f"went away: {exc}"
+            except P2PError as exc:
+                failure = failure_of(exc)
         del self._asks[ask.ticket]
         if failure is not None:
             now_s = trio.current_time()
@@ -279,7 +281,9 @@ class Matchmaking:
                     raise StreamBroken("it ended the call without a last word")
                 message: schema.LeaderMessage = received[0]
                 if isinstance(message, schema.GroupFormed):
-                    group = await self._node.offload(parse_group_untrusted, message.body)
+                    group = await self._node.offload(
+                        parse_planned_untrusted, message.body, self._element_count
+                    )
                     now_s = trio.current_time()
                     last_s = message.last_arrival_s
                     self._apply(self._core.on_group(ask.ticket, group, last_s, now_s))

@@ -19,6 +19,7 @@ from averaging.matchmaking.group import (
     quorum_reached,
     sign_join,
 )
+from averaging.matchmaking.plan import parse_planned_untrusted
 from averaging.matchmaking.strangers import parse_record_untrusted
 from averaging.round_id import RoundId
 from averaging.state.manifest import manifest_untrusted
@@ -48,6 +49,8 @@ def join_of(identity: Identity) -> Join:
             wire_dtype="float16",
             role="node",
             weight_cap=2.5,
+            up_bytes_per_s=125_000,
+            down_bytes_per_s=0,
             nonce=b"n" * 16,
             addresses=(ADDRESS,),
             previous=b"",
@@ -58,7 +61,14 @@ def join_of(identity: Identity) -> Join:
 
 
 JOINS = tuple(map(join_of, (ALICE, BOB, CAROL)))
-GROUP, GROUP_BODY = form_group(JOINS, chunk_elements=4096, deadline_s=30.0, attempt=0, previous=b"")
+GROUP, GROUP_BODY = form_group(
+    JOINS,
+    chunk_elements=4096,
+    span_elements=(8192, 8192, 3616),
+    deadline_s=30.0,
+    attempt=0,
+    previous=b"",
+)
 
 # Matchmaking
 
@@ -81,6 +91,11 @@ def run_group(data: bytes) -> None:
         return
     assert set(group.members) <= set(JOINS)
     parse_group_untrusted(body_of(group))
+    try:
+        assert parse_planned_untrusted(data, 20_000) == group
+    except MessageInvalid:
+        return
+    assert sum(group.span_elements) == 20_000
 
 
 def run_stranger(data: bytes) -> None:
@@ -201,7 +216,12 @@ TARGETS = (
         name="averaging.group",
         run=run_group,
         seeds=(GROUP_BODY,),
-        covers=("averaging.matchmaking.group.parse_group_untrusted",),
+        covers=(
+            "averaging.matchmaking.group.parse_group_untrusted",
+            "averaging.matchmaking.plan.check_plan_untrusted",
+            "averaging.matchmaking.plan.parse_planned_untrusted",
+            "averaging.allreduce.balance.check_spans_untrusted",
+        ),
     ),
     Target(
         name="averaging.stranger",

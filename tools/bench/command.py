@@ -109,6 +109,34 @@ def averaging(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def balance(
+    elements: Annotated[
+        int, typer.Option(min=65_536, help="Elements of the vector, four bytes each.")
+    ] = 524_288,
+    rate: Annotated[
+        float, typer.Option(min=10_000, help="Bytes a second of a peer of speed 1.")
+    ] = 1_000_000.0,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """How the vector is split among unequal peers: as planned, in equal spans, and at one server.
+
+    Real TCP streams on loopback with limited links, as in the DeDLOC paper's setups; two
+    minutes. Each time is set beside what the theory says; a case that took much longer is tried
+    again, up to three times, and its fastest counts.
+
+    Example: manyhands bench balance --rate 2e6
+    """
+    from tools.bench.balance import BalanceOptions, run_balance
+
+    with _steps() as steps:
+        report = run_balance(BalanceOptions(elements=elements, rate_bytes_per_s=rate), steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 

@@ -17,7 +17,16 @@ import trio
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, open_allreduce
-from averaging.matchmaking.group import Group, Join, choose_chunk_elements, form_group, sign_join
+from averaging.matchmaking.group import (
+    Group,
+    Join,
+    capacities_of,
+    choose_chunk_elements,
+    form_group,
+    in_order,
+    sign_join,
+)
+from averaging.matchmaking.plan import plan_spans
 from averaging.round_id import RoundId
 from p2p import Node, PeerId
 from p2p.testing import SimNetwork, run_sim
@@ -104,6 +113,8 @@ def group_of(
                 wire_dtype=wire_dtype,
                 role="client" if node.client_mode else "node",
                 weight_cap=weight_cap,
+                up_bytes_per_s=0,
+                down_bytes_per_s=0,
                 nonce=rng.randbytes(16),
                 addresses=node.addresses,
                 previous=b"",
@@ -117,6 +128,7 @@ def group_of(
     group, _ = form_group(
         joins,
         chunk_elements=chunk_elements or choose_chunk_elements(element_count, aggregators),
+        span_elements=plan_spans(capacities_of(in_order(joins)), element_count),
         deadline_s=deadline_s,
         attempt=0,
         previous=b"",

@@ -52,6 +52,7 @@ class Peer:
 
     peer_id: PeerId
     matcher: Matcher
+    role: schema.Role = "node"
     alive: bool = True
     frozen_until_s: float = -math.inf
     started_at_s: float = math.inf
@@ -82,6 +83,7 @@ class Swarm:
         count: int,
         *,
         client_count: int = 0,
+        aux_count: int = 0,
         config: MatchmakingConfig | None = None,
         latency_s: float = 0.02,
         jitter: float = 1.0,
@@ -100,21 +102,22 @@ class Swarm:
         self._groups: dict[bytes, Group] = {}
         self.config = config or MatchmakingConfig()
         for index in range(count):
-            self._add(can_lead=index < count - client_count, config=self.config)
+            client = index >= count - client_count
+            self._add("client" if client else "aux" if index < aux_count else "node")
 
-    def _add(self, *, can_lead: bool, config: MatchmakingConfig) -> None:
+    def _add(self, role: schema.Role) -> None:
         identity = Identity.generate(self.rng)
         matcher = Matcher(
             identity.peer_id,
             "swarm",
             SPEC_HASH,
-            can_lead=can_lead,
+            can_lead=role != "client",
             element_count=100_000,
-            config=config,
+            config=self.config,
             rng=random.Random(self.rng.getrandbits(64)),
             sign=identity.sign,
         )
-        self.peers[identity.peer_id] = Peer(identity.peer_id, matcher)
+        self.peers[identity.peer_id] = Peer(identity.peer_id, matcher, role)
 
     @property
     def ids(self) -> list[PeerId]:
@@ -145,7 +148,10 @@ class Swarm:
             request = SeekRequest(
                 round=round_id,
                 follow=follow,
-                weight_cap=1.0,
+                role=peer.role,
+                weight_cap=0.0 if peer.role == "aux" else 1.0,
+                up_bytes_per_s=0,
+                down_bytes_per_s=0,
                 expected=None if expected is None else tuple(sorted(expected)),
                 lost=tuple(sorted(lost)),
                 previous=previous,

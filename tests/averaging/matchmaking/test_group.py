@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,18 +13,22 @@ from hypothesis import strategies as st
 
 from averaging.matchmaking import schema
 from averaging.matchmaking.group import (
+    Group,
     Join,
     blocking,
+    capacities_of,
     choose_chunk_elements,
     form_group,
+    in_order,
     join_on_wire,
     parse_group_untrusted,
     parse_join_untrusted,
     quorum_reached,
     sign_join,
 )
+from averaging.matchmaking.plan import check_plan_untrusted, plan_spans
 from averaging.round_id import RoundId
-from p2p import Identity, MessageInvalid, PeerId, decode_untrusted, encode
+from p2p import Identity, MessageInvalid, PeerId, decode_untrusted, encode, short
 
 IDENTITIES = [Identity.generate(random.Random(seed)) for seed in range(4)]
 ROUND = RoundId(7, b"p" * 32)
@@ -38,6 +43,8 @@ def make_join(identity: Identity, **changes: object) -> Join:
         wire_dtype="",
         role="node",
         weight_cap=1.0,
+        up_bytes_per_s=0,
+        down_bytes_per_s=0,
         nonce=b"n" * 16,
         addresses=("/ip4/10.0.0.1/tcp/4001",),
         previous=b"",
@@ -47,7 +54,14 @@ def make_join(identity: Identity, **changes: object) -> Join:
 
 
 def body_of(*joins: Join) -> schema.GroupBody:
-    return schema.GroupBody(tuple(join_on_wire(join) for join in joins), 4096, 30.0, 0, b"")
+    on_wire = tuple(join_on_wire(join) for join in joins)
+    return schema.GroupBody(on_wire, 4096, (1000,) * len(joins), 30.0, 0, b"")
+
+
+def group_of(joins: list[Join], **changes: Any) -> tuple[Group, bytes]:
+    terms = {"chunk_elements": 4096, "deadline_s": 30.0, "attempt": 2, "previous": b"g" * 32}
+    spans = plan_spans(capacities_of(in_order(joins)), 100_000)
+    return form_group(joins, **{"span_elements": spans, **terms, **changes})
 
 
 @given(st.integers(1, 8))
@@ -66,26 +80,63 @@ def test_two_quorums_share_a_voter(count: int) -> None:
 
 def test_a_group_is_the_same_at_its_members() -> None:
     joins = [make_join(identity) for identity in IDENTITIES]
-    group, body = form_group(
-        joins, chunk_elements=4096, deadline_s=30.0, attempt=2, previous=b"g" * 32
-    )
+    group, body = group_of(joins)
     assert parse_group_untrusted(body) == group
     assert group.leader == IDENTITIES[0].peer_id
     assert set(group.voters) == {identity.peer_id for identity in IDENTITIES}
     assert group.join_of(IDENTITIES[2].peer_id) == joins[2]
     assert group.join_of(PeerId("nobody")) is None
-    other, _ = form_group(
-        joins, chunk_elements=4096, deadline_s=30.0, attempt=3, previous=b"g" * 32
-    )
+    other, _ = group_of(joins, attempt=3)
     assert other.group_id != group.group_id
 
 
 def test_clients_own_no_spans() -> None:
     joins = [make_join(IDENTITIES[0]), make_join(IDENTITIES[1], role="client")]
-    group, _ = form_group(joins, chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    group, _ = group_of(joins)
     assert group.aggregators == (IDENTITIES[0].peer_id,)
-    alone, _ = form_group(joins[1:], chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    assert group.span_elements == (100_000,)
+    alone, _ = group_of(joins[1:])
     assert alone.aggregators == (IDENTITIES[1].peer_id,)
+    assert alone.span_elements == (100_000,)
+
+
+def test_auxiliary_peers_average_and_do_not_vote() -> None:
+    joins = [
+        make_join(IDENTITIES[0], role="aux", weight_cap=0.0),
+        make_join(IDENTITIES[1], role="client"),
+        make_join(IDENTITIES[2]),
+    ]
+    group, body = group_of(joins)
+    # One may lead like any other that can be dialed.
+    assert parse_group_untrusted(body).leader == IDENTITIES[0].peer_id
+    assert set(group.aggregators) == {IDENTITIES[0].peer_id, IDENTITIES[2].peer_id}
+    assert set(group.voters) == {IDENTITIES[1].peer_id, IDENTITIES[2].peer_id}
+    assert sum(group.span_elements) == 100_000
+
+
+def test_spans_follow_the_rates_that_members_tell() -> None:
+    rates = (9_000_000, 1_000_000, 1_000_000, 0)
+    joins = [
+        make_join(identity, up_bytes_per_s=rate, down_bytes_per_s=2 * rate)
+        for identity, rate in zip(IDENTITIES, rates, strict=True)
+    ]
+    group, body = group_of(joins)
+    assert group.capacities[0].up_bytes_per_s == 9e6
+    assert {one.up_bytes_per_s for one in group.capacities[1:]} == {1e6, None}
+    # The slow ones need a second for each byte to contribute, in which the fast one averages all.
+    assert group.span_elements == (100_000, 0, 0, 0)
+    check_plan_untrusted(parse_group_untrusted(body), 100_000)
+    equal, _ = group_of(joins, span_elements=(25_000,) * 4)
+    with pytest.raises(MessageInvalid, match=f"{short(group.leader)} split the vector badly"):
+        check_plan_untrusted(equal, 100_000)
+    with pytest.raises(MessageInvalid, match=r"badly: .* do not cover the 99999 elements"):
+        check_plan_untrusted(group, 99_999)
+
+
+def test_an_auxiliary_peer_has_no_weight() -> None:
+    join = make_join(IDENTITIES[0], role="aux", weight_cap=1.0)
+    with pytest.raises(MessageInvalid, match="declares a weight"):
+        parse_join_untrusted(join_on_wire(join))
 
 
 @given(st.data())
@@ -119,6 +170,7 @@ def test_a_join_has_one_spelling() -> None:
     [
         ([make_join(IDENTITIES[0]), make_join(IDENTITIES[0])], "twice"),
         ([make_join(IDENTITIES[0], role="client")], "led by a client"),
+        ([make_join(IDENTITIES[0], role="aux", weight_cap=0.0)], "no member that contributes"),
         ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], spec_hash=b"t" * 32)], "one spec"),
         ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], group_name="run2")], "one spec"),
         ([make_join(IDENTITIES[0]), make_join(IDENTITIES[1], round=RoundId(8))], "same round"),
@@ -132,7 +184,7 @@ def test_bad_groups_are_refused(joins: list[Join], complaint: str) -> None:
 
 def test_members_are_ordered_by_rank() -> None:
     joins = [make_join(identity) for identity in IDENTITIES]
-    group, _ = form_group(joins, chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    group, _ = group_of(joins)
     leader, *others = group.members
     parse_group_untrusted(encode(body_of(leader, *others)))
     with pytest.raises(MessageInvalid, match="ordered by rank"):

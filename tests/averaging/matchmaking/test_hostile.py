@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from averaging.matchmaking import Join, schema
 from averaging.matchmaking.group import (
+    Group,
     form_group,
     join_on_wire,
     parse_group_untrusted,
@@ -62,10 +63,21 @@ async def open_hostile_leader(
             yield node, round_id
 
 
+def group_of(joins: Sequence[Join], span_elements: Sequence[int]) -> tuple[Group, bytes]:
+    return form_group(
+        joins,
+        chunk_elements=1,
+        span_elements=span_elements,
+        deadline_s=1.0,
+        attempt=0,
+        previous=b"",
+    )
+
+
 async def answer_with_another_nonce(call: RpcCall[Any, Any]) -> None:
     join = parse_join_untrusted(call.request.join)
     altered = dataclasses.replace(join, nonce=b"other nonce 1234")
-    _, body = form_group([altered], chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    _, body = group_of([altered], (1_000,))
     await call.send(schema.GroupFormed(body))
 
 
@@ -74,9 +86,25 @@ async def answer_with_its_group_without_us(call: RpcCall[Any, Any]) -> None:
     node = LEADERS[call.peer_id]
     join = parse_join_untrusted(call.request.join)
     own = sign_join(dataclasses.replace(join, peer_id=node.peer_id), node.identity.sign)
-    _, body = form_group([own], chunk_elements=1, deadline_s=1.0, attempt=0, previous=b"")
+    _, body = group_of([own], (1_000,))
     parse_group_untrusted(body)
     await call.send(schema.GroupFormed(body))
+
+
+async def _answer_with_spans(call: RpcCall[Any, Any], *span_elements: int) -> None:
+    node = LEADERS[call.peer_id]
+    join = parse_join_untrusted(call.request.join)
+    own = dataclasses.replace(join, peer_id=node.peer_id, role="node", addresses=node.addresses)
+    _, body = group_of([sign_join(own, node.identity.sign), join], span_elements)
+    await call.send(schema.GroupFormed(body))
+
+
+async def answer_with_spans_of_another_vector(call: RpcCall[Any, Any]) -> None:
+    await _answer_with_spans(call, 500, 501)
+
+
+async def answer_with_a_span_too_few(call: RpcCall[Any, Any]) -> None:
+    await _answer_with_spans(call, 1_000)
 
 
 async def answer_with_noise(call: RpcCall[Any, Any]) -> None:
@@ -113,6 +141,8 @@ async def say_nothing(call: RpcCall[Any, Any]) -> None:
     [
         answer_with_another_nonce,
         answer_with_its_group_without_us,
+        answer_with_spans_of_another_vector,
+        answer_with_a_span_too_few,
         answer_with_noise,
         answer_with_the_wrong_message,
         redirect_to_nonsense,
@@ -207,6 +237,8 @@ async def _join_of(node: Node) -> schema.SignedJoin:
         wire_dtype="",
         role="node",
         weight_cap=1.0,
+        up_bytes_per_s=0,
+        down_bytes_per_s=0,
         nonce=bytes(16),
         addresses=(),
         previous=b"",

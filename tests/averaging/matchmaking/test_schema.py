@@ -25,6 +25,8 @@ JOIN_BODY = schema.JoinBody(
     wire_dtype="float16",
     role="node",
     weight_cap=2.5,
+    up_bytes_per_s=125_000,
+    down_bytes_per_s=0,
     nonce=b"n" * 16,
     addresses=(ADDRESS,),
     previous=b"",
@@ -40,8 +42,8 @@ SIGNED_HEX = f"92c404{b'body'.hex()}c440{X64}"
 CASES: list[tuple[Message, str]] = [
     (
         JOIN_BODY,
-        f"9b{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
-        f"cb4004000000000000c410{N16}91{ADDRESS_HEX}c400c2",
+        f"9d{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
+        f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2",
     ),
     (SIGNED, SIGNED_HEX),
     (schema.JoinRequest(SIGNED, (PEER,)), f"92{SIGNED_HEX}91{PEER_HEX}"),
@@ -53,8 +55,8 @@ CASES: list[tuple[Message, str]] = [
     ),
     (schema.GroupFormed(b"body", 0.5), "93a567726f7570c404626f6479cb3fe0000000000000"),
     (
-        schema.GroupBody((SIGNED,), 4096, 30.0, 1, b""),
-        f"9591{SIGNED_HEX}cd1000cb403e00000000000001c400",
+        schema.GroupBody((SIGNED,), 4096, (70_000,), 30.0, 1, b""),
+        f"9691{SIGNED_HEX}cd100091ce00011170cb403e00000000000001c400",
     ),
     (
         schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True),
@@ -117,11 +119,15 @@ def test_leader_messages_are_told_apart() -> None:
         (schema.RoundOnWire, [1, b"p" * 31]),
         (schema.Wait, ["wait", True, 257, 0]),
         (schema.Refuse, ["refuse", "because"]),
-        (schema.GroupBody, [[], 4096, 30.0, 0, b""]),
-        (schema.GroupBody, [[[b"", b"x" * 64]], 0, 30.0, 0, b""]),
-        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, float("nan"), 0, b""]),
-        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, float("inf"), 0, b""]),
-        (schema.GroupBody, [[[b"", b"x" * 64]] * 257, 4096, 30.0, 0, b""]),
+        (schema.GroupBody, [[], 4096, [1], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 0, [1], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [1], float("nan"), 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [1], float("inf"), 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]] * 257, 4096, [1], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [-1], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [2**48 + 1], 30.0, 0, b""]),
+        (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [0] * 257, 30.0, 0, b""]),
         (schema.GroupFormed, ["group", b"", -1.0]),
         (schema.CandidateRecord, [["/ip4/1.1.1.1/tcp/1"] * 9, [1, b"p" * 32], b"s" * 32]),
     ],
@@ -129,6 +135,21 @@ def test_leader_messages_are_told_apart() -> None:
 def test_numbers_out_of_range_are_refused(kind: type[Message], fields: list[Any]) -> None:
     with pytest.raises(MessageInvalid):
         decode_untrusted(msgspec.msgpack.encode(fields), kind, size_bytes_max=99_999)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"up_bytes_per_s": -1},
+        {"down_bytes_per_s": 10**15 + 1},
+        {"up_bytes_per_s": 0.5},
+        {"role": "leader"},
+    ],
+)
+def test_joins_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    bad = msgspec.structs.replace(JOIN_BODY, **changes)
+    with pytest.raises(MessageInvalid):
+        decode_untrusted(encode(bad), schema.JoinBody, size_bytes_max=999)
 
 
 def test_each_group_name_has_a_service_of_its_own() -> None:

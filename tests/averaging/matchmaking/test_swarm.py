@@ -61,6 +61,30 @@ def test_all_who_know_each_other_are_in_one_group_at_once(
 
 
 @given(seeds, st.integers(2, 12), st.data())
+@settings(max_examples=40)
+def test_auxiliary_peers_join_and_do_not_vote(seed: int, count: int, data: st.DataObject) -> None:
+    aux_count = data.draw(st.integers(1, count - 1))
+    swarm = Swarm(seed, count, aux_count=aux_count)
+    swarm.seek_all(spread_s=1.0)
+    swarm.run()
+    check_outcomes(swarm)
+    assert len({peer.group.group_id for peer in swarm.peers.values()}) == 1
+    group = next(iter(swarm.peers.values())).group
+    assert group.leader == best(swarm.ids)
+    assert set(group.voters) == set(swarm.ids[aux_count:])
+    assert set(group.aggregators) == set(swarm.ids)
+
+
+def test_auxiliary_peers_alone_are_no_group() -> None:
+    swarm = Swarm(1, 3, aux_count=3)
+    swarm.seek_all()
+    swarm.run()
+    check_outcomes(swarm)
+    reasons = [peer.failure.reason for peer in swarm.peers.values()]
+    assert any("nobody came that contributes" in reason for reason in reasons)
+
+
+@given(seeds, st.integers(2, 12), st.data())
 @settings(max_examples=60)
 def test_clients_join_and_never_lead(seed: int, count: int, data: st.DataObject) -> None:
     client_count = data.draw(st.integers(1, count - 1))

@@ -1,0 +1,48 @@
+"""How a leader splits the vector among its group, and how its members check that (core)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from averaging.allreduce.balance import (
+    Capacity,
+    check_spans_untrusted,
+    grid_for,
+    solve,
+    span_lengths,
+)
+from averaging.matchmaking.group import Group, parse_group_untrusted
+from p2p import MessageInvalid, short
+
+
+def plan_spans(capacities: Sequence[Capacity], element_count: int) -> tuple[int, ...]:
+    """The spans, one for each member that averages, by the rates that all of them tell.
+
+    Nobody tells of limits between pairs, so this is the exact optimum, in O(n log n).
+    """
+    shares = solve(capacities).shares
+    owned = [share for share, one in zip(shares, capacities, strict=True) if one.aggregates]
+    return span_lengths(owned, element_count, grid=grid_for(element_count, len(owned)))
+
+
+def parse_planned_untrusted(data: bytes, element_count: int) -> Group:
+    """Check a group's body and its plan for our vector.
+
+    Raises:
+        MessageInvalid: either is bad.
+    """
+    group = parse_group_untrusted(data)
+    check_plan_untrusted(group, element_count)
+    return group
+
+
+def check_plan_untrusted(group: Group, element_count: int) -> None:
+    """Check that the group's spans cover our vector, and are not much slower than need be.
+
+    Raises:
+        MessageInvalid: they do not or are; names the leader.
+    """
+    try:
+        check_spans_untrusted(group.span_elements, group.capacities, element_count)
+    except MessageInvalid as exc:
+        raise MessageInvalid(f"{short(group.leader)} split the vector badly: {exc}") from exc
