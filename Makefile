@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # How long `make soak` goes on.
 SOAK_SECONDS ?= 600
+# How many rounds of each fault follow.
+SOAK_ROUNDS ?= 50
 BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
@@ -76,8 +78,9 @@ netlab: setup netlab-setup ## cut and slow links in real network namespaces; nee
 netlab-setup:
 	@scripts/netlab-setup
 
-soak: setup ## reconnect, cancel and move checked bulk for SOAK_SECONDS; memory and descriptors stay flat
+soak: setup ## move checked bulk for SOAK_SECONDS, then SOAK_ROUNDS rounds of each fault in real processes
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+	@$(BIN)/python -m tests.soak.rounds --probe all --rounds $(SOAK_ROUNDS)
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,5 +1,7 @@
 """Ctrl-C, SIGTERM and SIGKILL leave no process, socket or temporary file behind."""
 
+import contextlib
+import secrets
 import signal
 import socket
 from pathlib import Path
@@ -52,6 +54,36 @@ def test_a_trainer_leaves_the_swarm(tmp_path: Path, number: signal.Signals) -> N
         assert "stopped at step" in trainer.stdout
         assert "join again" in trainer.stdout
         assert "Traceback" not in trainer.stderr
+    assert is_free(listening_port(address))
+
+
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Every process of this machine that inherited the mark in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        # Others' processes may not be looked at, and some end while we look.
+        with contextlib.suppress(psutil.Error):
+            if mark in process.environ().values():
+                found.append(process)
+    return found
+
+
+def test_no_process_outlives_a_killed_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = secrets.token_hex(16)
+    monkeypatch.setitem(ENVIRONMENT, "MANYHANDS_TEST_MARK", mark)
+    train = ("train", "digits", "--listen", LOOPBACK, "--steps", "1000000")
+    with running(*train, folder=tmp_path) as trainer:
+        address = trainer.read_until("--initial-peers").split()[-1]
+        trainer.read_until("step 50")
+        processes = marked_processes(mark)
+        assert trainer.process.pid in [process.pid for process in processes]
+        send(trainer, signal.SIGKILL)
+        assert trainer.finish(timeout_s=END_S_MAX) == -signal.SIGKILL
+        _, alive = psutil.wait_procs(processes, timeout=END_S_MAX)
+        assert alive == []
+        assert marked_processes(mark) == []
     assert is_free(listening_port(address))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,10 @@ class Worker:
     def ended(self) -> bool:
         """Whether the process is gone."""
         return self._process.poll() is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; who has ended gets none."""
+        self._process.send_signal(number)
 
     def tell(self, **order: Any) -> None:
         """Give an order; whoever is gone hears nothing, and its answer says why."""
