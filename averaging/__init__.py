@@ -1,7 +1,8 @@
 """Averaging of vectors among peers: groups, all-reduce with an agreed outcome, state download."""
 
 from averaging.allreduce.balance import Capacity, planned_seconds
-from averaging.averager import Averager, AveragerConfig, open_averager
+from averaging.averager import Averager, PreparedRound, open_averager
+from averaging.config import AveragerConfig
 from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
 from averaging.matchmaking.plan import plan_spans
 from averaging.report import MemberReport, RoundReport
@@ -28,6 +29,7 @@ __all__ = [
     "Manifest",
     "MatchmakingFailed",
     "MemberReport",
+    "PreparedRound",
     "RoundFailed",
     "RoundId",
     "RoundReport",

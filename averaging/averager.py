@@ -4,107 +4,35 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-import numpy as np
 import trio
 
-from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.rates import RateMeter
 from averaging.allreduce.result import RoundResult
-from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.allreduce.service import Allreduce, Entered, open_allreduce
+from averaging.attempts import Attempts
+from averaging.config import AveragerConfig
 from averaging.errors import MatchmakingFailed, RoundFailed
 from averaging.heavy import run_heavy
-from averaging.matchmaking import Group, Matchmaking, MatchmakingConfig, open_matchmaking
-from averaging.report import MemberReport, RoundReport
+from averaging.matchmaking import Group, Matchmaking, open_matchmaking
+from averaging.report import RoundReport
 from averaging.round_id import RoundId
-from averaging.tensors import FLOAT_DTYPES, Array, TensorSpec
-from p2p import Dht, Node, Path, PeerId
+from averaging.staging import Staging
+from averaging.tensors import Array, Tensor, TensorSpec
+from p2p import Dht, Node, PeerId
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # The most that a JOIN may carry; larger weights are a mistake in units.
 _WEIGHT_MAX: Final = 1e18
-
-
-@dataclass(frozen=True, kw_only=True)
-class AveragerConfig:
-    """How peers find each other and how patient they are."""
-
-    wire_dtype: str | None = None
-    """float16, float32 or float64; None sends the vector's own. Members must agree."""
-    group_size_max: int = 64
-    """A group of this size closes at once."""
-    group_size_min: int = 1
-    """A smaller group does not start, and fewer votes commit nothing. With more than half of all
-    peers, set alike at each, a round has one result even when the network is parted."""
-    join_window_s: float = 5.0
-    """The longest wait for strangers, and for a better-ranked peer that is not yet looking."""
-    silence_s: float = 2.5
-    """A member from which nothing came for so long is lost."""
-    linger_s: float = 10.0
-    """How long a result is kept to serve members that lack a piece of it."""
-    partition_patience_s: float = 60.0
-    """How long a group waits whose failed predecessor may have succeeded out of sight."""
-
-    def __post_init__(self) -> None:
-        if self.wire_dtype is not None and self.wire_dtype not in FLOAT_DTYPES:
-            raise ValueError(f"wire_dtype must be one of {FLOAT_DTYPES} or None")
-        # The parts check their own numbers.
-        self.matchmaking("float32")
-        self.allreduce()
-
-    def matchmaking(self, wire_dtype: str) -> MatchmakingConfig:
-        """The part for finding groups."""
-        return MatchmakingConfig(
-            wire_dtype=wire_dtype,
-            group_size_max=self.group_size_max,
-            group_size_min=self.group_size_min,
-            join_window_s=self.join_window_s,
-            join_window_s_min=min(self.join_window_s, MatchmakingConfig.join_window_s_min),
-            partition_patience_s=self.partition_patience_s,
-        )
-
-    def allreduce(self) -> AllreduceConfig:
-        """The part for averaging in a group."""
-        return AllreduceConfig(
-            silence_s=self.silence_s,
-            ping_s=min(AllreduceConfig.ping_s, self.silence_s / 4),
-            linger_s=self.linger_s,
-            votes_min=self.group_size_min,
-        )
-
-
-@dataclass
-class _Attempts:
-    """What has been tried so far in one step."""
-
-    started_s: float
-    count: int = 0
-    lost: dict[PeerId, None] = field(default_factory=dict)
-    matchmaking_seconds: float = 0.0
-    transfer_seconds: float = 0.0
-    agreement_seconds: float = 0.0
-    reduction_seconds: float = 0.0
-    repair_seconds: float = 0.0
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    bytes_by_path: Counter[Path] = field(default_factory=Counter)
-
-    def add(self, result: RoundResult) -> None:
-        """Count one group's outcome."""
-        self.lost.update(dict.fromkeys(result.lost))
-        self.transfer_seconds += result.transfer_seconds
-        self.agreement_seconds += result.agreement_seconds
-        self.reduction_seconds += result.reduction_seconds
-        self.repair_seconds += result.repair_seconds
-        self.bytes_by_path.update(result.sent_bytes)
-        self.bytes_by_path.update(result.received_bytes)
-        self.sent_bytes += sum(result.sent_bytes.values())
-        self.received_bytes += sum(result.received_bytes.values())
+# Above a gigabit it is the processor that limits, which waverings of a rate say nothing about.
+_RATE_BYTES_PER_S_MAX: Final = 125e6
 
 
 @dataclass(frozen=True)
@@ -116,21 +44,39 @@ class _Previous:
     promised: bool
 
 
+@dataclass
+class _Wish:
+    """What a step asks for, and what came of it so far."""
+
+    until_s: float
+    weight_cap: float
+    round: RoundId | None
+    expected: Collection[PeerId] | None
+    attempts: Attempts
+    entered: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+
 class Averager:
     """Averages tensors with peers; opened by open_averager()."""
 
     def __init__(
-        self, node: Node, spec: TensorSpec, matchmaking: Matchmaking, allreduce: Allreduce
+        self,
+        node: Node,
+        spec: TensorSpec,
+        config: AveragerConfig,
+        matchmaking: Matchmaking,
+        allreduce: Allreduce,
     ) -> None:
         self.spec = spec
         self._node = node
+        self._auxiliary = config.auxiliary
         self._matchmaking = matchmaking
         self._allreduce = allreduce
         self._round = RoundId(0)
         self._previous: _Previous | None = None
         self._stepping = False
-        # Kept from step to step: fresh memory of this size costs more than the copying.
-        self._flat = np.empty(spec.element_count, spec.dtype)
+        self._staging = Staging(spec)
+        self._rates = RateMeter()
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
@@ -138,7 +84,7 @@ class Averager:
 
     async def step(
         self,
-        tensors: Mapping[str, Array],
+        tensors: Mapping[str, Tensor],
         *,
         weight: float = 1.0,
         deadline_s: float = 30.0,
@@ -146,6 +92,9 @@ class Averager:
         expected: Collection[PeerId] | None = None,
     ) -> RoundReport:
         """Overwrite the tensors with the weighted mean of the group's, all or nothing.
+
+        An auxiliary peer averages for the others: its tensors are neither read nor changed, and
+        its weight is 0, whatever it says.
 
         Args:
             tensors: as the spec says, writable; changed in place on success only.
@@ -159,42 +108,113 @@ class Averager:
             RoundFailed: no agreed result; the tensors are untouched, the report says why.
             ValueError: the tensors do not fit the spec, or a number is out of range.
         """
-        self.spec.check(tensors, to_write=True)
-        if not 0 <= weight <= _WEIGHT_MAX:
-            raise ValueError(f"weight must be between 0 and {_WEIGHT_MAX:g}, not {weight}")
+        self._check(tensors)
+        wish = self._wish(weight, deadline_s, round, expected)
+        with self._only_step():
+            return await self._run(wish, tensors, wish.weight_cap, None)
+
+    @asynccontextmanager
+    async def prepare(
+        self,
+        *,
+        weight_cap: float = 1.0,
+        deadline_s: float = 30.0,
+        round: RoundId | None = None,
+        expected: Collection[PeerId] | None = None,
+    ) -> AsyncIterator[PreparedRound]:
+        """Find the group and open its streams before the tensors are final.
+
+        Leaving the block without run() cancels our part; the others go on without us.
+
+        Args:
+            weight_cap: the most that run() will declare.
+            deadline_s, round, expected: as for step(); the deadline covers run(), too.
+
+        Raises:
+            RoundFailed: no group was found.
+            ValueError: a number is out of range.
+        """
+        wish = self._wish(weight_cap, deadline_s, round, expected)
+        with self._only_step():
+            async with wish.entered:
+                group = await self._find_group(wish)
+                entered = await self._enter(wish, group)
+                yield PreparedRound(self, wish, (group, entered))
+
+    def _wish(
+        self,
+        weight_cap: float,
+        deadline_s: float,
+        round: RoundId | None,
+        expected: Collection[PeerId] | None,
+    ) -> _Wish:
+        if not 0 <= weight_cap <= _WEIGHT_MAX:
+            raise ValueError(f"weight must be between 0 and {_WEIGHT_MAX:g}, not {weight_cap}")
         if not 0 < deadline_s < math.inf:
             raise ValueError(f"deadline_s must be positive, not {deadline_s}")
+        now_s = trio.current_time()
+        cap = 0.0 if self._auxiliary else float(weight_cap)
+        return _Wish(now_s + deadline_s, cap, round, expected, Attempts(now_s))
+
+    def _check(self, tensors: Mapping[str, Tensor]) -> None:
+        if not self._auxiliary:
+            self.spec.check(tensors, to_write=True)
+
+    @contextmanager
+    def _only_step(self) -> Iterator[None]:
         if self._stepping:
             raise ValueError("one step at a time: the last one has not ended")
         self._stepping = True
         try:
-            until_s = trio.current_time() + deadline_s
-            await self._heavy(self.spec.flatten, tensors, self._flat)
-            report = await self._attempt_until(until_s, float(weight), round, expected)
-            # Writing cannot be cancelled once it has begun, and nothing waits after it.
-            await self._heavy(self.spec.write_back, self._flat, tensors)
+            yield
         finally:
             self._stepping = False
+
+    async def _run(
+        self,
+        wish: _Wish,
+        tensors: Mapping[str, Tensor],
+        weight: float,
+        prepared: tuple[Group, Entered] | None,
+    ) -> RoundReport:
+        """Average with groups until one succeeds; then the tensors hold its result."""
+        if self._auxiliary:
+            return await self._attempt_until(wish, None, 0.0, prepared)
+        flat = self.spec.view(tensors)
+        viewed = flat is not None
+        if flat is None:
+            flat = await self._heavy(self._staging.flatten, tensors)
+        report = await self._attempt_until(wish, flat, weight, prepared)
+        if not viewed:
+            # Writing cannot be cancelled once it has begun, and nothing waits after it.
+            await self._heavy(self._staging.write_back, flat, tensors)
         return report
 
-    async def _heavy(self, function: Callable[..., object], *args: object) -> None:
-        await run_heavy(self._node, self._flat.nbytes, function, *args)
+    async def _heavy(self, function: Callable[..., T], *args: object) -> T:
+        size_bytes = self.spec.element_count * self.spec.dtype.itemsize
+        return await run_heavy(self._node, size_bytes, function, *args)
 
     async def _attempt_until(
         self,
-        until_s: float,
+        wish: _Wish,
+        flat: Array | None,
         weight: float,
-        round: RoundId | None,
-        expected: Collection[PeerId] | None,
+        prepared: tuple[Group, Entered] | None,
     ) -> RoundReport:
         """Try groups until one succeeds: then the flat vector holds its result."""
-        attempts = _Attempts(trio.current_time())
         while True:
-            group = await self._find_group(attempts, until_s, weight, round, expected)
-            attempts.count += 1
-            result = await self._allreduce.run(group, self._flat, weight, until_s, out=self._flat)
-            attempts.add(result)
-            report = self._report(attempts, group, result)
+            if prepared is None:
+                group = await self._find_group(wish)
+                prepared = group, await self._enter(wish, group)
+            group, entered = prepared
+            prepared = None
+            try:
+                result = await entered.run(flat, weight, out=flat)
+            finally:
+                await wish.entered.aclose()
+            wish.attempts.add(result)
+            self._measure(result)
+            report = wish.attempts.report_of(group, result, trio.current_time())
             logger.info("round_ended group=%s %s", group.group_id[:4].hex(), report)
             if result.outcome == "success":
                 self._previous = None
@@ -204,89 +224,79 @@ class Averager:
             self._previous = _Previous(group.round, group.group_id, result.promised)
             # Who is undecided must not take part elsewhere: its vote may have committed.
             hopeless = result.outcome == "undecided" or (result.hopeless and not result.lost)
-            if hopeless or trio.current_time() >= until_s:
+            if hopeless or trio.current_time() >= wish.until_s:
                 raise RoundFailed(report)
 
-    async def _find_group(
-        self,
-        attempts: _Attempts,
-        until_s: float,
-        weight: float,
-        round: RoundId | None,
-        expected: Collection[PeerId] | None,
-    ) -> Group:
-        wanted = self._round if round is None else round
+    def _measure(self, result: RoundResult) -> None:
+        sent, received = sum(result.sent_bytes.values()), sum(result.received_bytes.values())
+        if result.outcome == "success":
+            self._rates.on_round(sent, received, result.sending_seconds, result.transfer_seconds)
+
+    async def _enter(self, wish: _Wish, group: Group) -> Entered:
+        wish.attempts.count += 1
+        entering = self._allreduce.entered(group, self.spec.wire, wish.until_s)
+        return await wish.entered.enter_async_context(entering)
+
+    async def _find_group(self, wish: _Wish) -> Group:
+        wanted = self._round if wish.round is None else wish.round
         previous = self._previous if self._previous and self._previous.round == wanted else None
-        started_s = trio.current_time()
+        attempts, started_s = wish.attempts, trio.current_time()
         try:
             return await self._matchmaking.find_group(
                 wanted,
-                weight_cap=weight,
-                expected=expected,
+                role="aux" if self._auxiliary else None,
+                weight_cap=wish.weight_cap,
+                up_bytes_per_s=_told(self._rates.up_bytes_per_s),
+                down_bytes_per_s=_told(self._rates.down_bytes_per_s),
+                expected=wish.expected,
                 lost=tuple(attempts.lost),
                 previous=previous.group_id if previous else b"",
                 abandoned=previous.promised if previous else False,
                 attempt=attempts.count,
-                deadline_s=max(until_s - started_s, 0.0),
-                follow=round is None,
+                deadline_s=max(wish.until_s - started_s, 0.0),
+                follow=wish.round is None,
             )
         except MatchmakingFailed as exc:
-            attempts.matchmaking_seconds += trio.current_time() - started_s
-            started_s = trio.current_time()
-            report = self._report_without_group(attempts, wanted, weight, exc)
+            now_s = trio.current_time()
+            attempts.matchmaking_seconds += now_s - started_s
+            started_s = now_s
+            me, weight = self._node.peer_id, wish.weight_cap
+            report = attempts.report_without_group(wanted, me, weight, exc, now_s)
             logger.info("round_ended group=none %s", report)
             raise RoundFailed(report) from exc
         finally:
             attempts.matchmaking_seconds += trio.current_time() - started_s
 
-    def _report(self, attempts: _Attempts, group: Group, result: RoundResult) -> RoundReport:
-        return self._timed(
-            attempts,
-            RoundReport(
-                group_id=group.group_id,
-                round=group.round,
-                members=result.members,
-                digest=result.digest,
-                succeeded=result.outcome == "success",
-                outcome=result.outcome,
-                reason=result.reason,
-                plans=result.plans,
-            ),
-        )
 
-    def _report_without_group(
-        self, attempts: _Attempts, round: RoundId, weight: float, failed: MatchmakingFailed
-    ) -> RoundReport:
-        return self._timed(
-            attempts,
-            RoundReport(
-                group_id=b"",
-                round=round,
-                members={self._node.peer_id: MemberReport(fraction=0.0, weight=weight)},
-                digest=b"",
-                succeeded=False,
-                outcome="failed",
-                reason=failed.reason,
-                behind=failed.behind,
-                refusals=failed.refusals,
-            ),
-        )
+class PreparedRound:
+    """A group whose streams are open and which waits for our tensors; see Averager.prepare()."""
 
-    def _timed(self, attempts: _Attempts, report: RoundReport) -> RoundReport:
-        return replace(
-            report,
-            attempts=max(attempts.count, 1),
-            lost=tuple(attempts.lost),
-            sent_bytes=attempts.sent_bytes,
-            received_bytes=attempts.received_bytes,
-            bytes_by_path=dict(attempts.bytes_by_path),
-            reduction_seconds=attempts.reduction_seconds,
-            repair_seconds=attempts.repair_seconds,
-            seconds=trio.current_time() - attempts.started_s,
-            matchmaking_seconds=attempts.matchmaking_seconds,
-            transfer_seconds=attempts.transfer_seconds,
-            agreement_seconds=attempts.agreement_seconds,
-        )
+    def __init__(self, averager: Averager, wish: _Wish, prepared: tuple[Group, Entered]) -> None:
+        self._averager = averager
+        self._wish = wish
+        self._prepared: tuple[Group, Entered] | None = prepared
+        self.members: tuple[PeerId, ...] = prepared[0].peer_ids
+        """Of the group, in its order."""
+
+    async def run(self, tensors: Mapping[str, Tensor], *, weight: float = 1.0) -> RoundReport:
+        """Average, once; as Averager.step().
+
+        Raises:
+            RoundFailed, ValueError: as step() does; ValueError also for a weight over the cap.
+        """
+        averager, wish, prepared = self._averager, self._wish, self._prepared
+        if prepared is None:
+            raise ValueError("a prepared round is run once")
+        averager._check(tensors)
+        if not 0 <= weight <= wish.weight_cap and not averager._auxiliary:
+            raise ValueError(f"weight must be between 0 and {wish.weight_cap:g}, not {weight}")
+        self._prepared = None
+        return await averager._run(wish, tensors, float(weight), prepared)
+
+
+def _told(rate_bytes_per_s: float | None) -> float | None:
+    """A rate as the others are told it."""
+    return None if rate_bytes_per_s is None else min(rate_bytes_per_s, _RATE_BYTES_PER_S_MAX)
 
 
 @asynccontextmanager
@@ -304,13 +314,14 @@ async def open_averager(
         dht: where strangers are found; without it only expected peers and former members are.
     """
     config = config or AveragerConfig()
-    wire_dtype = config.wire_dtype or spec.dtype.name
+    if config.wire_dtype is not None:
+        spec = spec.with_wire(config.wire_dtype)
     async with (
         open_matchmaking(
             node,
             group_name,
             spec.hash,
-            config.matchmaking(wire_dtype),
+            config.matchmaking(),
             dht,
             element_count=spec.element_count,
         ) as matchmaking,
@@ -321,4 +332,4 @@ async def open_averager(
             on_group_shown=matchmaking.on_group_shown_untrusted,
         ) as allreduce,
     ):
-        yield Averager(node, spec, matchmaking, allreduce)
+        yield Averager(node, spec, config, matchmaking, allreduce)

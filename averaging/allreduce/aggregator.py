@@ -10,7 +10,7 @@ import trio
 from blake3 import blake3
 
 from averaging.allreduce import hearing, manifest
-from averaging.allreduce.mean import Contribution, weighted_mean
+from averaging.allreduce.mean import Contribution
 from averaging.allreduce.pace import Pace
 from averaging.allreduce.reduction import LOST_REASONS, SLOW_REASONS
 from averaging.allreduce.schema import (
@@ -29,6 +29,7 @@ from averaging.allreduce.schema import (
 from averaging.allreduce.session import Link, Session, Work
 from averaging.allreduce.silence import wait_silent
 from averaging.codecs.floating import Payload
+from averaging.robust.aggregate import aggregate
 from p2p import MessageInvalid, PeerId, RpcCall, StreamBroken, open_service_nursery, short
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,12 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
 def _average(
     session: Session, contributions: tuple[Contribution, ...], start: int
 ) -> tuple[Payload, bytes] | None:
-    mean = weighted_mean(contributions, session.wire.dtype)
+    mean = aggregate(
+        [contribution.values for contribution in contributions],
+        [contribution.weight for contribution in contributions],
+        session.rule,
+        session.wire.dtype,
+    )
     if mean is None:
         return None
     encoded = session.wire.encode_values(mean, start)
@@ -245,7 +251,8 @@ async def _send(session: Session, call: Call, link: Link) -> None:
                     await call.send(result)
                 else:
                     session.sent_bytes[call.path] += len(result[2])
-                    await call.send(Result(result[0], result[1]), result[2])
+                    with session.sending.task():
+                        await call.send(Result(result[0], result[1]), result[2])
                 continue
             if message is None:
                 with trio.move_on_after(session.config.ping_s) as idle:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from averaging.allreduce.ballot import BallotTimes
+from averaging.robust.rule import Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,5 +53,6 @@ class AllreduceConfig:
             raise ValueError("linger_s and farewell_s must be at least 0")
         if min(self.results_kept_max, self.chunks_ahead_max, self.votes_min) < 1:
             raise ValueError("results_kept_max, chunks_ahead_max and votes_min must be at least 1")
+        Rule.parse(self.rule)
         if self.grace_s < 0 or self.tolerated_liars < 0 or self.norm_factor_max < 0:
             raise ValueError("grace_s, tolerated_liars and norm_factor_max must be at least 0")

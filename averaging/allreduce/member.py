@@ -92,7 +92,8 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
             return
         part = session.wire.encode(session.flat, chunk.start, chunk.stop)
         session.sent_bytes[call.path] += len(part)
-        await call.send(Part(piece.number, chunk.number), part)
+        with session.sending.task():
+            await call.send(Part(piece.number, chunk.number), part)
         while (message := uplink.outbox.pop()) is not None:
             await call.send(message)
 

@@ -33,6 +33,8 @@ SLOW_REASONS: Final = ("too slow", "did not begin")
 
 # Rounding to 16 bits moves a norm by less than a thousandth.
 _NORM_SLACK: Final = 1.01
+# Of subnormals, which rounding may double.
+_SQUARES_MIN: Final = 1e-6
 
 
 @dataclass
@@ -117,7 +119,7 @@ class Senders(Generic[Peer]):
         squares = square_sum(values)
         if not math.isfinite(squares) and not np.isfinite(values).all():
             return "non-finite values"
-        if self._norm_factor_max and squares > (state.norm * _NORM_SLACK) ** 2:
+        if self._norm_factor_max and squares > (state.norm * _NORM_SLACK) ** 2 + _SQUARES_MIN:
             return "values over the declared norm"
         return None
 

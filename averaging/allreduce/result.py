@@ -44,6 +44,8 @@ class RoundResult:
     """Of that, spent on averaging what is ours."""
     repair_seconds: float = 0.0
     """Of that, since an aggregator was lost."""
+    sending_seconds: float = 0.0
+    """In which payload of ours was under way."""
     agreement_seconds: float = 0.0
     """From holding the result to the certificate, or to giving up."""
 
@@ -87,6 +89,7 @@ def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
         received_bytes=dict(session.received_bytes),
         transfer_seconds=held_all_s - session.begun_at_s,
         reduction_seconds=session.reduction_seconds,
+        sending_seconds=session.sending.seconds,
         repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
     )

@@ -256,17 +256,22 @@ class Entered:
         self._group = group
         self._deadline_s = deadline_s
 
-    async def run(self, flat: Array, weight: float, *, out: Array | None = None) -> RoundResult:
+    async def run(
+        self, flat: Array | None, weight: float, *, out: Array | None = None
+    ) -> RoundResult:
         """Average; to be called once.
 
         Args:
-            flat, out: as for Allreduce.run().
+            flat, out: as for Allreduce.run(); None at an auxiliary member, which needs neither.
         """
         session = self._session
         if session is None:
             leader = short(self._group.leader)
             return refused_group(self._group, f"{leader} asks for impossible pieces")
-        squares = await session.heavy(flat.nbytes, square_sum, flat)
+        assert session.votes == (flat is not None)
+        if flat is None:
+            flat = np.empty(0, session.wire.dtype)
+        squares = await session.heavy(flat.nbytes, square_sum, flat) if weight else 0.0
         session.begin(flat, weight, math.sqrt(squares))
         with trio.move_on_at(self._deadline_s):
             await session.done.wait()
@@ -277,9 +282,13 @@ class Entered:
 
 
 def _feasible(group: Group, element_count: int) -> bool:
-    piece = -(-element_count // len(group.aggregators))
-    chunk = group.chunk_elements
-    return 1 <= chunk <= CHUNK_ELEMENTS_MAX and piece // chunk < schema.CHUNKS_MAX
+    spans, chunk = group.span_elements, group.chunk_elements
+    return (
+        len(spans) == len(group.aggregators)
+        and sum(spans) == element_count
+        and 1 <= chunk <= CHUNK_ELEMENTS_MAX
+        and max(spans) // chunk < schema.CHUNKS_MAX
+    )
 
 
 async def _keep_time(session: Session) -> None:

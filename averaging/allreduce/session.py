@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -14,16 +15,18 @@ import trio
 from blake3 import blake3
 
 from averaging.allreduce import manifest
+from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.ballot import Ballot, Signing
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
-from averaging.allreduce.partition import Piece, equal_spans, partition
+from averaging.allreduce.partition import Piece, partition
 from averaging.allreduce.reduction import Reduction, Senders
 from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
+from averaging.robust.rule import Rule
 from p2p import Node, Path, PeerId, short
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,28 @@ class Outbox:
         return self._messages.popleft() if self._messages else None
 
 
+class Busy:
+    """In how many seconds at least one of several tasks was at work."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._tasks = 0
+        self._since_s = 0.0
+
+    @contextmanager
+    def task(self) -> Iterator[None]:
+        """A task is at work while the block lasts."""
+        if not self._tasks:
+            self._since_s = trio.current_time()
+        self._tasks += 1
+        try:
+            yield
+        finally:
+            self._tasks -= 1
+            if not self._tasks:
+                self.seconds += trio.current_time() - self._since_s
+
+
 @dataclass
 class Uplink:
     """Our stream to one aggregator."""
@@ -131,9 +156,8 @@ class Session:
         self.wire = wire
         self.element_count = element_count
         self.deadline_s = deadline_s
-        self.pieces = partition(
-            equal_spans(element_count, len(self.aggregators)), group.chunk_elements
-        )
+        self.rule = Rule.parse(config.rule)
+        self.pieces = partition(element_count, group.span_elements, group.chunk_elements)
         self.senders = Senders(
             self.members,
             [join.weight_cap for join in group.members],
@@ -165,6 +189,7 @@ class Session:
         self.held_all_s: float | None = None
         self.trouble_since_s: float | None = None
         self.reduction_seconds = 0.0
+        self.sending = Busy()
         self.gone = False
         """Our step ended without the wish to try again with the same members."""
         self.done = trio.Event()
@@ -218,8 +243,17 @@ class Session:
             uplink.outbox.bell.ring()
 
     def planned_s(self) -> dict[PeerId, float]:
-        """How long each voter's transfer takes by the plan; without end while nobody knows."""
-        return dict.fromkeys(self.voters, math.inf)
+        """How long each voter's transfers take by the plan; without end where nobody knows."""
+        bytes_per_element = self.wire.size_bytes(0, self.element_count) / (self.element_count or 1)
+        planned = planned_seconds(
+            self.group.capacities, self.group.span_elements, bytes_per_element
+        )
+        known = [join.up_bytes_per_s and join.down_bytes_per_s for join in self.group.members]
+        return {
+            peer: planned_s if rates_known else math.inf
+            for peer, planned_s, rates_known in zip(self.members, planned, known, strict=True)
+            if peer in self.voters
+        }
 
     # --- carrying out what the ballot decides ----------------------------------------------
 

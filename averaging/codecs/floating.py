@@ -70,9 +70,18 @@ class FloatingWire:
             flat: the whole vector, 1-D and contiguous.
         """
         assert flat.shape == (self.element_count,)
-        assert flat.dtype == self.dtype
+        return self.encode_values(flat[start:stop], start)
+
+    def encode_values(self, values: Array, start: int) -> memoryview | bytes:
+        """The bytes of these values, of which the first is element start of the vector.
+
+        Args:
+            values: 1-D and contiguous.
+        """
+        assert values.dtype == self.dtype
         encoded = [
-            _encoded(flat[run.start : run.stop], run.dtype_name) for run in self._cut(start, stop)
+            _encoded(values[run.start - start : run.stop - start], run.dtype_name)
+            for run in self._cut(start, start + values.size)
         ]
         return encoded[0] if len(encoded) == 1 else b"".join(encoded)
 

@@ -119,7 +119,7 @@ def _blocks(elements: int, rows: int) -> list[slice]:
 def _mean_of_rows(rows_NB: Array, low: float, high: float) -> Array:
     """The mean between two points of the line when all values are equally wide."""
     count = len(rows_NB)
-    total_B = np.zeros_like(rows_NB[0])
+    total_B: Array = np.zeros_like(rows_NB[0])
     scratch_B = np.empty_like(total_B)
     with np.errstate(over="ignore"):
         for number, row_B in enumerate(rows_NB):

@@ -1,0 +1,76 @@
+"""AveragerConfig: all options of an averager."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from averaging.allreduce.config import AllreduceConfig
+from averaging.matchmaking import MatchmakingConfig
+from averaging.tensors import FLOAT_DTYPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragerConfig:
+    """How peers find each other, what they send, and how patient they are."""
+
+    wire_dtype: str | Mapping[str, str] | None = None
+    """float16, bfloat16, float32 or float64 for all tensors, or by their names (a `*` stands for
+    any ending); None sends each tensor's own. Members must agree."""
+    auxiliary: bool = False
+    """Average for the others without tensors of our own: a fast line helps slow ones."""
+    group_size_max: int = 64
+    """A group of this size closes at once."""
+    group_size_min: int = 1
+    """A smaller group does not start, and fewer votes commit nothing. With more than half of all
+    peers, set alike at each, a round has one result even when the network is parted."""
+    join_window_s: float = 5.0
+    """The longest wait for strangers, and for a better-ranked peer that is not yet looking."""
+    silence_s: float = 2.5
+    """A member from which nothing came for so long is lost."""
+    linger_s: float = 10.0
+    """How long a result is kept to serve members that lack a piece of it."""
+    partition_patience_s: float = 60.0
+    """How long a group waits whose failed predecessor may have succeeded out of sight."""
+    rule: str = "mean"
+    """How contributions are combined: mean, median, trimmed_mean(0.2), centered_clipping(2, 3).
+    Members must agree."""
+    norm_factor_max: float = 10.0
+    """A vector whose norm is over so many times the median of the members' is refused, in groups
+    of three and more; 0 takes any."""
+    tolerated_liars: int = 0
+    """Members that may lie about everything without two honest ones ever succeeding with different
+    bits; groups need at least three times as many members and one. Members must agree."""
+
+    def __post_init__(self) -> None:
+        named = self.wire_dtype
+        dtypes = named.values() if isinstance(named, Mapping) else (named,)
+        if any(dtype not in (None, *FLOAT_DTYPES) for dtype in dtypes):
+            raise ValueError(f"wire_dtype must be one of {FLOAT_DTYPES} or None")
+        if self.group_size_max < 3 * self.tolerated_liars + 1:
+            raise ValueError("to tolerate liars, groups need at least 3 × tolerated_liars + 1")
+        # The parts check their own numbers.
+        self.matchmaking()
+        self.allreduce()
+
+    def matchmaking(self) -> MatchmakingConfig:
+        """The part for finding groups."""
+        return MatchmakingConfig(
+            group_size_max=self.group_size_max,
+            group_size_min=max(self.group_size_min, 3 * self.tolerated_liars + 1),
+            join_window_s=self.join_window_s,
+            join_window_s_min=min(self.join_window_s, MatchmakingConfig.join_window_s_min),
+            partition_patience_s=self.partition_patience_s,
+        )
+
+    def allreduce(self) -> AllreduceConfig:
+        """The part for averaging in a group."""
+        return AllreduceConfig(
+            silence_s=self.silence_s,
+            ping_s=min(AllreduceConfig.ping_s, self.silence_s / 4),
+            linger_s=self.linger_s,
+            votes_min=self.group_size_min,
+            rule=self.rule,
+            norm_factor_max=self.norm_factor_max,
+            tolerated_liars=self.tolerated_liars,
+        )
