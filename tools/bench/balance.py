@@ -36,8 +36,8 @@ _UNHURRIED = 10.0
 class BalanceOptions:
     """How much is measured."""
 
-    elements: int = 524_288
-    rate_bytes_per_s: float = 1_000_000.0
+    elements: int = 262_144
+    rate_bytes_per_s: float = 500_000.0
     """Of a peer of speed 1."""
 
 

@@ -113,10 +113,10 @@ def averaging(
 def balance(
     elements: Annotated[
         int, typer.Option(min=65_536, help="Elements of the vector, four bytes each.")
-    ] = 524_288,
+    ] = 262_144,
     rate: Annotated[
         float, typer.Option(min=10_000, help="Bytes a second of a peer of speed 1.")
-    ] = 1_000_000.0,
+    ] = 500_000.0,
     check: Check = False,
     as_markdown: Markdown = False,
     save: Save = None,
@@ -128,7 +128,7 @@ def balance(
     minutes. Each time is set beside what the theory says; a case that took much longer is tried
     again, up to three times, and its fastest counts.
 
-    Example: manyhands bench balance --rate 2e6
+    Example: manyhands bench balance --rate 1e6
     """
     from tools.bench.balance import BalanceOptions, run_balance
 
