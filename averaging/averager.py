@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
 from averaging.allreduce.rates import RateMeter
 from averaging.allreduce.result import RoundResult
-from averaging.allreduce.service import Allreduce, Entered, open_allreduce
+from averaging.allreduce.service import Allreduce, Entered, OnSuccess, open_allreduce
 from averaging.attempts import Attempts
 from averaging.config import AveragerConfig
 from averaging.errors import MatchmakingFailed, RoundFailed
@@ -26,8 +26,6 @@ from averaging.tensors import Array, Tensor, TensorSpec
 from p2p import Dht, Node, PeerId
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # The most that a JOIN may carry; larger weights are a mistake in units.
 _WEIGHT_MAX: Final = 1e18
@@ -179,20 +177,16 @@ class Averager:
     ) -> RoundReport:
         """Average with groups until one succeeds; then the tensors hold its result."""
         if self._auxiliary:
-            return await self._attempt_until(wish, None, 0.0, prepared)
+            return await self._attempt_until(wish, None, 0.0, prepared, None)
         flat = self.spec.view(tensors)
-        viewed = flat is not None
         if flat is None:
-            flat = await self._heavy(self._staging.flatten, tensors)
-        report = await self._attempt_until(wish, flat, weight, prepared)
-        if not viewed:
-            # Writing cannot be cancelled once it has begun, and nothing waits after it.
-            await self._heavy(self._staging.write_back, flat, tensors)
-        return report
+            size_bytes = self.spec.element_count * self.spec.dtype.itemsize
+            flat = await run_heavy(self._node, size_bytes, self._staging.flatten, tensors)
 
-    async def _heavy(self, function: Callable[..., T], *args: object) -> T:
-        size_bytes = self.spec.element_count * self.spec.dtype.itemsize
-        return await run_heavy(self._node, size_bytes, function, *args)
+        def write_back(vector: Array) -> None:
+            self._staging.write_back(vector, tensors)
+
+        return await self._attempt_until(wish, flat, weight, prepared, write_back)
 
     async def _attempt_until(
         self,
@@ -200,8 +194,9 @@ class Averager:
         flat: Array | None,
         weight: float,
         prepared: tuple[Group, Entered] | None,
+        write_back: OnSuccess | None,
     ) -> RoundReport:
-        """Try groups until one succeeds: then the flat vector holds its result."""
+        """Try groups until one succeeds, and its result is written back."""
         while True:
             if prepared is None:
                 group = await self._find_group(wish)
@@ -209,7 +204,7 @@ class Averager:
             group, entered = prepared
             prepared = None
             try:
-                result = await entered.run(flat, weight, out=flat)
+                result = await entered.run(flat, weight, on_success=write_back)
             finally:
                 await wish.entered.aclose()
             wish.attempts.add(result)

@@ -12,6 +12,7 @@ from blake3 import blake3
 from averaging.allreduce import hearing, manifest
 from averaging.allreduce.mean import Contribution
 from averaging.allreduce.pace import Pace
+from averaging.allreduce.partition import Chunk
 from averaging.allreduce.reduction import LOST_REASONS, SLOW_REASONS
 from averaging.allreduce.schema import (
     Excluded,
@@ -68,7 +69,7 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
     session.room_changed.ring()
     size_bytes = sum(contribution.values.nbytes for contribution in taken)
     started_s = time.perf_counter()
-    averaged = await session.heavy(size_bytes, _average, session, taken, chunk.start)
+    averaged = await session.heavy(size_bytes, _average, session, work, taken, chunk)
     session.reduction_seconds += time.perf_counter() - started_s
     if averaged is None:
         out_of_reach = (*LOST_REASONS, *SLOW_REASONS)
@@ -86,7 +87,7 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
 
 
 def _average(
-    session: Session, contributions: tuple[Contribution, ...], start: int
+    session: Session, work: Work, contributions: tuple[Contribution, ...], chunk: Chunk
 ) -> tuple[Payload, bytes] | None:
     mean = aggregate(
         [contribution.values for contribution in contributions],
@@ -96,7 +97,11 @@ def _average(
     )
     if mean is None:
         return None
-    encoded = session.wire.encode_values(mean, start)
+    encoded = session.wire.encode_values(mean, chunk.start)
+    if not work.plan and session.votes:
+        place = session.place_of(chunk)
+        place[:] = encoded
+        encoded = place
     return encoded, blake3(encoded).digest()
 
 
@@ -276,8 +281,14 @@ async def _watch(session: Session, call: Call, link: Link) -> None:
 
 async def _receive(session: Session, call: Call, link: Link) -> None:
     """Return when the member ends its stream."""
+
+    def buffer_for(message: FromMember, size_bytes: int) -> memoryview:
+        if not isinstance(message, Part):
+            raise MessageInvalid("a payload behind a message that has none")
+        return session.buffer_untrusted(message.piece, message.chunk, size_bytes, None)
+
     while True:
-        received = await call.receive()
+        received = await call.receive_into(buffer_for)
         if received is None:
             return
         message, payload = received
@@ -301,7 +312,7 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
 
 
 async def _take_part(
-    session: Session, peer: PeerId, link: Link, part: Part, payload: bytes
+    session: Session, peer: PeerId, link: Link, part: Part, payload: Payload
 ) -> None:
     """Hand a part to the reduction when it has room; the member waits meanwhile."""
     if session.senders.excluded(peer):

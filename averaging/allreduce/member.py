@@ -24,6 +24,7 @@ from averaging.allreduce.schema import (
 )
 from averaging.allreduce.session import Incoming, Session, Uplink
 from averaging.allreduce.silence import wait_silent
+from averaging.codecs.floating import Payload
 from p2p import (
     CallTimeout,
     MessageInvalid,
@@ -104,8 +105,14 @@ async def _watch(session: Session, call: Call, peer: PeerId) -> None:
 
 
 async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> None:
+    def buffer_for(message: FromAggregator, size_bytes: int) -> memoryview:
+        if not isinstance(message, Result):
+            raise MessageInvalid("a payload behind a message that has none")
+        incoming = _incoming(session, message.piece, owner)
+        return session.buffer_untrusted(message.piece, message.chunk, size_bytes, incoming)
+
     while True:
-        received = await call.receive()
+        received = await call.receive_into(buffer_for)
         if received is None:
             raise StreamBroken("the aggregator closed the stream")
         message, payload = received
@@ -153,7 +160,7 @@ def _end_piece_untrusted(session: Session, end: PieceEnd, owner: int, incoming: 
 
 
 async def take_chunk_untrusted(
-    session: Session, incoming: Incoming, result: Result, payload: bytes
+    session: Session, incoming: Incoming, result: Result, payload: Payload
 ) -> None:
     """Keep the next chunk of a piece; raises MessageInvalid when it is not the next."""
     chunks = session.pieces[result.piece].chunks
@@ -163,5 +170,8 @@ async def take_chunk_untrusted(
     if len(payload) != session.wire.size_bytes(chunk.start, chunk.stop):
         raise MessageInvalid("a chunk has a wrong size")
     digest = await session.digest_of(payload)
+    if len(incoming.chunks) != result.chunk:
+        # Another version was awaited in the meantime.
+        return
     incoming.chunks.append(payload)
     incoming.digests.append(digest)

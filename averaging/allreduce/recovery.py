@@ -46,7 +46,7 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId])
     incoming = Incoming()
     if wanted.piece not in session.held and wanted.piece in session.incoming:
         ours = session.incoming[wanted.piece]
-        incoming = Incoming(ours.chunks.copy(), ours.digests.copy())
+        incoming = Incoming(chunks=ours.chunks.copy(), digests=ours.digests.copy())
     request = Fetch(session.group_id, wanted.piece, wanted.digest, len(incoming.chunks))
     try:
         async with (
@@ -73,9 +73,14 @@ async def _break_when_silent(session: Session, call: RpcCall[Any, Any]) -> None:
 async def _receive_untrusted(
     session: Session, call: RpcCall[Any, Any], wanted: FetchPiece[PeerId], incoming: Incoming
 ) -> PieceEnd:
+    def buffer_for(message: Any, size_bytes: int) -> memoryview:
+        if not isinstance(message, Result) or message.piece != wanted.piece:
+            raise MessageInvalid("a payload that was not asked for")
+        return session.buffer_untrusted(wanted.piece, message.chunk, size_bytes, None)
+
     end: PieceEnd | None = None
     while end is None or len(incoming.chunks) < len(end.chunks):
-        received = await call.receive()
+        received = await call.receive_into(buffer_for)
         if received is None:
             raise StreamBroken("the holder ended early")
         message, payload = received
@@ -100,7 +105,11 @@ async def serve_fetch(session: Session, call: RpcCall[Any, Any], request: Fetch)
         raise RefusedError("not-found", "no such piece here")
     if piece_digest(held.end) != request.digest:
         raise RefusedError("not-found", "the piece here is another")
-    await call.send(held.end)
-    for number in range(request.first_chunk, len(held.chunks)):
-        session.sent_bytes[call.path] += len(held.chunks[number])
-        await call.send(Result(request.piece, number), held.chunks[number])
+    session.fetchers += 1
+    try:
+        await call.send(held.end)
+        for number in range(request.first_chunk, len(held.chunks)):
+            session.sent_bytes[call.path] += len(held.chunks[number])
+            await call.send(Result(request.piece, number), held.chunks[number])
+    finally:
+        session.fetchers -= 1

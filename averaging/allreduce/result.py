@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from averaging.allreduce.manifest import manifest_digest
 from averaging.allreduce.reduction import LOST_REASONS
 from averaging.allreduce.schema import MEMBERS_MAX
@@ -25,8 +27,6 @@ class RoundResult:
     hopeless: bool
     """Of such a failure: the same members would fail again."""
     reason: str
-    vector: Array | None
-    """The agreed average, in the flat dtype; None without success, and at auxiliary members."""
     digest: bytes
     members: Mapping[PeerId, MemberReport]
     lost: tuple[PeerId, ...]
@@ -57,7 +57,6 @@ def refused_group(group: Group, reason: str) -> RoundResult:
         certain=False,
         hopeless=False,
         reason=reason,
-        vector=None,
         digest=b"",
         members={peer: MemberReport(fraction=0.0, weight=0.0) for peer in group.peer_ids},
         lost=(group.leader,),
@@ -65,21 +64,19 @@ def refused_group(group: Group, reason: str) -> RoundResult:
     )
 
 
-def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
-    """Sum up a session that has ended; on success its vector is written to out."""
+def result_of(session: Session, now_s: float) -> RoundResult:
+    """Sum up a session that has ended."""
     end, commit = session.ballot.end, session.ballot.commit
     assert end is not None
     held_all_s = session.held_all_s if session.held_all_s is not None else now_s
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
-    whole = succeeded and len(session.held) == len(session.pieces)
     plan = session.ballot.plan
     return RoundResult(
         outcome=end.outcome,
         certain=end.certain,
         hopeless=end.hopeless,
         reason=end.reason,
-        vector=decoded(session, out) if whole and session.votes else None,
         digest=manifest_digest(session.group_id, commit.pieces) if succeeded and commit else b"",
         members=members_of_success(session) if succeeded else members_of_failure(session),
         lost=lost_in_success(session) if succeeded else session.ballot.lost,
@@ -95,12 +92,23 @@ def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
     )
 
 
-def decoded(session: Session, out: Array) -> Array:
-    """The vector that the agreed bytes say, written to out."""
+def write_vector(session: Session, out: Array) -> None:
+    """Write the agreed vector to out: shape (element_count,), in the flat dtype."""
     for piece in session.pieces:
         for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
             session.wire.decode_into(encoded, chunk.start, out[chunk.start : chunk.stop])
-    return out
+
+
+def agreed_in_place(session: Session) -> Array | None:
+    """The agreed vector where it came in, if it lies there whole and as numbers are stored.
+
+    Shape (element_count,), in the flat dtype; a view that is good until the session is dropped.
+    """
+    for piece in session.pieces:
+        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
+            if not np.shares_memory(np.frombuffer(encoded, np.uint8), session.place_of(chunk)):
+                return None
+    return session.wire.stored_in(session.result)
 
 
 def members_of_success(session: Session) -> dict[PeerId, MemberReport]:

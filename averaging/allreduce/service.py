@@ -15,12 +15,19 @@ import trio
 from averaging.allreduce import schema
 from averaging.allreduce.aggregator import reduce_pieces, serve_link
 from averaging.allreduce.bell import Bell
+from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import run_uplink
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
-from averaging.allreduce.result import RoundResult, refused_group, result_of
+from averaging.allreduce.result import (
+    RoundResult,
+    agreed_in_place,
+    refused_group,
+    result_of,
+    write_vector,
+)
 from averaging.allreduce.session import Array, Session
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
@@ -43,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 OnGroupShown = Callable[[bytes], Awaitable[None]]
 """Raises MessageInvalid when it is no group."""
+OnSuccess = Callable[[Array], None]
 
 _SERVICE: Final = "allreduce"
 # The leader's word comes a little later to some than other members' streams; who asks for it
@@ -72,6 +80,7 @@ class Allreduce:
         self._shows: dict[bytes, None] = {}
         self._sessions: dict[bytes, Session] = {}
         self._session_opened = Bell()
+        self._buffers = Buffers()
 
     async def run(
         self,
@@ -81,7 +90,7 @@ class Allreduce:
         deadline_s: float,
         *,
         wire: FloatingWire | None = None,
-        out: Array | None = None,
+        on_success: OnSuccess | None = None,
     ) -> RoundResult:
         """Average our vector with the group's others; never raises for what others do.
 
@@ -89,13 +98,13 @@ class Allreduce:
             flat: 1-D, kept unchanged.
             deadline_s: on trio's clock; the group's own limit holds too.
             wire: how the values travel; None for the group's wire dtype.
-            out: where the result's vector goes on success, perhaps flat itself; None makes one.
+            on_success: takes the agreed vector before the result is told.
         """
         if wire is None:
             runs = [Run(0, len(flat), group.members[0].wire_dtype)] if len(flat) else []
             wire = FloatingWire(runs, flat.dtype)
         async with self.entered(group, wire, deadline_s) as entered:
-            return await entered.run(flat, weight, out=out)
+            return await entered.run(flat, weight, on_success=on_success)
 
     @asynccontextmanager
     async def entered(
@@ -110,19 +119,21 @@ class Allreduce:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
         if not _feasible(group, wire.element_count):
-            yield Entered(None, group, deadline_s)
+            yield Entered(None, group, deadline_s, self._buffers)
             return
         session = self._open_session(group, wire, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
                 async with open_service_nursery() as nursery:
                     self._start(session, nursery)
-                    yield Entered(session, group, deadline_s)
+                    yield Entered(session, group, deadline_s, self._buffers)
         finally:
             self._close_session(session)
 
     def _open_session(self, group: Group, wire: FloatingWire, deadline_s: float) -> Session:
-        session = Session(self._node, group, wire.element_count, wire, deadline_s, self._config)
+        session = Session(
+            self._node, group, wire.element_count, wire, deadline_s, self._config, self._buffers
+        )
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -251,18 +262,23 @@ class Allreduce:
 class Entered:
     """Our part in one group, from its streams being open to its outcome."""
 
-    def __init__(self, session: Session | None, group: Group, deadline_s: float) -> None:
+    def __init__(
+        self, session: Session | None, group: Group, deadline_s: float, buffers: Buffers
+    ) -> None:
         self._session = session
+        self._buffers = buffers
         self._group = group
         self._deadline_s = deadline_s
 
     async def run(
-        self, flat: Array | None, weight: float, *, out: Array | None = None
+        self, flat: Array | None, weight: float, *, on_success: OnSuccess | None = None
     ) -> RoundResult:
         """Average; to be called once.
 
         Args:
-            flat, out: as for Allreduce.run(); None at an auxiliary member, which needs neither.
+            flat: 1-D, kept unchanged; None at an auxiliary member.
+            on_success: takes the agreed vector, shape (element_count,), in the flat dtype, perhaps
+                in a worker thread; it must not keep it. Not called at an auxiliary member.
         """
         session = self._session
         if session is None:
@@ -277,8 +293,22 @@ class Entered:
             await session.done.wait()
         session.ballot.on_give_up("no agreement before the deadline")
         now_s = trio.current_time()
-        vector = np.empty_like(flat) if out is None else out
-        return await session.heavy(flat.nbytes, result_of, session, vector, now_s)
+        result = result_of(session, now_s)
+        if result.outcome == "success" and session.votes and on_success is not None:
+            # It cannot be cancelled once it has begun, and nothing waits after it.
+            await session.heavy(flat.nbytes, self._hand_over, session, on_success)
+        return result
+
+    def _hand_over(self, session: Session, on_success: OnSuccess) -> None:
+        vector = agreed_in_place(session)
+        if vector is not None:
+            on_success(vector)
+            return
+        buffer = self._buffers.take(session.element_count * session.wire.dtype.itemsize)
+        decoded = buffer.view(session.wire.dtype)
+        write_vector(session, decoded)
+        on_success(decoded)
+        self._buffers.give_back(buffer)
 
 
 def _feasible(group: Group, element_count: int) -> bool:

@@ -18,16 +18,17 @@ from averaging.allreduce import manifest
 from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.ballot import Ballot, Signing
 from averaging.allreduce.bell import Bell
+from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
-from averaging.allreduce.partition import Piece, partition
+from averaging.allreduce.partition import Chunk, Piece, partition
 from averaging.allreduce.reduction import Reduction, Senders
 from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
 from averaging.robust.rule import Rule
-from p2p import Node, Path, PeerId, short
+from p2p import MessageInvalid, Node, Path, PeerId, short
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _OUTBOX_MAX: Final = 16
 class Incoming:
     """A piece on its way to us: its first chunks and their digests."""
 
+    in_place: bool = False
+    """Whether chunks go to their places in the result, where only the first owner's may."""
     chunks: list[Payload] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
 
@@ -143,6 +146,7 @@ class Session:
         wire: FloatingWire,
         deadline_s: float,
         config: AllreduceConfig,
+        buffers: Buffers,
     ) -> None:
         self.node = node
         self.config = config
@@ -179,7 +183,12 @@ class Session:
         self.results: list[tuple[int, int, Payload] | PieceEnd] = []
         """All that we have averaged, in the order in which every member gets it."""
         self.aborted: Abort | None = None
-        self.incoming = {piece.number: Incoming() for piece in self.pieces}
+        self.incoming = {piece.number: Incoming(in_place=True) for piece in self.pieces}
+        self.result = buffers.take(wire.size_bytes(0, element_count) if self.votes else 0)
+        """The averaged vector as it travels: shape (bytes,), uint8."""
+        self.fetchers = 0
+        """Tasks that send pieces of it to others."""
+        self._buffers = buffers
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
         self.uplinks: dict[PeerId, Uplink] = {}
@@ -348,6 +357,30 @@ class Session:
         self.ballot.on_suspect(peer, trio.current_time(), silent=silent, faulty=faulty)
         self.act()
 
+    # --- where bytes go --------------------------------------------------------------------
+
+    def place_of(self, chunk: Chunk) -> memoryview:
+        """The place of a chunk in the result."""
+        start = self.wire.size_bytes(0, chunk.start)
+        return self.result[start : start + self.wire.size_bytes(chunk.start, chunk.stop)].data
+
+    def buffer_untrusted(
+        self, piece: int, chunk: int, size_bytes: int, incoming: Incoming | None
+    ) -> memoryview:
+        """Where the payload of this chunk goes.
+
+        Raises:
+            MessageInvalid: no such chunk, or not of this size.
+        """
+        if piece >= len(self.pieces) or chunk >= len(self.pieces[piece].chunks):
+            raise MessageInvalid("a chunk that does not exist")
+        run = self.pieces[piece].chunks[chunk]
+        if size_bytes != self.wire.size_bytes(run.start, run.stop):
+            raise MessageInvalid("a chunk has a wrong size")
+        if incoming is not None and incoming.in_place and chunk == len(incoming.chunks):
+            return self.place_of(run)
+        return np.empty(size_bytes, np.uint8).data
+
     # --- the rest --------------------------------------------------------------------------
 
     async def heavy(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
@@ -366,6 +399,9 @@ class Session:
         self.work.clear()
         self.flat = self.flat[:0]
         self.ballot.on_dropped()
+        if not self.links and not self.fetchers:
+            self._buffers.give_back(self.result)
+        self.result = self.result[:0]
         for link in self.links.values():
             link.scope.cancel()
 

@@ -120,6 +120,15 @@ class FloatingWire:
             convert(stored, run.dtype_name, part, self.dtype.name)
             rest = rest[size_bytes:]
 
+    def stored_in(self, payload: Array) -> Array | None:
+        """The whole vector in the bytes that it travels as, if those are how it is stored.
+
+        Args:
+            payload: uint8, of all elements.
+        """
+        plain = all(run.dtype_name == self.dtype.name for run in self.runs)
+        return payload.view(self.dtype) if plain and sys.byteorder == "little" else None
+
     def _check_size(self, payload: Payload, start: int, stop: int) -> None:
         expected, size_bytes = self.size_bytes(start, stop), memoryview(payload).nbytes
         if size_bytes != expected:

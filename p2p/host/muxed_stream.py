@@ -144,6 +144,25 @@ class MuxedStream:
             self._receiving = False
         return data
 
+    async def receive_into(self, out: memoryview) -> int:
+        """Some bytes into the buffer as soon as there are any; how many, 0 at the end."""
+        session = self._session
+        if (
+            self._pushed_back
+            or self._receiving
+            or self._closed
+            or not session.is_open(self._id)
+            or not session.unread_bytes(self._id)
+        ):
+            data = await self.receive_some(len(out))
+            out[: len(data)] = data
+            return len(data)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        size_bytes = session.take_into(self._id, out, trio.current_time())
+        self._owner.wake_writer()
+        self._ended = not session.is_open(self._id)
+        return size_bytes
+
     def _take(self, limit: int) -> bytes | None:
         """What can be had at once: bytes, the end, or None for nothing yet."""
         if self._closed:

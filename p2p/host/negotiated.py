@@ -44,6 +44,11 @@ class NegotiatedStream(Stream):
             await self._read_answer()
         return await self._muxed.receive_some(max_bytes)
 
+    async def receive_into(self, out: memoryview) -> int:
+        if not self._agreed:
+            await self._read_answer()
+        return await self._muxed.receive_into(out)
+
     async def receive_exactly(self, size_bytes: int) -> bytes:
         if size_bytes and not self._agreed:
             await self._read_answer()

@@ -36,6 +36,10 @@ class Stream(trio.abc.HalfCloseableStream):
         """Exactly so many bytes; raises StreamBroken when the other side ends before."""
 
     @abstractmethod
+    async def receive_into(self, out: memoryview) -> int:
+        """Some bytes into the buffer, which is not empty; how many, 0 when the other side ended."""
+
+    @abstractmethod
     def reset(self) -> None:
         """Abort now: both sides see StreamBroken. Harmless when repeated or after closing."""
 

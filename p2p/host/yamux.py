@@ -198,16 +198,25 @@ class YamuxSession:
         Args:
             now_s: lets the window grow if it held the peer back; None leaves it as it is.
         """
+        data = self._streams[stream_id].take(size_bytes)
+        self._on_taken(stream_id, len(data), now_s)
+        return data
+
+    def take_into(self, stream_id: int, out: memoryview, now_s: float | None = None) -> int:
+        """The same, into a buffer; how many bytes it got."""
+        size_bytes = self._streams[stream_id].take_into(out)
+        self._on_taken(stream_id, size_bytes, now_s)
+        return size_bytes
+
+    def _on_taken(self, stream_id: int, size_bytes: int, now_s: float | None) -> None:
         state = self._streams[stream_id]
-        data = state.take(size_bytes)
-        self._unread.give(len(data))
-        state.uncredited_bytes += len(data)
+        self._unread.give(size_bytes)
+        state.uncredited_bytes += size_bytes
         if not state.remote_finished:
             if state.uncredited_bytes * 2 >= state.receive_window_bytes:
                 self._grant(stream_id, state, 0, now_s)
         elif state.over:
             self._forget(stream_id)
-        return data
 
     def ping(self, value: int, now_s: float | None = None) -> None:
         """Ask for a PING answer with this value (32 bits); its round trip counts if timed."""

@@ -84,6 +84,21 @@ class StreamState:
             return bytes(parts[0])
         return b"".join(parts)
 
+    def take_into(self, out: memoryview) -> int:
+        """Fill the buffer with unread bytes, in order, as far as they go; how many they are."""
+        size = 0
+        while size < len(out) and self.inbox:
+            part = self.inbox.popleft()
+            fits = min(len(part), len(out) - size)
+            if fits < len(part):
+                view = memoryview(part)
+                self.inbox.appendleft(view[fits:])
+                part = view[:fits]
+            out[size : size + fits] = part
+            size += fits
+        self.unread_bytes -= size
+        return size
+
     def cut(self, size_bytes: int) -> tuple[list[memoryview], int]:
         """Up to so many bytes off the head of what is unsent, and how many they are."""
         parts: list[memoryview] = []

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from p2p.errors import MessageInvalid, StreamBroken
 from p2p.host.stream import Stream
 from p2p.rpc import schema
+
+BufferFor = Callable[[bytes, int], memoryview]
+"""Given the body of a message and the size of its payload: where the payload goes, exactly."""
+
+
+_EMPTY = memoryview(b"")
 
 
 class FrameReader:
@@ -16,7 +24,8 @@ class FrameReader:
         self._stream = stream
         self._header = b""
         self._body: bytes | None = None
-        self._payload: list[bytes] = []
+        self._payload: memoryview | None = None
+        self._filled_bytes = 0
         self.heard_at_s = trio.current_time()
         """When bytes last came, within a frame too; on trio's clock."""
 
@@ -24,6 +33,21 @@ class FrameReader:
         self, body_bytes_max: int, payload_bytes_max: int
     ) -> tuple[int, bytes, bytes] | None:
         """The next frame as (kind, body, payload), or None at an orderly end.
+
+        Raises:
+            MessageInvalid, StreamBroken: as next_into_untrusted() does.
+        """
+        received = await self.next_into_untrusted(body_bytes_max, payload_bytes_max, _new_buffer)
+        if received is None:
+            return None
+        kind, body, payload = received
+        # What was made for a payload is nobody else's.
+        return kind, body, bytes(payload) if payload else b""
+
+    async def next_into_untrusted(
+        self, body_bytes_max: int, payload_bytes_max: int, buffer_for: BufferFor
+    ) -> tuple[int, bytes, memoryview] | None:
+        """The same, with the payload in a buffer of the caller's.
 
         Raises:
             MessageInvalid: over the limits (nothing is allocated for it).
@@ -44,19 +68,20 @@ class FrameReader:
             raise MessageInvalid(f"frame of {body_size} + {payload_size} bytes is over the limits")
         if self._body is None:
             self._body = await self._stream.receive_exactly(body_size) if body_size else b""
-        payload = await self._take_payload(payload_size)
-        body = self._body
-        self._header, self._body, self._payload = b"", None, []
+        if self._payload is None:
+            self._payload = buffer_for(self._body, payload_size) if payload_size else _EMPTY
+            assert len(self._payload) == payload_size
+        # Piece by piece, so that a large payload on a slow path is seen to progress.
+        while left := payload_size - self._filled_bytes:
+            taken_bytes = await self._stream.receive_into(self._payload[self._filled_bytes :])
+            if not taken_bytes:
+                raise StreamBroken(f"the stream ended {left} bytes early")
+            self._filled_bytes += taken_bytes
+            self.heard_at_s = trio.current_time()
+        body, payload = self._body, self._payload
+        self._header, self._body, self._payload, self._filled_bytes = b"", None, None, 0
         return kind, body, payload
 
-    async def _take_payload(self, size_bytes: int) -> bytes:
-        # Piece by piece, so that a large payload on a slow path is seen to progress.
-        left = size_bytes - sum(len(part) for part in self._payload)
-        while left:
-            part = await self._stream.receive_some(left)
-            if not part:
-                raise StreamBroken(f"the stream ended {left} bytes early")
-            self._payload.append(part)
-            self.heard_at_s = trio.current_time()
-            left -= len(part)
-        return self._payload[0] if len(self._payload) == 1 else b"".join(self._payload)
+
+def _new_buffer(body: bytes, size_bytes: int) -> memoryview:
+    return memoryview(bytearray(size_bytes))

@@ -181,6 +181,11 @@ class SimStream(Stream):
         whole = view.obj
         return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
 
+    async def receive_into(self, out: memoryview) -> int:
+        data = await self.receive_some(len(out))
+        out[: len(data)] = data
+        return len(data)
+
     async def receive_exactly(self, size_bytes: int) -> bytes:
         parts: list[bytes] = []
         left = size_bytes
