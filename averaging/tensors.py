@@ -226,8 +226,8 @@ class TensorSpec:
             return
         for (name, part), dtype in zip(self._parts(flat), self.dtypes, strict=True):
             tensor = tensors[name]
-            twice_rounded = part.dtype == np.float64 and ITEM_SIZE_BYTES[dtype] == 2
-            if twice_rounded:
+            would_round_twice = part.dtype == np.float64 and ITEM_SIZE_BYTES[dtype] == 2
+            if would_round_twice:
                 part = rounded_to_odd(part)
             if isinstance(tensor, _NUMPY):
                 with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -236,7 +236,7 @@ class TensorSpec:
                 from averaging import torch_tensors
 
                 # The rounded part is gone at the next turn, and must be copied by then.
-                queued = non_blocking and not twice_rounded
+                queued = non_blocking and not would_round_twice
                 torch_tensors.write(tensor, part, non_blocking=queued)
 
     def _check_flat(self, flat: Array) -> None:
