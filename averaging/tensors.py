@@ -134,7 +134,10 @@ class TensorSpec:
     @cached_property
     def hash(self) -> bytes:
         """SHA-256 of the spec."""
-        fields = (self.names, self.shapes, self.dtypes, self.wire_dtypes)
+        fields: list[object] = [self.names, self.shapes, self.dtypes]
+        if self.wire_dtypes != self.dtypes:
+            # Tensors that travel as they are keep the hash that they had when all did.
+            fields.append(self.wire_dtypes)
         return hashlib.sha256(msgspec.msgpack.encode(fields)).digest()
 
     def check(self, tensors: Mapping[str, Tensor], *, to_write: bool = False) -> None:
@@ -223,7 +226,8 @@ class TensorSpec:
             return
         for (name, part), dtype in zip(self._parts(flat), self.dtypes, strict=True):
             tensor = tensors[name]
-            if part.dtype == np.float64 and ITEM_SIZE_BYTES[dtype] == 2:
+            would_round_twice = part.dtype == np.float64 and ITEM_SIZE_BYTES[dtype] == 2
+            if would_round_twice:
                 part = rounded_to_odd(part)
             if isinstance(tensor, _NUMPY):
                 with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -231,7 +235,9 @@ class TensorSpec:
             else:
                 from averaging import torch_tensors
 
-                torch_tensors.write(tensor, part, non_blocking=non_blocking)
+                # The rounded part is gone at the next turn, and must be copied by then.
+                queued = non_blocking and not would_round_twice
+                torch_tensors.write(tensor, part, non_blocking=queued)
 
     def _check_flat(self, flat: Array) -> None:
         if flat.shape != (self.element_count,) or flat.dtype != self.dtype:
