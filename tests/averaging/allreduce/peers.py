@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import itertools
@@ -142,6 +143,29 @@ def vectors_for(count: int, elements: int, dtype: str = "float32", seed: int = 0
     return [rng.standard_normal(elements).astype(dtype) for _ in range(count)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome(RoundResult):
+    """A result, with the vector that was handed over on success."""
+
+    vector: Array | None
+
+
+async def outcome_of(
+    allreduce: Allreduce, group: Group, flat: Array, weight: float, deadline_s: float
+) -> Outcome:
+    """Run one member's part."""
+    handed_over: list[Array] = []
+    result = await allreduce.run(
+        group,
+        flat,
+        weight,
+        deadline_s,
+        on_success=lambda vector: handed_over.append(vector.copy()),
+    )
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return Outcome(**fields, vector=handed_over[0] if handed_over else None)
+
+
 async def run_group(
     peers: Sequence[Peer],
     group: Group,
@@ -149,16 +173,15 @@ async def run_group(
     weights: Sequence[float] | None = None,
     *,
     deadline_s: float = 20.0,
-) -> list[RoundResult]:
+) -> list[Outcome]:
     """Run the group at all these peers to its end."""
-    results: dict[int, RoundResult] = {}
+    results: dict[int, Outcome] = {}
 
     async def run(number: int) -> None:
-        results[number] = await peers[number].allreduce.run(
-            group,
-            vectors[number],
-            1.0 if weights is None else weights[number],
-            trio.current_time() + deadline_s,
+        weight = 1.0 if weights is None else weights[number]
+        until_s = trio.current_time() + deadline_s
+        results[number] = await outcome_of(
+            peers[number].allreduce, group, vectors[number], weight, until_s
         )
 
     async with trio.open_nursery() as nursery:

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import trio
 
-from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import open_allreduce
 from averaging.matchmaking.group import parse_group_untrusted
 from p2p import Node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import (
+    Outcome,
     Peer,
     connect_all,
     group_of,
     mean_of,
     open_peers,
+    outcome_of,
     run_group,
     simulated,
     vectors_for,
@@ -41,13 +42,13 @@ async def run_with_fault(
     weights: Sequence[float] | None = None,
     deadline_s: float = 20.0,
     elements: int = ELEMENTS,
-) -> tuple[list[RoundResult], list[np.ndarray], float]:
+) -> tuple[list[Outcome], list[np.ndarray], float]:
     """Run a group, let something happen to it; the results, the inputs, and how long it took."""
     vectors = vectors_for(len(peers), elements)
     kept = [vector.copy() for vector in vectors]
     group = group_of([peer.node for peer in peers], elements)
     started_s = trio.current_time()
-    results: list[RoundResult] = []
+    results: list[Outcome] = []
 
     async def run() -> None:
         results.extend(await run_group(peers, group, vectors, weights, deadline_s=deadline_s))
@@ -60,7 +61,7 @@ async def run_with_fault(
     return results, vectors, trio.current_time() - started_s
 
 
-def same_bits(results: Sequence[RoundResult]) -> None:
+def same_bits(results: Sequence[Outcome]) -> None:
     assert {result.outcome for result in results} == {"success"}
     assert len({result.digest for result in results}) == 1
     assert len({result.vector.tobytes() for result in results if result.vector is not None}) == 1
@@ -88,9 +89,7 @@ async def test_a_client_that_crashes_is_left_out_of_the_rest(network: SimNetwork
     assert np.mean(with_victim) == pytest.approx(report.fraction, abs=0.01)
 
 
-def average_without(
-    victim: int, results: Sequence[RoundResult], vectors: Sequence[np.ndarray]
-) -> None:
+def average_without(victim: int, results: Sequence[Outcome], vectors: Sequence[np.ndarray]) -> None:
     """Each element is the mean of all, or of all but the victim, as far as the report says."""
     vector, report = results[0].vector, results[0].members
     assert vector is not None
@@ -218,12 +217,12 @@ async def test_of_two_halves_the_first_succeeds_and_the_other_waits(
 
 async def run_and_cancel(
     network: SimNetwork, count: int, *, at_s: float
-) -> tuple[list[RoundResult], list[np.ndarray], Peer]:
+) -> tuple[list[Outcome], list[np.ndarray], Peer]:
     """Cancel the last member's run; the others' results, the inputs, and who was cancelled."""
     vectors = vectors_for(count, ELEMENTS)
     async with open_peers(network, count) as peers:
         group = group_of([peer.node for peer in peers], ELEMENTS)
-        results: list[RoundResult] = []
+        results: list[Outcome] = []
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
 
@@ -286,7 +285,7 @@ async def test_a_member_that_begins_late_takes_part(network: SimNetwork) -> None
     async with open_peers(network, 3) as peers:
         vectors = vectors_for(3, ELEMENTS)
         group = group_of([peer.node for peer in peers], ELEMENTS)
-        results: list[RoundResult] = []
+        results: list[Outcome] = []
 
         async def late() -> None:
             await trio.sleep(2)
@@ -318,7 +317,7 @@ async def test_a_member_that_never_begins_is_done_without(network: SimNetwork) -
 async def test_leaving_right_after_success_keeps_nothing_from_others(network: SimNetwork) -> None:
     """Who leaves first may be the one who collects the votes."""
     network.default_latency_s = 0.05
-    results: list[RoundResult] = []
+    results: list[Outcome] = []
     async with trio.open_nursery() as nursery, open_peers(network, 0):
         nodes = [
             await nursery.start(keep_open, network, name) for name in ("alice", "bob", "carol")
@@ -328,7 +327,8 @@ async def test_leaving_right_after_success_keeps_nothing_from_others(network: Si
 
         async def once(node: Node, vector: np.ndarray) -> None:
             async with open_allreduce(node, "test") as allreduce:
-                results.append(await allreduce.run(group, vector, 1.0, trio.current_time() + 10))
+                until_s = trio.current_time() + 10
+                results.append(await outcome_of(allreduce, group, vector, 1.0, until_s))
 
         async with trio.open_nursery() as runs:
             for node, vector in zip(nodes, vectors_for(3, 1000), strict=True):
@@ -351,7 +351,7 @@ async def test_a_group_that_a_peer_was_not_told_of_is_shown_to_it(network: SimNe
         group = group_of([*(peer.node for peer in peers), dave], 1000)
         shown, told = trio.open_memory_channel[bytes](1)
         vectors = vectors_for(4, 1000)
-        results: list[RoundResult] = []
+        results: list[Outcome] = []
         async with (
             open_allreduce(dave, "test", on_group_shown=shown.send) as allreduce,
             trio.open_nursery() as nursery,
@@ -363,7 +363,8 @@ async def test_a_group_that_a_peer_was_not_told_of_is_shown_to_it(network: SimNe
             nursery.start_soon(run_others)
             body = await told.receive()
             assert parse_group_untrusted(body) == group
-            results.append(await allreduce.run(group, vectors[3], 1.0, trio.current_time() + 10))
+            until_s = trio.current_time() + 10
+            results.append(await outcome_of(allreduce, group, vectors[3], 1.0, until_s))
         assert trio.current_time() < 2
     same_bits(results)
     assert all(member.fraction == 1 for member in results[0].members.values())

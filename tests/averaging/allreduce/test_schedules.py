@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import trio
 
-from averaging.allreduce.result import RoundResult
 from p2p import PeerId
 from p2p.testing import SimNetwork, run_sim
 from tests.averaging.allreduce.peers import (
     Array,
+    Outcome,
     Peer,
     fractions_of,
     group_of,
     open_peers,
+    outcome_of,
     vectors_for,
 )
 
@@ -28,12 +29,12 @@ SLACK_S = 0.1
 
 
 @dataclass
-class Outcome:
+class Part:
     """What came of one member's run; None as its result means that it was cancelled."""
 
     vector: Array
     weight: float
-    result: RoundResult | None = None
+    result: Outcome | None = None
     seconds: float = 0.0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -47,7 +48,7 @@ class Schedule:
         self.faults_max = faults_max
         self.crash = crash
         self.peers: list[Peer] = []
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[Part] = []
         self.victim: PeerId | None = None
 
     async def run(self) -> None:
@@ -67,7 +68,7 @@ class Schedule:
             if self.crash or rng.random() < 0.9:
                 weights = [weight or 1.0 for weight in weights]
             vectors = vectors_for(count, ELEMENTS, seed=rng.getrandbits(30))
-            self.outcomes = [Outcome(*pair) for pair in zip(vectors, weights, strict=True)]
+            self.outcomes = [Part(*pair) for pair in zip(vectors, weights, strict=True)]
             kept = [vector.copy() for vector in vectors]
             group = group_of(
                 [peer.node for peer in self.peers],
@@ -92,7 +93,8 @@ class Schedule:
             await trio.sleep(self.rng.random())
         started_s = trio.current_time()
         with outcome.scope:
-            outcome.result = await self.peers[number].allreduce.run(
+            outcome.result = await outcome_of(
+                self.peers[number].allreduce,
                 group,  # type: ignore[arg-type]
                 outcome.vector,
                 outcome.weight,
@@ -153,7 +155,7 @@ class Schedule:
             self._check_survivors()
         assert self.network.handler_errors == []
 
-    def _check_mean(self, winner: RoundResult) -> None:
+    def _check_mean(self, winner: Outcome) -> None:
         assert winner.vector is not None
         fractions = fractions_of(
             winner.vector,
