@@ -193,11 +193,7 @@ class YamuxSession:
             state.outbox.clear()
 
     def take(self, stream_id: int, size_bytes: int, now_s: float | None = None) -> bytes:
-        """Up to so many unread bytes; the peer is granted room as they are taken.
-
-        Args:
-            now_s: lets the window grow if it held the peer back; None leaves it as it is.
-        """
+        """Up to so many unread bytes; the peer is granted room, with now_s perhaps a wider window."""
         data = self._streams[stream_id].take(size_bytes)
         self._on_taken(stream_id, len(data), now_s)
         return data
@@ -374,7 +370,7 @@ class YamuxSession:
     def _stop(self, stream_id: int, state: StreamState) -> None:
         """The peer wants no more: what is queued is dropped, what is unread stays."""
         self._turns.discard(stream_id)
-        self._drop_outbox(state)
+        self._unsent.give(state.drop_outbox())
         state.stopped = state.finishing = state.fin_sent = True
 
     def _stop_if_flooded(self, stream_id: int, state: StreamState) -> None:
@@ -394,15 +390,10 @@ class YamuxSession:
         delta = self.windows.grant(state, now_s)
         self._control.add(frame(WINDOW_UPDATE, flags, stream_id, delta))
 
-    def _drop_outbox(self, state: StreamState) -> None:
-        self._unsent.give(state.unsent_bytes)
-        state.unsent_bytes = 0
-        state.outbox.clear()
-
     def _forget(self, stream_id: int) -> None:
         state = self._streams.pop(stream_id)
         self._turns.discard(stream_id)
-        self._drop_outbox(state)
+        self._unsent.give(state.drop_outbox())
         self._unread.give(state.unread_bytes)
         self.windows.forget(state)
         if state.inbound:

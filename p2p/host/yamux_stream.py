@@ -99,6 +99,12 @@ class StreamState:
         self.unread_bytes -= size
         return size
 
+    def drop_outbox(self) -> int:
+        """Forget what is unsent; how many bytes it was."""
+        dropped_bytes, self.unsent_bytes = self.unsent_bytes, 0
+        self.outbox.clear()
+        return dropped_bytes
+
     def cut(self, size_bytes: int) -> tuple[list[memoryview], int]:
         """Up to so many bytes off the head of what is unsent, and how many they are."""
         parts: list[memoryview] = []
