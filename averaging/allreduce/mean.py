@@ -1,7 +1,7 @@
 """The weighted mean of vectors, added in place block by block (core).
 
-Each contribution is read once and added in place to an accumulator of one block: nothing as large
-as a chunk is made but the result. Adding in the given order gives the same bits every time.
+Each contribution is read once and added in place: nothing is made but the result and buffers of
+one block. Adding in the given order gives the same bits every time.
 """
 
 from __future__ import annotations
