@@ -1,7 +1,7 @@
-"""The weighted mean of vectors, in blocks that stay in a core's cache (core).
+"""The weighted mean of vectors, added in place block by block (core).
 
-Each contribution is read once and added in place to an accumulator of one block: nothing as large
-as a chunk is made but the result. Adding in the given order gives the same bits every time.
+Each contribution is read once and added in place: nothing is made but the result and buffers of
+one block. Adding in the given order gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from averaging.allreduce.half import all_finite, convert
 
 Array = np.ndarray[Any, Any]
 
-# An accumulator and a scratch of so many float32 are half a mebibyte and stay in cache. Shorter
-# blocks measured slower for the calls into numpy, longer ones not faster.
-BLOCK_ELEMENTS: Final = 65_536
+# The largest chunk of a round. Shorter blocks measured slower: the calls into numpy cost more than
+# a better use of the cache saves. Longer vectors are cut, so that buffers stay small.
+BLOCK_ELEMENTS: Final = 131_072
 
 # Weights in these bounds are used as they are, so that whole numbers stay exact in float32;
 # others are scaled by the largest, lest products overflow or vanish.

@@ -8,11 +8,13 @@ contributions, each drawn towards the center until it is at most a radius away:
 In a butterfly no aggregator sees a whole vector, so distances are those within the chunk. One
 radius for a whole run would not do: layers differ in scale by orders of magnitude, and gradients
 shrink as training goes on. So the radius is a multiple of the chunk's own weighted median distance
-from its start. Liars with less than half of the weight cannot raise that above the largest
-distance of an honest contribution, nor can they raise the sum of squared radii over all chunks
-above what honest vectors span. The limit of this: a chunk of which more than half of the members
-sent exactly the same (rows of an embedding that few saw) has the radius 0, and the others'
-contributions to it are lost.
+from the start. Liars with less than half of the weight cannot raise that above the largest
+distance of an honest contribution, and in each iteration they move the center by their share of
+the weight × the radius at most.
+
+The limits of this: a liar that is far off in a few chunks only is clipped in those only. And where
+more than half of the members sent exactly the same (rows of an embedding that few saw) the radius
+is 0, and what the others sent there is lost.
 
 Source: S. P. Karimireddy, L. He, M. Jaggi, "Learning from History for Byzantine Robust
 Optimization", 2021, equation (CC); the start at the median: E. Gorbunov, A. Borzunov, M. Diskin,
@@ -30,7 +32,7 @@ import numpy as np
 
 from averaging.allreduce.half import convert
 from averaging.allreduce.mean import accumulator_dtype, blocks, store, write_scaled
-from averaging.robust.norms import BLOCK_ELEMENTS, block_square_sum
+from averaging.robust.norms import BLOCK_ELEMENTS, square_sum
 from averaging.robust.order import lower_median, median
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +48,8 @@ def centered_clipping(
 ) -> None:
     """Write the clipped mean of vectors; finite when they are.
 
-    A contribution whose distance is over the largest float64 is left out.
+    A contribution is left out when its difference from the center overflows float32, or float64 for
+    float64.
 
     Args:
         values: finite vectors of one length, at least one.
@@ -81,15 +84,17 @@ def _drawn(distance: float, limit: float) -> float:
 
 
 def _distance(vector: Array, center: Array) -> float:
-    """The L2 distance, summed in float64; infinite when that overflows."""
-    scratch = np.empty(min(len(center), BLOCK_ELEMENTS))
+    """The L2 distance, its squares summed in float64; infinite when a difference overflows."""
+    scratch = np.empty(min(len(center), BLOCK_ELEMENTS), center.dtype)
     squares = 0.0
     with np.errstate(over="ignore"):
         for block in blocks(len(center), BLOCK_ELEMENTS):
-            difference = scratch[: block.stop - block.start]
-            convert(vector[block], difference)
-            difference -= center[block]
-            squares += block_square_sum(difference)
+            difference, part = scratch[: block.stop - block.start], vector[block]
+            if part.dtype != center.dtype:
+                convert(part, difference)
+                part = difference
+            np.subtract(part, center[block], out=difference)
+            squares += square_sum(difference)
     return math.sqrt(squares)
 
 

@@ -78,7 +78,7 @@ def square_sum(values: Array) -> float:
             if part.dtype != np.float64:
                 part = scratch[: len(part)]
                 convert(values[block], part)
-            total += block_square_sum(part)
+            total += float(np.dot(part, part))
     return total
 
 
@@ -95,8 +95,3 @@ def square_sum_max(norm: float, elements: int, wire_dtype: np.dtype[Any]) -> flo
     absolute = float(kind.smallest_subnormal) / 2 * math.sqrt(elements)
     limit = norm * (1 + relative) + absolute
     return limit * limit
-
-
-def block_square_sum(block: Array) -> float:
-    """The sum of squares of a short float64 vector; not finite when it overflows."""
-    return float(np.dot(block, block))

@@ -10,11 +10,13 @@ from typing import Final
 
 # A rule's text comes from peers; the longest that we write is far shorter.
 TEXT_LENGTH_MAX: Final = 80
+# A thousandth bears one liar among a thousand members; no group is larger.
+FRACTION_MIN: Final = 0.001
 # The start is bounded already, and each iteration reads all contributions twice.
 ITERATIONS_MAX: Final = 20
 
 CHOICES: Final = (
-    "mean, median, trimmed_mean(0.2), or centered_clipping(2, 3), with numbers of yours"
+    "mean, median, trimmed_mean(0.2), or centered_clipping(1, 3), with numbers of yours"
 )
 
 _NUMBER: Final = r"\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,3})?"
@@ -54,7 +56,7 @@ class Rule:
     kind: RuleKind
     """What is done."""
     fraction: float | None = None
-    """Of the total weight, what a trimmed mean drops at each end: above 0 and below 0.5."""
+    """Of the total weight, what a trimmed mean drops at each end: from 0.001 to below 0.5."""
     radius: float | None = None
     """Where centered clipping cuts, as a multiple of the median distance from the center."""
     iterations: int | None = None
@@ -68,8 +70,10 @@ class Rule:
         given = (self.fraction is not None, self.radius is not None, self.iterations is not None)
         if given != (trimmed, clipping, clipping):
             raise ValueError(f"{self.kind.value} has the wrong numbers; choose {CHOICES}")
-        if self.fraction is not None and not 0 < self.fraction < 0.5:
-            raise ValueError(f"the fraction must be above 0 and below 0.5, not {self.fraction}")
+        if self.fraction is not None and not FRACTION_MIN <= self.fraction < 0.5:
+            raise ValueError(
+                f"the fraction must be from {FRACTION_MIN} to below 0.5, not {self.fraction}"
+            )
         if self.radius is not None and not 0 < self.radius < math.inf:
             raise ValueError(f"the radius must be a finite number above 0, not {self.radius}")
         if self.iterations is not None and not 1 <= self.iterations <= ITERATIONS_MAX:
@@ -108,10 +112,7 @@ class Rule:
         """The fewest members of equal weight among whom the rule bears one liar; 1 for the mean."""
         if self.kind is RuleKind.MEAN:
             return 1
-        members = 3
-        while self.liars_max(members) < 1:
-            members += 1
-        return members
+        return 3 if self.fraction is None else max(3, math.ceil(1 / self.fraction - 1e-9))
 
     def liars_max(self, members: int) -> int:
         """How many liars the rule bears among so many members of equal weight."""

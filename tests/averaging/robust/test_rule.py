@@ -9,7 +9,7 @@ from averaging.robust.rule import MEAN, Rule, RuleKind
 rules = st.one_of(
     st.just(MEAN),
     st.just(Rule(kind=RuleKind.MEDIAN)),
-    st.floats(1e-6, 0.499).map(lambda f: Rule(kind=RuleKind.TRIMMED_MEAN, fraction=f)),
+    st.floats(0.001, 0.4999999999).map(lambda f: Rule(kind=RuleKind.TRIMMED_MEAN, fraction=f)),
     st.builds(
         Rule,
         kind=st.just(RuleKind.CENTERED_CLIPPING),
@@ -64,6 +64,7 @@ def test_a_wrong_text_is_refused_with_the_choices(text: str) -> None:
     [
         ("trimmed_mean(0.5)", "fraction"),
         ("trimmed_mean(0)", "fraction"),
+        ("trimmed_mean(1e-300)", "fraction"),
         ("centered_clipping(0, 3)", "radius"),
         ("centered_clipping(1e999, 3)", "radius"),
         ("centered_clipping(2, 0)", "iterations"),
@@ -107,3 +108,11 @@ def test_how_many_liars_are_borne(text: str, members: int, liars: int) -> None:
 )
 def test_the_fewest_members_bear_one_liar(text: str, fewest: int) -> None:
     assert Rule.parse(text).members_min == fewest
+
+
+@given(rules)
+def test_one_member_fewer_bears_no_liar(rule: Rule) -> None:
+    fewest = rule.members_min
+    if rule != MEAN:
+        assert rule.liars_max(fewest) >= 1
+    assert rule.liars_max(fewest - 1) == 0
