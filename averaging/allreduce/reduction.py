@@ -22,7 +22,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 
 from averaging.allreduce.mean import Contribution
-from averaging.robust.norms import refused_norms, square_sum
+from averaging.robust.norms import refused_norms, rough_square_sum
 
 Array = np.ndarray[Any, Any]
 Peer = TypeVar("Peer", bound=Hashable)
@@ -116,7 +116,7 @@ class Senders(Generic[Peer]):
     def check_chunk(self, sender: Peer, values: Array) -> str | None:
         """Why the values of a whole chunk are refused, or None."""
         state = self._senders[sender]
-        squares = square_sum(values)
+        squares = rough_square_sum(values)
         if not math.isfinite(squares) and not np.isfinite(values).all():
             return "non-finite values"
         if self._norm_factor_max and squares > (state.norm * _NORM_SLACK) ** 2 + _SQUARES_MIN:

@@ -32,7 +32,7 @@ from averaging.allreduce.session import Array, Session
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
-from averaging.robust.norms import square_sum
+from averaging.robust.norms import rough_square_sum
 from p2p import (
     MessageInvalid,
     Node,
@@ -287,7 +287,7 @@ class Entered:
         assert session.votes == (flat is not None)
         if flat is None:
             flat = np.empty(0, session.wire.dtype)
-        squares = await session.heavy(flat.nbytes, square_sum, flat) if weight else 0.0
+        squares = await session.heavy(flat.nbytes, rough_square_sum, flat) if weight else 0.0
         session.begin(flat, weight, math.sqrt(squares))
         with trio.move_on_at(self._deadline_s):
             await session.done.wait()

@@ -6,7 +6,7 @@ weight, on a line from 0 to 1:
     0      lowest       |  next |      highest        1
     ├───────────────────┼───────┼─────────────────────┤
          ┊ ← trimmed mean: the mean over this part → ┊
-                          ↑ median: whoever lies at 1/2, the lower one at a border
+                          ↑ median: whoever lies at 1/2, or the mean of both at a border
 
 Both are worked out for blocks of coordinates: a matrix with a row for each contribution is sorted
 down its columns, then read row by row, so that nothing is larger than the matrix.
@@ -73,25 +73,28 @@ def trimmed_mean(
 
 
 def median(values: Sequence[Array], weights: Sequence[float], out: Array) -> None:
-    """Write each coordinate's lower weighted median.
+    """Write each coordinate's weighted median: where two values share the middle, their mean.
 
-    That is the least value such that it and those below hold at least half of the total weight; a
-    billionth less counts as half. Arguments are those of `trimmed_mean`.
+    The lower of the two is the least value such that it and those below hold at least half of the
+    total weight, and the upper one the greatest such that it and those above do; a billionth less
+    counts as half. One of the two alone would lean, and a model trained with it would drift.
+    Arguments are those of `trimmed_mean`.
     """
     shares = _shares(weights)
-    half = 0.5 - _SLIVER
     equal = min(weights) == max(weights)
     for block in _blocks(len(out), len(values)):
         rows_NB, order_NB = _sorted(values, block, keep_order=not equal)
         if order_NB is None:
-            median_B = rows_NB[(len(values) - 1) // 2]
+            lower_B, upper_B = rows_NB[(len(values) - 1) // 2], rows_NB[len(values) // 2]
         else:
-            median_B = rows_NB[0]
+            lower_B, upper_B = rows_NB[0].copy(), rows_NB[0].copy()
             below_B = shares[order_NB[0]]
             for row_B, owner_B in zip(rows_NB[1:], order_NB[1:], strict=True):
-                np.copyto(median_B, row_B, where=below_B < half)
+                np.copyto(lower_B, row_B, where=below_B < 0.5 - _SLIVER)
+                np.copyto(upper_B, row_B, where=below_B <= 0.5 + _SLIVER)
                 below_B += shares[owner_B]
-        store(median_B, out[block])
+        # Halved first, since the largest values have no sum.
+        store(lower_B / 2 + upper_B / 2, out[block])
 
 
 def lower_median(numbers: Sequence[float], weights: Sequence[float]) -> float:

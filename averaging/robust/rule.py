@@ -32,7 +32,7 @@ class RuleKind(Enum):
     """For each coordinate, the weighted mean without a fraction of the weight at either end.
     Breakdown point: the fraction."""
     MEDIAN = "median"
-    """For each coordinate, the lower weighted median. Breakdown point 1/2."""
+    """For each coordinate, the weighted median. Breakdown point 1/2."""
     CENTERED_CLIPPING = "centered_clipping"
     """The mean after each vector's distance from a center was cut to a radius, a few times over.
     Breakdown point 1/2."""

@@ -193,7 +193,7 @@ class YamuxSession:
             state.outbox.clear()
 
     def take(self, stream_id: int, size_bytes: int, now_s: float | None = None) -> bytes:
-        """Up to so many unread bytes; the peer is granted room, with now_s perhaps a wider window."""
+        """Up to so many unread bytes, which grants the peer room; now_s may widen its window."""
         data = self._streams[stream_id].take(size_bytes)
         self._on_taken(stream_id, len(data), now_s)
         return data

@@ -16,6 +16,12 @@ def lower_median(numbers: Sequence[float], weights: Sequence[float]) -> float:
     raise AssertionError("no numbers")
 
 
+def middle_median(numbers: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the lower median and the upper one, which is the lower one seen from above."""
+    lower = lower_median(numbers, weights)
+    return lower / 2 - lower_median([-number for number in numbers], weights) / 2
+
+
 def trimmed_mean(numbers: Sequence[float], weights: Sequence[float], fraction: float) -> float:
     """The mean of what lies between two points of the line of sorted numbers."""
     whole = sum(map(Fraction, weights))
@@ -31,7 +37,7 @@ def centered_clipping(
     vectors: Sequence[Sequence[float]], weights: Sequence[float], radius: float, iterations: int
 ) -> list[float]:
     """The formula as it stands in the paper, with weights and a radius of its own."""
-    center = [lower_median(column, weights) for column in zip(*vectors, strict=True)]
+    center = [middle_median(column, weights) for column in zip(*vectors, strict=True)]
     whole = math.fsum(weights)
     limit = radius * lower_median([math.dist(v, center) for v in vectors], weights)
     for _ in range(iterations):

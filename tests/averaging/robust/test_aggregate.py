@@ -49,7 +49,7 @@ def plainly(rule: Rule, values: list[Array], weights: list[float]) -> list[float
         assert rule.iterations is not None
         return plain.centered_clipping(lists, shares, rule.radius, rule.iterations)
     if rule.kind is RuleKind.MEDIAN:
-        return [plain.lower_median(column, shares) for column in columns]
+        return [plain.middle_median(column, shares) for column in columns]
     return [plain.trimmed_mean(column, shares, rule.fraction or 0.0) for column in columns]
 
 
