@@ -17,6 +17,23 @@ FLOAT_DTYPES = ("float16", "float32", "float64")
 """What can be averaged; integers would lose their meaning."""
 
 
+# Four parts make a hash; nobody gains by a collision, since a peer may claim any hash.
+_HASH_PART_BYTES = 8
+
+
+def describe_difference(ours: bytes, theirs: bytes) -> str:
+    """In what the specs with these hashes differ, in words."""
+    different = []
+    for index, part in enumerate(("names", "shapes", "dtypes")):
+        bytes_of_part = slice(index * _HASH_PART_BYTES, (index + 1) * _HASH_PART_BYTES)
+        if ours[bytes_of_part] != theirs[bytes_of_part]:
+            different.append(part)
+    if not different:
+        return "the tensors differ"
+    *first, last = different
+    return f"the tensors' {', '.join(first)}{' and ' if first else ''}{last} differ"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Names, shapes and dtypes of the tensors, in the order of the flat vector.
@@ -68,10 +85,12 @@ class TensorSpec:
 
     @cached_property
     def hash(self) -> bytes:
-        """SHA-256 of the spec."""
-        return hashlib.sha256(
-            msgspec.msgpack.encode((self.names, self.shapes, self.dtypes))
-        ).digest()
+        """Names the spec in 32 bytes: eight of the SHA-256 of the names, of the shapes, of the
+        dtypes, and of all three, so that two peers can tell in what they differ.
+        """
+        parts = (self.names, self.shapes, self.dtypes)
+        digests = [hashlib.sha256(msgspec.msgpack.encode(part)) for part in (*parts, parts)]
+        return b"".join(digest.digest()[:_HASH_PART_BYTES] for digest in digests)
 
     def check(self, tensors: Mapping[str, Array], *, to_write: bool = False) -> None:
         """Raise ValueError unless the tensors are as the spec says (and may be written)."""

@@ -26,6 +26,10 @@ class MatchmakingConfig:
     partition_patience_s: float = 60.0
     """How long a group waits whose failed predecessor may have succeeded out of sight; after
     that it goes on as a fork."""
+    grid: bool = False
+    """Whether a swarm larger than one group meets in buckets that mix from round to round. Then a
+    round has many results, one for each group, so rounds are told apart by number and bucket
+    alone, and nobody is behind for building on another result. Members must agree."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.group_size_min <= self.group_size_max <= schema.GROUP_SIZE_MAX:

@@ -21,9 +21,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+from averaging.matchmaking import schema
 from averaging.round_id import RoundId
 
-DEPTH_MAX: Final = 16
+DEPTH_MAX: Final = schema.BUCKET_TEXT_MAX
 """Bits of a bucket's name: 65 536 buckets."""
 
 # A bucket's expected size lies between these parts of the largest group: below, groups mix slowly;

@@ -49,6 +49,8 @@ class Join:
     abandoned: bool
     """Whether the member promised never to vote in that group."""
     signature: bytes = b""
+    bucket: str = ""
+    """Where in the grid, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         addresses=body.addresses,
         previous=_hash_or_empty_untrusted(body.previous),
         abandoned=body.abandoned,
+        bucket=body.bucket,
         signature=signed.signature,
     )
     if _join_bytes(join) != signed.body:
@@ -194,9 +197,9 @@ def parse_group_untrusted(data: bytes) -> Group:
     leader = members[0]
     if len({join.peer_id for join in members}) != len(members):
         raise MessageInvalid("a group names a member twice")
-    shared = (leader.group_name, leader.round, leader.spec_hash, leader.wire_dtype)
+    shared = _shared(leader)
     for join in members:
-        if (join.group_name, join.round, join.spec_hash, join.wire_dtype) != shared:
+        if _shared(join) != shared:
             raise MessageInvalid("a group's members did not join the same round with one spec")
     if leader.role != "node":
         raise MessageInvalid("a group is led by a client, which cannot be dialed")
@@ -214,6 +217,11 @@ def parse_group_untrusted(data: bytes) -> Group:
     )
 
 
+def _shared(join: Join) -> tuple[str, RoundId, bytes, str, str]:
+    """What all members of a group must have alike."""
+    return (join.group_name, join.round, join.spec_hash, join.wire_dtype, join.bucket)
+
+
 def _join_bytes(join: Join) -> bytes:
     return encode(
         schema.JoinBody(
@@ -228,6 +236,7 @@ def _join_bytes(join: Join) -> bytes:
             join.addresses,
             join.previous,
             join.abandoned,
+            join.bucket,
         )
     )
 
