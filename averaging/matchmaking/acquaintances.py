@@ -155,6 +155,11 @@ class Acquaintances:
             self._lost[peer] = known.record.sequence if known is not None else None
             _forget_oldest(self._lost)
 
+    @property
+    def friends(self) -> tuple[PeerId, ...]:
+        """Of our last group, less those that were lost since."""
+        return tuple(peer for peer in self.last_members if peer not in self._lost)
+
     def on_heard(self, peer: PeerId) -> None:
         """A peer said something to us."""
         self._lost.pop(peer, None)

@@ -22,9 +22,9 @@ def expected(seek: Seek, now_s: float) -> tuple[PeerId, ...]:
     request, known = seek.request, seek.around.acquaintances
     peers = request.expected
     if peers is None and not request.bucket:
-        peers = (*known.last_members, *known.strangers(now_s, request.bucket))
+        peers = (*known.friends, *known.strangers(now_s, request.bucket))
     elif peers is None:
-        friends = known.last_members if request.previous else ()
+        friends = known.friends if request.previous else ()
         peers = (*friends, *known.strangers(now_s, request.bucket, seek.round.number))
     out = (seek.around.own, *request.lost, *seek.roster.other_buckets)
     return tuple(dict.fromkeys(peer for peer in peers if peer not in out))
