@@ -131,22 +131,29 @@ class Acquaintances:
                 self.on_addresses(candidate.peer_id, candidate.addresses)
 
     def strangers(
-        self, now_s: float, bucket: str | None = None, round_number: int = 0
+        self, now_s: float, bucket: str | None = None, round_number: int | None = None
     ) -> tuple[PeerId, ...]:
-        """Peers whose records are alive, newer than their loss, and of this bucket.
+        """Peers whose records are alive, newer than their loss, and of this bucket and round.
 
         Args:
-            bucket: None takes all.
-            round_number: leaves out those that were last heard of in an earlier round.
+            bucket: None takes all, as for the round: who moves on leaves its old record behind.
         """
         return tuple(
             peer
             for peer, entry in self._strangers.items()
             if entry.until_s > now_s
             and bucket in (None, entry.record.bucket)
-            and entry.record.round_number >= round_number
+            and round_number in (None, entry.record.round_number)
             and not self._is_lost(peer, entry.record.sequence)
         )
+
+    def rounds_in(self, now_s: float, bucket: str) -> dict[PeerId, int]:
+        """The rounds of those strangers whose records are alive and of this bucket."""
+        return {
+            peer: entry.record.round_number
+            for peer, entry in self._strangers.items()
+            if entry.until_s > now_s and entry.record.bucket == bucket
+        }
 
     def on_lost(self, peers: Iterable[PeerId]) -> None:
         """These were lost: until they say something or renew their record they do not count."""

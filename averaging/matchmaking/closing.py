@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from averaging.matchmaking import schema
-from averaging.matchmaking.buckets import in_bucket
+from averaging.matchmaking.grid import in_bucket
 from averaging.matchmaking.group import Group, choose_chunk_elements, form_group
 from averaging.matchmaking.outputs import Answer
 from averaging.matchmaking.roster import Elsewhere
@@ -166,7 +166,7 @@ def _all_here(seek: Seek, now_s: float) -> bool:
 
 def _would_fork(seek: Seek, expected: Sequence[PeerId]) -> bool:
     """Whether most are in another group; in a grid, where a bucket may be too full, they may be."""
-    return seek.request.bucket is None and seek.roster.mostly_elsewhere(expected)
+    return not seek.request.bucket and seek.roster.mostly_elsewhere(expected)
 
 
 def _blocked(seek: Seek) -> bool:

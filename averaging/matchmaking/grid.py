@@ -116,3 +116,8 @@ def grid_round(number: int, bucket: str) -> RoundId:
     """The round of a bucket: its parent names no result, since each group of a grid has its own."""
     named = _ROUND_CONTEXT + number.to_bytes(8, "big") + bucket.encode()
     return RoundId(number, hashlib.sha256(named).digest())
+
+
+def in_bucket(bucket: str) -> str:
+    """Where a peer is, in words."""
+    return f"is in bucket {bucket} of the grid" if bucket else "is in a grid of one bucket"

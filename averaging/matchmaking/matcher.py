@@ -248,10 +248,10 @@ class Matcher:
         return self._after(now_s)
 
     def on_invite_answer(
-        self, peer: PeerId, answer: schema.InviteAnswer, now_s: float
+        self, peer: PeerId, round_id: RoundId, answer: schema.InviteAnswer, now_s: float
     ) -> list[Output]:
-        """An invited peer says what it does."""
-        if self._seek is not None:
+        """A peer that was invited to this round says what it does."""
+        if self._seek is not None and self._seek.round == round_id:
             inviting.on_invite_answer(self._seek, peer, answer, now_s)
         return self._after(now_s)
 

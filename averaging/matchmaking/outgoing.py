@@ -129,6 +129,7 @@ class Outgoing:
         except P2PError as exc:
             logger.debug("invite_failed peer=%s cause=%s", short(peer), exc)
         else:
-            self._apply(self._core.on_invite_answer(peer, answer, trio.current_time()))
+            round_id = output.invite.round.round_id()
+            self._apply(self._core.on_invite_answer(peer, round_id, answer, trio.current_time()))
         finally:
             del self._inviting[peer]

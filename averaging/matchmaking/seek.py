@@ -181,7 +181,7 @@ class Seek:
     def on_other_round(self, peer: PeerId, round_id: RoundId, now_s: float) -> None:
         """A peer is in another round: follow it there, or remember that."""
         round_id = buckets.comparable(self, round_id)
-        if self.request.follow and round_id > self.round:
+        if self.request.follow and round_id > self.round and not self.request.bucket:
             self.adopt_round(round_id, now_s)
         elif round_id != self.round:
             older = self.roster.joined.pop(peer, None)
@@ -201,6 +201,7 @@ class Seek:
         """The strangers' records were read; some have other tensors."""
         self.polled = True
         self.roster.unfit.update(unfit)
+        buckets.note_later(self, now_s)
         self.ranking.add(self.expected(now_s))
         self.step(now_s)
 
@@ -210,8 +211,10 @@ class Seek:
         """Decide what to do next; called after every event."""
         if self.phase is Phase.DONE:
             return
-        behind = self.roster.left_behind(self.expected(now_s))
-        if behind is not None:
+        behind = buckets.left_behind(self, now_s)
+        if behind is not None and self.request.follow and self.request.bucket:
+            self.adopt_round(behind, now_s)
+        elif behind is not None:
             self.give_up(closing.reason_behind(self, behind), now_s, behind)
             return
         if now_s >= self.request.deadline_s:

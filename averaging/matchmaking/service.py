@@ -171,13 +171,16 @@ class Matchmaking:
         outcome = search.outcome
         assert outcome is not None
         if isinstance(outcome, GaveUp):
-            raise MatchmakingFailed(
-                outcome.reason, behind=outcome.behind, refusals=outcome.refusals
-            )
+            behind = outcome.behind and self._for_caller(outcome.behind, request)
+            raise MatchmakingFailed(outcome.reason, behind=behind, refusals=outcome.refusals)
         group = outcome.group
+        return replace(group, round=self._for_caller(group.round, request))
+
+    def _for_caller(self, round_id: RoundId, request: SeekRequest) -> RoundId:
+        """A round in the caller's terms: the parents of a grid's rounds name no results."""
         if not self._config.grid:
-            return group
-        return replace(group, round=RoundId(group.round.number, request.round.parent))
+            return round_id
+        return RoundId(round_id.number, request.round.parent)
 
     async def _count_swarm(self, request: SeekRequest) -> None:
         """In a grid of strangers: learn how large the swarm is, unless we did lately."""

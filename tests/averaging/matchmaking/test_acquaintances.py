@@ -50,6 +50,7 @@ def test_strangers_are_told_apart_by_bucket_and_round() -> None:
     assert known.strangers(0.0, "01", 3) == (BOB,)
     # It was last heard of in an earlier round: by now it is in another bucket.
     assert known.strangers(0.0, "01", 4) == ()
+    assert known.rounds_in(0.0, "01") == {BOB: 3}
     assert known.strangers(61.0) == ()
 
 

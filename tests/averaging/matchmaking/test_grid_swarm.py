@@ -119,13 +119,15 @@ async def check_mixing(members: Sequence[Member], cap: int, **wishes: Any) -> No
     assert statistics.fmean(values.values()) == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("cap", [8, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cap", [6, 8])
 async def test_strangers_of_several_groups_mix(autojump_clock: MockClock, cap: int) -> None:
     config = MatchmakingConfig(group_size_max=cap, grid=True)
     async with open_swarm(SimNetwork(1), 24, config) as members:
         await check_mixing(members, cap, expected=None, follow=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [4, 8])
 async def test_peers_that_know_each_other_need_no_dht(autojump_clock: MockClock, cap: int) -> None:
     config = MatchmakingConfig(group_size_max=cap, grid=True)
@@ -136,7 +138,7 @@ async def test_peers_that_know_each_other_need_no_dht(autojump_clock: MockClock,
 async def test_clocks_that_are_minutes_apart_do_not_matter(autojump_clock: MockClock) -> None:
     config = MatchmakingConfig(group_size_max=4, grid=True)
     skews = (0.0, 400.0, -250.0)
-    async with open_swarm(SimNetwork(3), 10, config, skews=skews) as members:
+    async with open_swarm(SimNetwork(3), 6, config, skews=skews) as members:
         for number in range(2):
             await find_in_grid(members, number, expected=None, follow=True)
             assert len(check_groups(members, 4)) < len(members)

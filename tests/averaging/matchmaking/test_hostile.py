@@ -100,6 +100,14 @@ async def refuse_with_a_wild_round(call: RpcCall[Any, Any]) -> None:
     await call.send(schema.Refuse("other-round", "ha", wild))
 
 
+async def refuse_with_another_bucket(call: RpcCall[Any, Any]) -> None:
+    await call.send(schema.Refuse("other-bucket", "ha", None, "0101"))
+
+
+async def refuse_with_no_bucket(call: RpcCall[Any, Any]) -> None:
+    await call.send(schema.Refuse("other-bucket", "ha", None, "0b"))
+
+
 async def hang_up(call: RpcCall[Any, Any]) -> None:
     return
 
@@ -118,6 +126,8 @@ async def say_nothing(call: RpcCall[Any, Any]) -> None:
         redirect_to_nonsense,
         redirect_to_the_caller,
         refuse_with_a_wild_round,
+        refuse_with_another_bucket,
+        refuse_with_no_bucket,
         hang_up,
         say_nothing,
     ],
