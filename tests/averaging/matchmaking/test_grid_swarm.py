@@ -120,6 +120,7 @@ async def check_mixing(members: Sequence[Member], cap: int, **wishes: Any) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cap", [6, 8])
 async def test_strangers_of_several_groups_mix(autojump_clock: MockClock, cap: int) -> None:
     config = MatchmakingConfig(group_size_max=cap, grid=True)
@@ -128,6 +129,7 @@ async def test_strangers_of_several_groups_mix(autojump_clock: MockClock, cap: i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cap", [4, 8])
 async def test_peers_that_know_each_other_need_no_dht(autojump_clock: MockClock, cap: int) -> None:
     config = MatchmakingConfig(group_size_max=cap, grid=True)
