@@ -214,11 +214,11 @@ class Averager:
             if result.outcome == "success":
                 self._previous = None
                 self._round = RoundId(group.round.number + 1, result.digest)
-                self._matchmaking.settle(group.round, self._round)
+                self._matchmaking.settle(group.round, self._round, lost=result.lost)
                 return report
             self._previous = _Previous(group.round, group.group_id, result.promised)
             # Who is undecided must not take part elsewhere: its vote may have committed.
-            hopeless = result.outcome == "undecided" or (result.hopeless and not result.lost)
+            hopeless = result.outcome == "undecided" or result.hopeless
             if hopeless or trio.current_time() >= wish.until_s:
                 raise RoundFailed(report)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from averaging.allreduce.config import AllreduceConfig
 from averaging.matchmaking import MatchmakingConfig
+from averaging.robust.rule import Rule
 from averaging.tensors import FLOAT_DTYPES
 
 
@@ -32,6 +33,9 @@ class AveragerConfig:
     """How long a result is kept to serve members that lack a piece of it."""
     partition_patience_s: float = 60.0
     """How long a group waits whose failed predecessor may have succeeded out of sight."""
+    grid: bool = False
+    """Let swarms larger than a group walk a Moshpit grid: rounds of many small groups, whose
+    results mix from round to round. Members must agree."""
     rule: str = "mean"
     """How contributions are combined: mean, median, trimmed_mean(0.2), centered_clipping(2, 3).
     Members must agree."""
@@ -55,7 +59,11 @@ class AveragerConfig:
 
     def matchmaking(self) -> MatchmakingConfig:
         """The part for finding groups."""
+        liars = f", tolerating {self.tolerated_liars} liars" if self.tolerated_liars else ""
+        norms = f", norms up to {self.norm_factor_max:g} medians" if self.norm_factor_max else ""
         return MatchmakingConfig(
+            terms=f"{Rule.parse(self.rule)}{liars}{norms}",
+            grid=self.grid,
             group_size_max=self.group_size_max,
             group_size_min=max(self.group_size_min, 3 * self.tolerated_liars + 1),
             join_window_s=self.join_window_s,

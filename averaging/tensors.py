@@ -28,6 +28,23 @@ FLOAT_DTYPES = tuple(ITEM_SIZE_BYTES)
 _NUMPY = (np.ndarray, np.generic)
 
 
+# Four parts make a hash; nobody gains by a collision, since a peer may claim any hash.
+_HASH_PART_BYTES = 8
+
+
+def describe_difference(ours: bytes, theirs: bytes) -> str:
+    """In what the specs with these hashes differ, in words."""
+    different = []
+    for index, part in enumerate(("names", "shapes", "dtypes", "dtypes on the wire")):
+        bytes_of_part = slice(index * _HASH_PART_BYTES, (index + 1) * _HASH_PART_BYTES)
+        if ours[bytes_of_part] != theirs[bytes_of_part]:
+            different.append(part)
+    if not different:
+        return "the tensors differ"
+    *first, last = different
+    return f"the tensors' {', '.join(first)}{' and ' if first else ''}{last} differ"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Names, shapes and dtypes of the tensors, in the order of the flat vector.
@@ -133,12 +150,14 @@ class TensorSpec:
 
     @cached_property
     def hash(self) -> bytes:
-        """SHA-256 of the spec."""
-        fields: list[object] = [self.names, self.shapes, self.dtypes]
-        if self.wire_dtypes != self.dtypes:
-            # Tensors that travel as they are keep the hash that they had when all did.
-            fields.append(self.wire_dtypes)
-        return hashlib.sha256(msgspec.msgpack.encode(fields)).digest()
+        """Names the spec in 32 bytes: eight of the SHA-256 of the names, of the shapes, of the
+        dtypes, and of those on the wire, so that two peers can tell in what they differ.
+        """
+        parts = (self.names, self.shapes, self.dtypes)
+        digests = [
+            hashlib.sha256(msgspec.msgpack.encode(part)) for part in (*parts, self.wire_dtypes)
+        ]
+        return b"".join(digest.digest()[:_HASH_PART_BYTES] for digest in digests)
 
     def check(self, tensors: Mapping[str, Tensor], *, to_write: bool = False) -> None:
         """Raise ValueError unless the tensors are as the spec says (and may be written)."""

@@ -354,7 +354,9 @@ class Ballot(Generic[Peer]):
         if self.commit is not None:
             self._decide_committed()
         elif self._tally.undecidable(tuple(self._promises)) and self._all_heard():
-            self._finish(End("failed", True, self._why_blocked(), hopeless=not self._promises))
+            # Without those who gave up, or lied, it may go better.
+            hopeless = not (self._promises or self._liars)
+            self._finish(End("failed", True, self._why_blocked(), hopeless))
         elif self.stand is Stand.VOTED:
             self._send_vote()
         if self.end is None:

@@ -97,11 +97,11 @@ class Allreduce:
         Args:
             flat: 1-D, kept unchanged.
             deadline_s: on trio's clock; the group's own limit holds too.
-            wire: how the values travel; None for the group's wire dtype.
+            wire: how the values travel; None as they are.
             on_success: takes the agreed vector before the result is told.
         """
         if wire is None:
-            runs = [Run(0, len(flat), group.members[0].wire_dtype)] if len(flat) else []
+            runs = [Run(0, len(flat), flat.dtype.name)] if len(flat) else []
             wire = FloatingWire(runs, flat.dtype)
         async with self.entered(group, wire, deadline_s) as entered:
             return await entered.run(flat, weight, on_success=on_success)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from averaging.matchmaking import schema
+from averaging.matchmaking import buckets, schema
 from averaging.matchmaking.group import Group
 from averaging.matchmaking.outputs import AskFailure
 from averaging.matchmaking.roster import Elsewhere
@@ -71,12 +71,15 @@ def _on_refusal(seek: Seek, peer: PeerId, refusal: schema.Refuse, now_s: float) 
     seek.leave_asked(now_s, answered=True)
     if refusal.code == "other-round" and refusal.round is not None:
         seek.on_other_round(peer, refusal.round.round_id(), now_s)
+    elif refusal.code == "other-bucket":
+        seen = refusal.round.round_id() if refusal.round is not None else None
+        buckets.on_other_bucket(seek, peer, refusal.bucket, seen, now_s)
     elif refusal.code == "client":
         seek.around.acquaintances.on_role(peer, client=True)
         seek.ranking.put_off(peer, "cannot be dialed, so it cannot lead", final=True)
     elif refusal.code in ("spec-differs", "lost-last-round"):
         seek.ranking.put_off(peer, reason, final=True)
-        seek.roster.unfit[peer] = None
+        seek.roster.unfit[peer] = reason
     elif refusal.code == "closed" and seek.around.can_lead:
         # Invitations tell when that changes.
         seek.ranking.put_off(peer, reason)

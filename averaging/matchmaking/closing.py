@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from averaging.matchmaking import schema
+from averaging.matchmaking.grid import in_bucket
 from averaging.matchmaking.group import (
     Group,
     capacities_of,
@@ -20,6 +22,10 @@ from p2p import PeerId, short
 
 if TYPE_CHECKING:
     from averaging.matchmaking.seek import Seek
+
+
+# A sentence that names hundreds of peers tells nothing; the exception has them all.
+_REFUSALS_TOLD = 8
 
 
 def closes(seek: Seek, now_s: float) -> bool:
@@ -40,7 +46,7 @@ def closes(seek: Seek, now_s: float) -> bool:
     full = seek.size() >= config.group_size_max
     if not full and not _all_here(seek, now_s) and now_s < window_ends_s(seek, now_s):
         return False
-    if seek.request.expected is not None and seek.roster.mostly_elsewhere(expected):
+    if _would_fork(seek, expected) and seek.request.expected is not None:
         return False
     return not _blocked(seek) or now_s >= _patience_ends_s(seek)
 
@@ -76,7 +82,7 @@ def window_ends_s(seek: Seek, now_s: float) -> float:
     """Until when a leader waits for members that may still come."""
     window = seek.around.window
     length_s = window.window_s
-    if seek.request.expected is None and seek.roster.mostly_elsewhere(seek.expected(now_s)):
+    if seek.request.expected is None and _would_fork(seek, seek.expected(now_s)):
         # They are in groups of their own; their next round is worth some waiting.
         length_s = window.upper_s
     # What comes after needs time too.
@@ -97,11 +103,12 @@ def refusals(seek: Seek) -> dict[PeerId, str]:
     """What is known of each peer that is not here."""
     roster = seek.roster
     said = dict.fromkeys(roster.absent, "cannot be reached")
-    said |= dict.fromkeys(roster.unfit, "has another spec")
+    said |= roster.unfit
     said |= {peer: f"is in another round ({seen})" for peer, seen in roster.other_rounds.items()}
     for peer, where in roster.elsewhere.items():
         closed = where is Elsewhere.CLOSED
         said[peer] = "is in a group that is closed" if closed else "follows another leader"
+    said |= {peer: in_bucket(bucket) for peer, bucket in roster.other_buckets.items()}
     said |= seek.ranking.reasons
     return dict(sorted(said.items()))
 
@@ -119,8 +126,7 @@ def reason_behind(seek: Seek, behind: RoundId) -> str:
 def reason_no_group(seek: Seek, now_s: float) -> str:
     """One sentence that says why there is no group."""
     roster, expected = seek.roster, seek.expected(now_s)
-    why = [f"{short(peer)} {reason}" for peer, reason in refusals(seek).items()]
-    details = f" ({'; '.join(why)})" if why else ""
+    details = _details(seek, now_s)
     if seek.asked is not None and seek.asked.ready:
         leader = short(seek.asked.peer_id)
         return f"the leader {leader} did not close its group by our deadline{details}"
@@ -134,7 +140,7 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
             "the failed group before may have succeeded at members that are out of sight; "
             f"too few of them are here to rule it out{details}"
         )
-    if roster.mostly_elsewhere(expected):
+    if _would_fork(seek, expected):
         return f"most of the others are in a group without us{details}"
     if not seek.voter_count():
         return f"nobody came that contributes{details}"
@@ -145,14 +151,34 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
     return f"no group could be closed by the deadline{details}"
 
 
+def _details(seek: Seek, now_s: float) -> str:
+    """What is known of those that are not here, in brackets; and whether there is anybody."""
+    bucket = seek.request.bucket
+    why = [f"we are in bucket {bucket} of the grid"] if bucket else []
+    said = refusals(seek)
+    if not said and not seek.roster.joined and not seek.expected(now_s):
+        why.append("nobody else is known under this group's name")
+    why.extend(f"{short(peer)} {said[peer]}" for peer in list(said)[:_REFUSALS_TOLD])
+    if len(said) > _REFUSALS_TOLD:
+        why.append(f"and {len(said) - _REFUSALS_TOLD} more")
+    return f" ({'; '.join(why)})" if why else ""
+
+
 def _all_here(seek: Seek, now_s: float) -> bool:
     expected = seek.expected(now_s)
     if seek.roster.missing(expected):
         return False
     if seek.request.expected is not None:
         return True
-    # Among strangers more may come, unless it has gone like this before.
-    return bool(expected) and seek.polled and seek.around.window.experienced
+    # Among strangers more may come, unless it has gone like this before. In a bucket they come
+    # from groups that end at different times: as many as usual must be here.
+    usual = seek.size() >= seek.request.bucket_size if seek.request.bucket else bool(expected)
+    return usual and seek.polled and seek.around.window.experienced
+
+
+def _would_fork(seek: Seek, expected: Sequence[PeerId]) -> bool:
+    """Whether most are in another group; in a grid, where a bucket may be too full, they may be."""
+    return not seek.request.bucket and seek.roster.mostly_elsewhere(expected)
 
 
 def _blocked(seek: Seek) -> bool:

@@ -17,8 +17,8 @@ class MatchmakingConfig:
     group_size_min: int = 1
     """A group with fewer contributors does not start: a swarm that must not fork asks for half of
     its voters."""
-    wire_dtype: str = ""
-    """Number type of the vector on the wire; members must agree. Empty: that of the spec."""
+    terms: str = ""
+    """How contributions are combined and agreed on, in words; members must agree."""
     join_window_s: float = 5.0
     """The longest wait for members that may come, and for a better-ranked peer that is not yet
     looking; the first round waits so long, later ones as the members' past arrivals suggest."""
@@ -27,6 +27,10 @@ class MatchmakingConfig:
     partition_patience_s: float = 60.0
     """How long a group waits whose failed predecessor may have succeeded out of sight; after
     that it goes on as a fork."""
+    grid: bool = False
+    """Whether a swarm larger than one group meets in buckets that mix from round to round. Then a
+    round has many results, one for each group, so rounds are told apart by number and bucket
+    alone, and nobody is behind for building on another result. Members must agree."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.group_size_min <= self.group_size_max <= schema.GROUP_SIZE_MAX:
@@ -41,5 +45,5 @@ class MatchmakingConfig:
             )
         if not 0 <= self.partition_patience_s < math.inf:
             raise ValueError(f"partition_patience_s must be >= 0, not {self.partition_patience_s}")
-        if len(self.wire_dtype) > schema.DTYPE_TEXT_MAX:
-            raise ValueError(f"wire_dtype is too long: {self.wire_dtype!r}")
+        if len(self.terms) > schema.TERMS_TEXT_MAX:
+            raise ValueError(f"terms are too long: {self.terms!r}")

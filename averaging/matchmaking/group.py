@@ -40,7 +40,7 @@ class Join:
     group_name: str
     round: RoundId
     spec_hash: bytes
-    wire_dtype: str
+    terms: str
     role: schema.Role
     weight_cap: float
     up_bytes_per_s: int
@@ -53,6 +53,8 @@ class Join:
     abandoned: bool
     """Whether the member promised never to vote in that group."""
     signature: bytes = b""
+    bucket: str = ""
+    """Where in the grid, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         group_name=body.group_name,
         round=body.round.round_id(),
         spec_hash=body.spec_hash,
-        wire_dtype=body.wire_dtype,
+        terms=body.terms,
         role=body.role,
         weight_cap=body.weight_cap,
         up_bytes_per_s=body.up_bytes_per_s,
@@ -183,6 +185,7 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         addresses=body.addresses,
         previous=_hash_or_empty_untrusted(body.previous),
         abandoned=body.abandoned,
+        bucket=body.bucket,
         signature=signed.signature,
     )
     if join.role == "aux" and join.weight_cap:
@@ -246,9 +249,9 @@ def parse_group_untrusted(data: bytes) -> Group:
     leader = members[0]
     if len({join.peer_id for join in members}) != len(members):
         raise MessageInvalid("a group names a member twice")
-    shared = (leader.group_name, leader.round, leader.spec_hash, leader.wire_dtype)
+    shared = _shared(leader)
     for join in members:
-        if (join.group_name, join.round, join.spec_hash, join.wire_dtype) != shared:
+        if _shared(join) != shared:
             raise MessageInvalid("a group's members did not join the same round with one spec")
     if leader.role == "client":
         raise MessageInvalid("a group is led by a client, which cannot be dialed")
@@ -268,6 +271,11 @@ def parse_group_untrusted(data: bytes) -> Group:
     )
 
 
+def _shared(join: Join) -> tuple[str, RoundId, bytes, str, str]:
+    """What all members of a group must have alike."""
+    return (join.group_name, join.round, join.spec_hash, join.terms, join.bucket)
+
+
 def _join_bytes(join: Join) -> bytes:
     return encode(
         schema.JoinBody(
@@ -275,7 +283,7 @@ def _join_bytes(join: Join) -> bytes:
             join.group_name,
             schema.round_on_wire(join.round),
             join.spec_hash,
-            join.wire_dtype,
+            join.terms,
             join.role,
             join.weight_cap,
             join.up_bytes_per_s,
@@ -284,6 +292,7 @@ def _join_bytes(join: Join) -> bytes:
             join.addresses,
             join.previous,
             join.abandoned,
+            join.bucket,
         )
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from averaging.matchmaking import schema
+from averaging.matchmaking import buckets, schema
 from averaging.matchmaking.roster import Elsewhere
 from averaging.matchmaking.seek import Phase, Seek
+from averaging.tensors import describe_difference
 from p2p import PeerId
 
 
 def on_invite(seek: Seek, peer: PeerId, invite: schema.Invite, now_s: float) -> schema.InviteAnswer:
     """A leader of our spec misses us: say what we do, and learn that it leads."""
-    round_id = invite.round.round_id()
+    round_id = buckets.comparable(seek, invite.round.round_id())
     if round_id != seek.round:
         seek.on_other_round(peer, round_id, now_s)
     if round_id != seek.round:
@@ -40,8 +41,14 @@ def on_invite_answer(seek: Seek, peer: PeerId, answer: schema.InviteAnswer, now_
     elif answer.state == "closed":
         roster.elsewhere[peer] = Elsewhere.CLOSED
     elif answer.state == "spec-differs":
-        ranking.put_off(peer, "has another spec", final=True)
-        roster.unfit[peer] = None
+        reason = "has another spec"
+        if answer.spec_hash:
+            reason = describe_difference(seek.own_join.spec_hash, answer.spec_hash)
+        ranking.put_off(peer, reason, final=True)
+        roster.unfit[peer] = reason
+    elif answer.state == "other-bucket":
+        seen = answer.round.round_id() if answer.round is not None else None
+        buckets.on_other_bucket(seek, peer, answer.bucket, seen, now_s)
     elif answer.state == "following":
         if answer.leader != seek.around.own and peer not in roster.joined:
             roster.elsewhere[peer] = Elsewhere.FOLLOWING

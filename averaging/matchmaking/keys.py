@@ -6,8 +6,8 @@ import hashlib
 
 from p2p import PeerId
 
-SHARED_BUCKET = "0"
-"""The one bucket of a swarm without a grid."""
+SHARED_BUCKET = ""
+"""The one bucket of a swarm without a grid; with one, everybody is listed in it to be counted."""
 
 
 def rank(parent: bytes, peer_id: PeerId) -> bytes:
@@ -21,4 +21,4 @@ def rank(parent: bytes, peer_id: PeerId) -> bytes:
 
 def strangers_key(group_name: str, bucket: str = SHARED_BUCKET) -> str:
     """The DHT key under which members of one bucket find each other."""
-    return f"{group_name}/{bucket}"
+    return f"{group_name}/0b{bucket}" if bucket else f"{group_name}/0"

@@ -60,6 +60,20 @@ class Lobby:
             del self._parked[entry.join.peer_id]
         return [Answer(entry.call_id, self._other_round(next_round)) for entry in refused]
 
+    @property
+    def round(self) -> RoundId | None:
+        """The round that we are in or shall look for a group in next, if known."""
+        return self._next_round or self._last_round
+
+    def on_bucket(self, bucket: str) -> list[Answer]:
+        """We are in another bucket of the grid: who waits in the old one waits in vain."""
+        moved = [entry for entry in self.parked if entry.join.bucket != bucket]
+        for entry in moved:
+            del self._parked[entry.join.peer_id]
+        at = schema.round_on_wire(self.round) if self.round is not None else None
+        refusal = schema.Refuse("other-bucket", "", at, bucket)
+        return [Answer(entry.call_id, refusal) for entry in moved]
+
     def on_join(self, call_id: int, join: Join) -> list[Answer]:
         """Park a JOIN, or say why not."""
         refusal = self._refusal(join)
@@ -86,8 +100,8 @@ class Lobby:
         """A leader wants us in its round."""
         round_id = invite.round.round_id()
         if self._is_past(round_id):
-            at = self._next_round or self._last_round
-            return schema.InviteAnswer("other-round", schema.round_on_wire(at) if at else None)
+            at = schema.round_on_wire(self.round) if self.round is not None else None
+            return schema.InviteAnswer("other-round", at)
         if self._closed_for(round_id, invite.previous):
             return schema.InviteAnswer("closed")
         self._wanted[round_id] = now_s
@@ -113,7 +127,7 @@ class Lobby:
 
     def _refusal(self, join: Join) -> schema.Refuse | None:
         if self._is_past(join.round):
-            return self._other_round(self._next_round or self._last_round)
+            return self._other_round(self.round)
         if self._closed_for(join.round, join.previous):
             return schema.Refuse("closed", "its group for this round is formed already")
         return None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
-from averaging.matchmaking import asking, inviting, schema
+from averaging.matchmaking import asking, buckets, inviting, schema
 from averaging.matchmaking.acquaintances import Acquaintances, Candidate
 from averaging.matchmaking.config import MatchmakingConfig
+from averaging.matchmaking.grid import Grid, grid_round
 from averaging.matchmaking.group import Group, Join, join_on_wire, sign_join
 from averaging.matchmaking.lobby import Lobby
 from averaging.matchmaking.outputs import Answer, AskFailure, Found, Output
@@ -20,6 +22,7 @@ from averaging.matchmaking.request import SeekRequest, Surroundings
 from averaging.matchmaking.seek import WAIT_INTERVAL_S, Asked, Phase, Seek
 from averaging.matchmaking.window import ArrivalWindow
 from averaging.round_id import RoundId
+from averaging.tensors import describe_difference
 from p2p import PeerId
 
 
@@ -37,6 +40,7 @@ class Matcher:
         config: MatchmakingConfig,
         rng: random.Random,
         sign: Callable[[bytes], bytes],
+        has_records: bool = False,
     ) -> None:
         self.deadline_s = math.inf
         """When on_deadline is due."""
@@ -46,6 +50,7 @@ class Matcher:
         self._config = config
         self._rng = rng
         self._sign = sign
+        self._has_records = has_records
         self._lobby = Lobby()
         self._window = ArrivalWindow(lower_s=config.join_window_s_min, upper_s=config.join_window_s)
         self._acquaintances = Acquaintances()
@@ -64,6 +69,26 @@ class Matcher:
         self._wait_due_s = math.inf
         self._begun: RoundId | None = None
         self._led_since_s: float | None = None
+        self._grid = Grid(config.group_size_max, rng) if config.grid else None
+        self._walked: Group | None = None
+        self._swarm_size: int | None = None
+
+    @property
+    def bucket(self) -> str:
+        """Where in the grid we look for a group, or shall next; empty without a grid."""
+        if self._seek is not None:
+            return self._seek.own_join.bucket
+        return self._grid.bucket if self._grid is not None else ""
+
+    @property
+    def round(self) -> RoundId | None:
+        """The round that we are in or shall look for a group in next, if known."""
+        return self._seek.round if self._seek is not None else self._lobby.round
+
+    @property
+    def needs_records(self) -> bool:
+        """Whether the search under way wants to know the strangers' records."""
+        return self._seek is not None and self._seek.request.expected is None
 
     # --- the caller ---------------------------------------------------------------------------
 
@@ -71,14 +96,35 @@ class Matcher:
         """The caller wants a group; one search at a time."""
         assert self._seek is None
         assert (request.role == "client") != self._around.can_lead
+        self._acquaintances.on_lost(request.lost)
+        request = self._place(request)
         if request.round != self._begun:
             self._begun = request.round
             self._acquaintances.on_round_begun()
         self._lobby.on_round_begun(request.round)
+        outputs: list[Output] = [*self._lobby.on_bucket(self.bucket)]
         self._seek = Seek(self._around, request, now_s)
         parked = self._lobby.take_parked()
         self._seek.on_joins([(entry.call_id, entry.join) for entry in parked], now_s)
-        return self._after(now_s)
+        return [*outputs, *self._after(now_s)]
+
+    def _place(self, request: SeekRequest) -> SeekRequest:
+        """In a grid: the same search in our bucket, in a round that needs no common result."""
+        grid = self._grid
+        if grid is None:
+            return request
+        if request.expected is not None:
+            self._swarm_size = len({*request.expected, self._own})
+        if self._swarm_size is not None and not request.previous:
+            # Members of a failed group meet again where they were.
+            grid.on_swarm_size(self._swarm_size, self._acquaintances.depths)
+        return replace(
+            request,
+            round=grid_round(request.round.number, grid.bucket),
+            bucket=grid.bucket,
+            bucket_size=grid.bucket_size,
+            expected=None if grid.bucket and self._has_records else request.expected,
+        )
 
     def on_cancelled(self, now_s: float) -> list[Output]:
         """The caller does not want a group any more."""
@@ -86,12 +132,32 @@ class Matcher:
             self._seek.give_up("cancelled", now_s)
         return self._after(now_s)
 
-    def on_settled(self, round_id: RoundId, next_round: RoundId, now_s: float) -> list[Output]:
+    def on_settled(
+        self,
+        round_id: RoundId,
+        next_round: RoundId,
+        now_s: float,
+        *,
+        lost: Collection[PeerId] = (),
+    ) -> list[Output]:
         """The round is committed: those who come for it are behind the next one."""
-        return [*self._lobby.on_settled(round_id, next_round), *self._after(now_s)]
+        self._acquaintances.on_lost(lost)
+        if self._grid is None:
+            return [*self._lobby.on_settled(round_id, next_round), *self._after(now_s)]
+        settled = grid_round(round_id.number, self._grid.bucket)
+        group = self._lobby.last_group
+        if group is not None and group.round == settled and group is not self._walked:
+            index = group.peer_ids.index(self._own)
+            self._grid.on_round(group.group_id, len(group.members), index)
+            self._walked = group
+        next_round = grid_round(next_round.number, self._grid.bucket)
+        answers = self._lobby.on_settled(settled, next_round)
+        return [*answers, *self._lobby.on_bucket(self.bucket), *self._after(now_s)]
 
     def round_wanted(self, round_id: RoundId, now_s: float) -> bool:
         """Whether others gather for this round and wait for us."""
+        if self._grid is not None:
+            round_id = grid_round(round_id.number, self._grid.bucket)
         return self._lobby.wanted(round_id, now_s)
 
     # --- others' calls ------------------------------------------------------------------------
@@ -100,11 +166,18 @@ class Matcher:
         self, call_id: int, join: Join, previous_voters: tuple[PeerId, ...], now_s: float
     ) -> list[Output]:
         """A peer asks to join us; its signature was checked."""
+        self._acquaintances.on_heard(join.peer_id)
         if join.previous and previous_voters:
             self._acquaintances.on_voters(join.previous, previous_voters)
         complaint = self._difference(join)
         if complaint:
+            if self._seek is not None:
+                self._seek.on_unfit(join.peer_id, complaint, now_s)
             return [Answer(call_id, schema.Refuse("spec-differs", complaint)), *self._after(now_s)]
+        if join.bucket != self.bucket:
+            refusal = schema.Refuse("other-bucket", "", self._round_on_wire(), self.bucket)
+            self._elsewhere(join.peer_id, join.bucket, join.round, now_s)
+            return [Answer(call_id, refusal), *self._after(now_s)]
         if self._seek is not None:
             self._seek.on_joins([(call_id, join)], now_s)
             return self._after(now_s)
@@ -122,8 +195,15 @@ class Matcher:
         self, peer: PeerId, invite: schema.Invite, now_s: float
     ) -> tuple[schema.InviteAnswer, list[Output]]:
         """A leader invites us."""
+        self._acquaintances.on_heard(peer)
         if invite.spec_hash != self._spec_hash:
-            return schema.InviteAnswer("spec-differs"), self._after(now_s)
+            answer = schema.InviteAnswer("spec-differs", spec_hash=self._spec_hash)
+            return answer, self._after(now_s)
+        if invite.bucket != self.bucket:
+            at = self._round_on_wire()
+            answer = schema.InviteAnswer("other-bucket", at, bucket=self.bucket)
+            self._elsewhere(peer, invite.bucket, invite.round.round_id(), now_s)
+            return answer, self._after(now_s)
         if self._seek is None:
             answer = self._lobby.on_invite(invite, now_s)
         else:
@@ -168,10 +248,10 @@ class Matcher:
         return self._after(now_s)
 
     def on_invite_answer(
-        self, peer: PeerId, answer: schema.InviteAnswer, now_s: float
+        self, peer: PeerId, round_id: RoundId, answer: schema.InviteAnswer, now_s: float
     ) -> list[Output]:
-        """An invited peer says what it does."""
-        if self._seek is not None:
+        """A peer that was invited to this round says what it does."""
+        if self._seek is not None and self._seek.round == round_id:
             inviting.on_invite_answer(self._seek, peer, answer, now_s)
         return self._after(now_s)
 
@@ -184,12 +264,31 @@ class Matcher:
     # --- the rest -----------------------------------------------------------------------------
 
     def on_candidates(self, candidates: Iterable[Candidate], now_s: float) -> list[Output]:
-        """The strangers' records were read; those of another spec are left out before."""
-        others = (candidate for candidate in candidates if candidate.peer_id != self._own)
-        self._acquaintances.on_strangers(others, now_s)
+        """The strangers' records were read."""
+        others = [candidate for candidate in candidates if candidate.peer_id != self._own]
+        fit = [candidate for candidate in others if not candidate.difference]
+        self._acquaintances.on_strangers(fit, now_s)
         if self._seek is not None:
-            self._seek.on_candidates(now_s)
+            unfit = {entry.peer_id: entry.difference for entry in others if entry.difference}
+            self._seek.on_candidates(unfit, now_s)
         return self._after(now_s)
+
+    def on_directory(self, records: Iterable[Candidate]) -> None:
+        """The records of the whole swarm were read: from the next search on its size counts."""
+        others = [r for r in records if r.peer_id != self._own and not r.difference]
+        self._acquaintances.on_directory(others)
+        self._swarm_size = len(others) + 1
+
+    def _elsewhere(self, peer: PeerId, bucket: str, round_id: RoundId, now_s: float) -> None:
+        """A peer is in another bucket than we."""
+        if self._seek is not None:
+            buckets.on_other_bucket(self._seek, peer, bucket, round_id, now_s)
+            self._seek.step(now_s)
+        else:
+            self._acquaintances.on_bucket(peer, bucket)
+
+    def _round_on_wire(self) -> schema.RoundOnWire | None:
+        return schema.round_on_wire(self.round) if self.round is not None else None
 
     def on_deadline(self, now_s: float) -> list[Output]:
         """Time has passed."""
@@ -242,9 +341,13 @@ class Matcher:
         if join.group_name != self._group_name:
             return "the group name is another"
         if join.spec_hash != self._spec_hash:
-            return "the tensors' names, shapes or types differ"
-        if join.wire_dtype != self._config.wire_dtype:
-            return f"the wire dtype is {self._config.wire_dtype!r} here"
+            return describe_difference(self._spec_hash, join.spec_hash)
+        if join.terms != self._config.terms:
+            return f"the terms here are {self._config.terms!r}, not {join.terms[:80]!r}"
+        if self._grid is not None and join.round != grid_round(join.round.number, join.bucket):
+            return "it does not use the grid"
+        if self._grid is None and join.bucket:
+            return "it uses the grid"
         return None
 
     def _make_join(self, round_id: RoundId, request: SeekRequest) -> Join:
@@ -253,7 +356,7 @@ class Matcher:
             group_name=self._group_name,
             round=round_id,
             spec_hash=self._spec_hash,
-            wire_dtype=self._config.wire_dtype,
+            terms=self._config.terms,
             role=request.role,
             weight_cap=request.weight_cap,
             up_bytes_per_s=request.up_bytes_per_s,
@@ -262,6 +365,7 @@ class Matcher:
             addresses=request.addresses,
             previous=request.previous,
             abandoned=request.abandoned,
+            bucket=request.bucket or "",
         )
         assert len(join_on_wire(join).body) <= schema.JOIN_BYTES_MAX
         return sign_join(join, self._sign)

@@ -37,6 +37,10 @@ class SeekRequest:
     deadline_s: float
     """Absolute, on the clock of now_s."""
     addresses: tuple[str, ...]
+    bucket: str | None = None
+    """Where in the grid, as the matcher knows; None without a grid."""
+    bucket_size: int = 0
+    """How many members are to be expected in it."""
 
 
 @dataclass(frozen=True, kw_only=True)

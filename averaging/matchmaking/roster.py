@@ -36,8 +36,10 @@ class Roster:
         self.other_rounds: dict[PeerId, RoundId] = {}
         self.absent: dict[PeerId, None] = {}
         """Peers that cannot be reached, and leaders that were passed over."""
-        self.unfit: dict[PeerId, None] = {}
-        """Peers whose spec differs."""
+        self.unfit: dict[PeerId, str] = {}
+        """Peers whose spec differs, and in what."""
+        self.other_buckets: dict[PeerId, str] = {}
+        """Peers that are elsewhere in the grid."""
         self._own = own
         self._round = round_id
 
@@ -46,6 +48,7 @@ class Roster:
         self.elsewhere.pop(peer, None)
         self.other_rounds.pop(peer, None)
         self.absent.pop(peer, None)
+        self.other_buckets.pop(peer, None)
 
     def by_call(self, call_id: int) -> PeerId | None:
         """The member that joined with this call."""

@@ -22,7 +22,7 @@ MAJOR = 1
 GROUP_SIZE_MAX = 256
 """The largest group anybody accepts; the config's own limit is tighter."""
 GROUP_NAME_TEXT_MAX = 256
-DTYPE_TEXT_MAX = 16
+TERMS_TEXT_MAX = 128
 ADDRESSES_MAX = 8
 HASH_SIZE_BYTES = 32
 NONCE_SIZE_BYTES = 16
@@ -37,6 +37,8 @@ CHUNK_ELEMENTS_MAX = 1 << 24
 SPAN_ELEMENTS_MAX = 1 << 48
 RATE_BYTES_PER_S_MAX = 10**15
 REASON_TEXT_MAX = 400
+BUCKET_TEXT_MAX = 16
+"""One digit for each bit of the deepest grid."""
 _PEER_TEXT_MAX = 64
 _ADDRESS_TEXT_MAX = 256
 
@@ -49,6 +51,8 @@ Hash: TypeAlias = Annotated[bytes, Meta(min_length=HASH_SIZE_BYTES, max_length=H
 OptionalHash: TypeAlias = Annotated[bytes, Meta(max_length=HASH_SIZE_BYTES)]
 RoundNumber: TypeAlias = Annotated[int, Meta(ge=0, le=ROUND_NUMBER_MAX)]
 Reason: TypeAlias = Annotated[str, Meta(max_length=REASON_TEXT_MAX)]
+Bucket: TypeAlias = Annotated[str, Meta(max_length=BUCKET_TEXT_MAX, pattern="^[01]*$")]
+"""The bits that name a bucket of the grid, or empty."""
 
 Role: TypeAlias = Literal["node", "client", "aux"]
 """A node contributes and averages, a client only contributes, an auxiliary peer only averages."""
@@ -63,10 +67,11 @@ RefusalCode: TypeAlias = Literal[
     "not-looking",
     "client",  # it cannot be dialed, so it never leads
     "lost-last-round",
+    "other-bucket",  # the bucket field says which one the refuser is in, round when
 ]
 
 InviteState: TypeAlias = Literal[
-    "idle", "leading", "following", "closed", "other-round", "spec-differs"
+    "idle", "leading", "following", "closed", "other-round", "spec-differs", "other-bucket"
 ]
 
 
@@ -93,7 +98,7 @@ class JoinBody(Message, frozen=True):
     group_name: Annotated[str, Meta(max_length=GROUP_NAME_TEXT_MAX)]
     round: RoundOnWire
     spec_hash: Hash
-    wire_dtype: Annotated[str, Meta(max_length=DTYPE_TEXT_MAX)]
+    terms: Annotated[str, Meta(max_length=TERMS_TEXT_MAX)]
     role: Role
     weight_cap: Annotated[float, Meta(ge=0, le=WEIGHT_MAX)]
     up_bytes_per_s: Rate
@@ -102,6 +107,8 @@ class JoinBody(Message, frozen=True):
     addresses: Addresses
     previous: OptionalHash
     abandoned: bool
+    bucket: Bucket = ""
+    """Of the grid; members of one group are in one bucket."""
 
 
 class SignedJoin(Message, frozen=True):
@@ -142,6 +149,8 @@ class Refuse(Message, frozen=True, tag="refuse"):
     code: RefusalCode
     message: Reason = ""
     round: RoundOnWire | None = None
+    bucket: Bucket = ""
+    """With other-bucket: the one that the refuser is in."""
 
 
 class GroupFormed(Message, frozen=True, tag="group"):
@@ -180,6 +189,7 @@ class Invite(Message, frozen=True):
     previous: OptionalHash = b""
     ranked_last: bool = False
     """Whether the inviter passed over the invited one, which then had better come to it."""
+    bucket: Bucket = ""
 
 
 class InviteAnswer(Message, frozen=True):
@@ -187,12 +197,16 @@ class InviteAnswer(Message, frozen=True):
 
     state: InviteState
     round: RoundOnWire | None = None
-    """With other-round: the round it is in."""
+    """With other-round and other-bucket: the round it is in."""
     leader: Annotated[str, Meta(max_length=_PEER_TEXT_MAX)] = ""
     """With following: whom."""
     leader_addresses: Addresses = ()
     ranked_last: bool = False
     """Whether the invited one passed over the inviter for this round."""
+    bucket: Bucket = ""
+    """With other-bucket: the one it is in."""
+    spec_hash: OptionalHash = b""
+    """With spec-differs: what it averages."""
 
 
 class CandidateRecord(Message, frozen=True):
@@ -201,6 +215,7 @@ class CandidateRecord(Message, frozen=True):
     addresses: Addresses
     round: RoundOnWire
     spec_hash: Hash
+    bucket: Bucket = ""
 
 
 RECORD_BYTES_MAX = 4096

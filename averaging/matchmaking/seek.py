@@ -21,14 +21,15 @@ invitations are in inviting, and when a group closes is in closing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from averaging.matchmaking import closing, schema
+from averaging.matchmaking import buckets, closing, schema
 from averaging.matchmaking.group import Group, Join, join_on_wire
-from averaging.matchmaking.outputs import Answer, Ask, Found, GaveUp, Output, SendInvite, Withdraw
+from averaging.matchmaking.invitation import invitation
+from averaging.matchmaking.outputs import Answer, Ask, Found, GaveUp, Output, Withdraw
 from averaging.matchmaking.ranking import Ranking
 from averaging.matchmaking.request import SeekRequest, Surroundings
 from averaging.matchmaking.roster import Joined, Roster
@@ -38,6 +39,7 @@ from p2p import PeerId
 LEADER_SILENCE_S: Final = 1.5
 """A leader says WAIT three times in this time; whoever says nothing is passed over."""
 WAIT_INTERVAL_S: Final = 0.5
+_BUCKET_WAIT_S: Final = 1.5
 _INVITE_DELAY_S: Final = 0.25
 _INVITE_INTERVAL_S: Final = 0.5
 _INVITES_MAX: Final = 64
@@ -77,8 +79,9 @@ class Seek:
         self.asked: Asked | None = None
         self.started_at_s = now_s
         self.open_since_s = now_s
-        self.window_s_min = 0.0
-        """The shortest wait for our members: others may need so long to pass over a leader."""
+        self.window_s_min = _BUCKET_WAIT_S if request.bucket else 0.0
+        """The shortest wait for our members: others may need so long to pass over a leader, or to
+        find out that we are in their bucket of the grid."""
         self.polled = False
         """Whether the strangers' records were read since the start."""
         self._wait_due_s = now_s + WAIT_INTERVAL_S
@@ -108,13 +111,8 @@ class Seek:
         self.open_since_s = now_s
 
     def expected(self, now_s: float) -> tuple[PeerId, ...]:
-        """Whom we look out for: the caller's list less the lost; else strangers and old friends."""
-        request, known = self.request, self.around.acquaintances
-        peers = request.expected
-        if peers is None:
-            peers = (*known.last_members, *known.strangers(now_s))
-        own, lost = self.around.own, request.lost
-        return tuple(dict.fromkeys(peer for peer in peers if peer != own and peer not in lost))
+        """Whom we look out for."""
+        return buckets.expected(self, now_s)
 
     # --- others' JOINs ------------------------------------------------------------------------
 
@@ -161,7 +159,7 @@ class Seek:
         if peer is not None:
             del self.roster.joined[peer]
             # Ask at once: a dead peer is unreachable, one alive says where it went.
-            self._invite(peer)
+            self.outputs.append(invitation(self, peer))
             self.step(now_s)
 
     # --- what we hear of others ---------------------------------------------------------------
@@ -183,7 +181,8 @@ class Seek:
 
     def on_other_round(self, peer: PeerId, round_id: RoundId, now_s: float) -> None:
         """A peer is in another round: follow it there, or remember that."""
-        if self.request.follow and round_id > self.round:
+        round_id = buckets.comparable(self, round_id)
+        if self.request.follow and round_id > self.round and not self.request.bucket:
             self.adopt_round(round_id, now_s)
         elif round_id != self.round:
             older = self.roster.joined.pop(peer, None)
@@ -193,9 +192,17 @@ class Seek:
             self.roster.other_rounds[peer] = round_id
             self.ranking.put_off(peer, f"is in another round ({round_id})")
 
-    def on_candidates(self, now_s: float) -> None:
-        """The strangers' records were read."""
+    def on_unfit(self, peer: PeerId, difference: str, now_s: float) -> None:
+        """A peer of another spec wants to join us: it need not be waited for."""
+        self.roster.unfit[peer] = difference
+        self.ranking.put_off(peer, difference, final=True)
+        self.step(now_s)
+
+    def on_candidates(self, unfit: Mapping[PeerId, str], now_s: float) -> None:
+        """The strangers' records were read; some have other tensors."""
         self.polled = True
+        self.roster.unfit.update(unfit)
+        buckets.note_later(self, now_s)
         self.ranking.add(self.expected(now_s))
         self.step(now_s)
 
@@ -205,8 +212,10 @@ class Seek:
         """Decide what to do next; called after every event."""
         if self.phase is Phase.DONE:
             return
-        behind = self.roster.left_behind(self.expected(now_s))
-        if behind is not None:
+        behind = buckets.left_behind(self, now_s)
+        if behind is not None and self.request.follow and self.request.bucket:
+            self.adopt_round(behind, now_s)
+        elif behind is not None:
             self.give_up(closing.reason_behind(self, behind), now_s, behind)
             return
         if now_s >= self.request.deadline_s:
@@ -314,7 +323,7 @@ class Seek:
         if now_s >= self._invite_due_s and self.phase is Phase.OPEN:
             self._invite_due_s = now_s + _INVITE_INTERVAL_S
             for peer in self._invited(now_s):
-                self._invite(peer)
+                self.outputs.append(invitation(self, peer))
 
     def deadline_s(self, now_s: float) -> float:
         """When on_deadline is due; in the past if it is overdue."""
@@ -382,14 +391,3 @@ class Seek:
         self._invitations += 1
         others = [peer for peer in dict.fromkeys(peers) if peer not in roster.joined]
         return others[:_INVITES_MAX]
-
-    def _invite(self, peer: PeerId) -> None:
-        invite = schema.Invite(
-            schema.round_on_wire(self.round),
-            self.own_join.spec_hash,
-            self.own_join.addresses,
-            self.request.previous,
-            self.ranking.is_ranked_last(peer),
-        )
-        addresses = self.around.acquaintances.addresses_of(peer)
-        self.outputs.append(SendInvite(peer, addresses, invite))

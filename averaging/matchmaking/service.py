@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import trio
 
 from averaging.errors import MatchmakingFailed
-from averaging.matchmaking import schema, strangers
+from averaging.matchmaking import schema
 from averaging.matchmaking.acquaintances import Candidate
 from averaging.matchmaking.config import MatchmakingConfig
-from averaging.matchmaking.failure import failure_of
 from averaging.matchmaking.group import Group, parse_join_untrusted
 from averaging.matchmaking.inbound import Inbound
 from averaging.matchmaking.matcher import Matcher
+from averaging.matchmaking.outgoing import Outgoing
 from averaging.matchmaking.outputs import (
     Answer,
     Ask,
-    AskFailure,
     Found,
     GaveUp,
     Output,
@@ -29,31 +29,25 @@ from averaging.matchmaking.outputs import (
 )
 from averaging.matchmaking.plan import parse_planned_untrusted
 from averaging.matchmaking.request import SeekRequest, checked_role, rate_on_wire
+from averaging.matchmaking.strangers import Place, Records
 from averaging.naming import service_name
 from averaging.round_id import RoundId
 from p2p import (
     Dht,
     MessageInvalid,
     Node,
-    P2PError,
     PeerId,
     RpcCall,
     RpcService,
-    StreamBroken,
-    UnreachableError,
     open_service_nursery,
     parse_peer_id_untrusted,
     rpc_client,
-    short,
 )
 
 logger = logging.getLogger(__name__)
 
 # One JOIN and one INVITE at a time, twice over for a peer that restarts its search.
 _CALLS_PER_PEER_MAX: Final = 4
-# The core passes over a silent peer long before; these only end calls that nobody waits for.
-_ASK_TIMEOUT_S: Final = 10.0
-_INVITE_TIMEOUT_S: Final = 5.0
 
 
 class _Search:
@@ -82,10 +76,7 @@ class Matchmaking:
         self._group_name = group_name
         self._spec_hash = spec_hash
         self._config = config
-        self._dht = dht
         self._element_count = element_count
-        self._nursery = nursery
-        self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
         self._core = Matcher(
             node.peer_id,
             group_name,
@@ -95,15 +86,17 @@ class Matchmaking:
             config=config,
             rng=node.rng,
             sign=node.identity.sign,
+            has_records=dht is not None,
         )
-        self._asks: dict[int, trio.CancelScope] = {}
+        client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
+        self._outgoing = Outgoing(node, client, self._core, self._apply, nursery, element_count)
         self._inbound: dict[int, Inbound] = {}
-        self._inviting: dict[PeerId, None] = {}
         self._call_count = 0
         self._search: _Search | None = None
         self._timer_changed = trio.Event()
-        self.round = RoundId(0)
-        """The round of the newest search or group."""
+        self._records: Records | None = None
+        if dht is not None:
+            self._records = Records(node, dht, group_name, spec_hash, lambda: self.place)
 
     async def find_group(
         self,
@@ -140,6 +133,8 @@ class Matchmaking:
             group_size_min: in place of the config's, for this search.
             follow: whether to adopt a later round that others are in.
 
+        In a grid, the group is that of our bucket, and its round has the parent that we gave.
+
         Raises:
             MatchmakingFailed: with the reason, and what each peer said.
             ValueError: the node cannot have that role, or a number is out of range.
@@ -175,11 +170,12 @@ class Matchmaking:
 
     async def _seek(self, request: SeekRequest) -> Group:
         search = _Search()
-        self.round, self._search = request.round, search
+        self._search = search
         try:
+            await self._count_swarm(request)
             self._apply(self._core.on_seek(request, trio.current_time()))
             async with open_service_nursery() as nursery:
-                if request.expected is None:
+                if self._core.needs_records:
                     self._look_for_strangers(nursery)
                 await search.over.wait()
         finally:
@@ -188,20 +184,44 @@ class Matchmaking:
         outcome = search.outcome
         assert outcome is not None
         if isinstance(outcome, GaveUp):
-            raise MatchmakingFailed(
-                outcome.reason, behind=outcome.behind, refusals=outcome.refusals
-            )
-        self.round = outcome.group.round
-        return outcome.group
+            behind = outcome.behind and self._for_caller(outcome.behind, request)
+            raise MatchmakingFailed(outcome.reason, behind=behind, refusals=outcome.refusals)
+        group = outcome.group
+        return replace(group, round=self._for_caller(group.round, request))
+
+    def _for_caller(self, round_id: RoundId, request: SeekRequest) -> RoundId:
+        """A round in the caller's terms: the parents of a grid's rounds name no results."""
+        if not self._config.grid:
+            return round_id
+        return RoundId(round_id.number, request.round.parent)
+
+    async def _count_swarm(self, request: SeekRequest) -> None:
+        """In a grid of strangers: learn how large the swarm is, unless we did lately."""
+        if self._records is not None and self._config.grid and request.expected is None:
+            # The search needs most of the time.
+            timeout_s = (request.deadline_s - trio.current_time()) / 4
+            records = await self._records.count(timeout_s)
+            if records is not None:
+                self._core.on_directory(records)
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether others gather for this round already and wait for us."""
         return self._core.round_wanted(round, trio.current_time())
 
-    def settle(self, round: RoundId, next_round: RoundId) -> None:
-        """Say that a round is committed: who still comes for it is told of the next one."""
-        self.round = next_round
-        self._apply(self._core.on_settled(round, next_round, trio.current_time()))
+    def settle(self, round: RoundId, next_round: RoundId, *, lost: Collection[PeerId] = ()) -> None:
+        """Say that a round is committed: who still comes for it is told of the next one.
+
+        Args:
+            lost: who was lost in it: among strangers they are not waited for until they say
+                something or renew their record.
+        """
+        now_s = trio.current_time()
+        self._apply(self._core.on_settled(round, next_round, now_s, lost=lost))
+
+    @property
+    def place(self) -> Place:
+        """What our record in the DHT says: our newest round, and where in the grid."""
+        return Place(self._core.round or RoundId(0), self._core.bucket)
 
     async def on_group_shown_untrusted(self, body: bytes) -> None:
         """A member shows us a group that its leader may have failed to send us.
@@ -218,24 +238,21 @@ class Matchmaking:
         for output in outputs:
             match output:
                 case Ask():
-                    scope = trio.CancelScope()
-                    self._asks[output.ticket] = scope
-                    self._nursery.start_soon(self._ask, output, scope)
+                    self._outgoing.ask(output)
                 case Withdraw():
-                    if output.ticket in self._asks:
-                        self._asks[output.ticket].cancel()
+                    self._outgoing.withdraw(output.ticket)
                 case Answer():
                     if output.call_id in self._inbound:
                         self._inbound[output.call_id].put(output.message)
                 case SendInvite():
-                    if output.peer_id not in self._inviting:
-                        self._inviting[output.peer_id] = None
-                        self._nursery.start_soon(self._invite, output)
+                    self._outgoing.invite(output)
                 case Found() | GaveUp():
                     if self._search is not None:
                         self._search.outcome = output
                         self._search.over.set()
         self._timer_changed.set()
+        if self._records is not None:
+            self._records.on_place()
 
     async def keep_time(self) -> None:
         """Wake the core when it asked to be."""
@@ -247,73 +264,26 @@ class Matchmaking:
                 self._apply(self._core.on_deadline(trio.current_time()))
 
     def _look_for_strangers(self, nursery: trio.Nursery) -> None:
-        def on_candidates(candidates: list[Candidate]) -> None:
+        bucket = self._core.bucket
+
+        def on_candidates(records: list[Candidate] | None) -> None:
+            if records is not None and self._config.grid and not bucket:
+                self._core.on_directory(records)
+            # Clients count, but come by themselves.
+            candidates = [record for record in records or [] if record.addresses]
             self._apply(self._core.on_candidates(candidates, trio.current_time()))
 
-        if self._dht is None:
-            on_candidates([])
+        if self._records is None:
+            on_candidates(None)
         else:
-            nursery.start_soon(
-                strangers.poll, self._dht, self._group_name, self._spec_hash, on_candidates
-            )
+            nursery.start_soon(self._records.poll, bucket, on_candidates)
 
-    # --- our calls ----------------------------------------------------------------------------
-
-    async def _ask(self, ask: Ask, scope: trio.CancelScope) -> None:
-        failure: tuple[AskFailure, str] | None = None
-        with scope:
-            try:
-                await self._converse(ask)
-            except P2PError as exc:
-                failure = failure_of(exc)
-        del self._asks[ask.ticket]
-        if failure is not None:
-            now_s = trio.current_time()
-            self._apply(self._core.on_ask_failed(ask.ticket, failure[0], failure[1], now_s))
-
-    async def _converse(self, ask: Ask) -> None:
-        self._node.add_addresses(ask.peer_id, ask.addresses)
-        opening = self._client.open(ask.peer_id, schema.JOIN, ask.request, timeout_s=_ASK_TIMEOUT_S)
-        async with opening as call:
-            while True:
-                received = await call.receive()
-                if received is None:
-                    raise StreamBroken("it ended the call without a last word")
-                message: schema.LeaderMessage = received[0]
-                if isinstance(message, schema.GroupFormed):
-                    group = await self._node.offload(
-                        parse_planned_untrusted, message.body, self._element_count
-                    )
-                    now_s = trio.current_time()
-                    last_s = message.last_arrival_s
-                    self._apply(self._core.on_group(ask.ticket, group, last_s, now_s))
-                    return
-                if isinstance(message, schema.Redirect):
-                    parse_peer_id_untrusted(message.peer_id)
-                now_s = trio.current_time()
-                self._apply(self._core.on_leader_message(ask.ticket, message, now_s))
-                if not isinstance(message, schema.Wait):
-                    return
-
-    async def _invite(self, output: SendInvite) -> None:
-        peer = output.peer_id
-        self._node.add_addresses(peer, output.addresses)
-        try:
-            answer = await self._client.call(
-                peer, schema.INVITE, output.invite, timeout_s=_INVITE_TIMEOUT_S
-            )
-            if answer.leader:
-                parse_peer_id_untrusted(answer.leader)
-        except UnreachableError as exc:
-            # Without an address to try it may be a client, that comes by itself.
-            if exc.attempts:
-                self._apply(self._core.on_unreachable(peer, trio.current_time()))
-        except P2PError as exc:
-            logger.debug("invite_failed peer=%s cause=%s", short(peer), exc)
-        else:
-            self._apply(self._core.on_invite_answer(peer, answer, trio.current_time()))
-        finally:
-            del self._inviting[peer]
+    def keep_published(self, nursery: trio.Nursery) -> None:
+        """Keep our record in the DHT. A client, that nobody can ask, only counts in a grid."""
+        if self._records is not None and (self._config.grid or not self._node.client_mode):
+            nursery.start_soon(self._records.keep_published)
+            if self._config.grid:
+                nursery.start_soon(self._records.keep_published_in_bucket)
 
     # --- others' calls ------------------------------------------------------------------------
 
@@ -384,13 +354,5 @@ async def open_matchmaking(
         service.unary(schema.INVITE, matchmaking.serve_invite)
         async with service.serving(node):
             nursery.start_soon(matchmaking.keep_time)
-            if dht is not None and not node.client_mode:
-                nursery.start_soon(
-                    strangers.keep_published,
-                    node,
-                    dht,
-                    group_name,
-                    spec_hash,
-                    lambda: matchmaking.round,
-                )
+            matchmaking.keep_published(nursery)
             yield matchmaking

@@ -46,7 +46,7 @@ def join_of(identity: Identity) -> Join:
             group_name="run",
             round=ROUND,
             spec_hash=SPEC_HASH,
-            wire_dtype="float16",
+            terms="float16",
             role="node",
             weight_cap=2.5,
             up_bytes_per_s=125_000,

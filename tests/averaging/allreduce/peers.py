@@ -18,6 +18,7 @@ import trio
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import (
     Group,
     Join,
@@ -96,7 +97,7 @@ def group_of(
     nodes: Sequence[Node],
     element_count: int,
     *,
-    wire_dtype: str = "float32",
+    wire_dtype: str = "",
     weight_cap: float = 100.0,
     chunk_elements: int | None = None,
     deadline_s: float = 30.0,
@@ -111,7 +112,7 @@ def group_of(
                 group_name="test",
                 round=RoundId(1),
                 spec_hash=bytes(32),
-                wire_dtype=wire_dtype,
+                terms=wire_dtype,
                 role="client" if node.client_mode else "node",
                 weight_cap=weight_cap,
                 up_bytes_per_s=0,
@@ -155,11 +156,13 @@ async def outcome_of(
 ) -> Outcome:
     """Run one member's part."""
     handed_over: list[Array] = []
+    wire_dtype = group.members[0].terms
     result = await allreduce.run(
         group,
         flat,
         weight,
         deadline_s,
+        wire=FloatingWire([Run(0, len(flat), wire_dtype)], flat.dtype) if wire_dtype else None,
         on_success=lambda vector: handed_over.append(vector.copy()),
     )
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}

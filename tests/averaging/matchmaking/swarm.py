@@ -371,12 +371,15 @@ class Swarm:
             answer, outputs = other.matcher.on_invite(peer.peer_id, output.invite, self.now_s)
             self._apply(other, outputs)
             back_s = self._uncut_s(peer.peer_id, other.peer_id, self.now_s) + self._delay_s()
-            self._at(back_s, peer.peer_id, lambda: self._answered(peer, other.peer_id, answer))
+            round_id = output.invite.round.round_id()
+
+            def hear() -> None:
+                outputs = peer.matcher.on_invite_answer(other.peer_id, round_id, answer, self.now_s)
+                self._apply(peer, outputs)
+
+            self._at(back_s, peer.peer_id, hear)
 
         self._at(arrives_s, other.peer_id, arrive)
-
-    def _answered(self, peer: Peer, other: PeerId, answer: schema.InviteAnswer) -> None:
-        self._apply(peer, peer.matcher.on_invite_answer(other, answer, self.now_s))
 
     def _unreachable(self, peer: Peer, other: PeerId) -> None:
         self._apply(peer, peer.matcher.on_unreachable(other, self.now_s))

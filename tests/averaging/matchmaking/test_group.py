@@ -40,7 +40,7 @@ def make_join(identity: Identity, **changes: object) -> Join:
         group_name="run",
         round=ROUND,
         spec_hash=b"s" * 32,
-        wire_dtype="",
+        terms="",
         role="node",
         weight_cap=1.0,
         up_bytes_per_s=0,

@@ -128,6 +128,14 @@ async def refuse_with_a_wild_round(call: RpcCall[Any, Any]) -> None:
     await call.send(schema.Refuse("other-round", "ha", wild))
 
 
+async def refuse_with_another_bucket(call: RpcCall[Any, Any]) -> None:
+    await call.send(schema.Refuse("other-bucket", "ha", None, "0101"))
+
+
+async def refuse_with_no_bucket(call: RpcCall[Any, Any]) -> None:
+    await call.send(schema.Refuse("other-bucket", "ha", None, "0b"))
+
+
 async def hang_up(call: RpcCall[Any, Any]) -> None:
     return
 
@@ -148,6 +156,8 @@ async def say_nothing(call: RpcCall[Any, Any]) -> None:
         redirect_to_nonsense,
         redirect_to_the_caller,
         refuse_with_a_wild_round,
+        refuse_with_another_bucket,
+        refuse_with_no_bucket,
         hang_up,
         say_nothing,
     ],
@@ -234,7 +244,7 @@ async def _join_of(node: Node) -> schema.SignedJoin:
         group_name=GROUP_NAME,
         round=ROUND,
         spec_hash=SPEC_HASH,
-        wire_dtype="",
+        terms="",
         role="node",
         weight_cap=1.0,
         up_bytes_per_s=0,

@@ -22,7 +22,7 @@ JOIN_BODY = schema.JoinBody(
     group_name="run",
     round=ROUND,
     spec_hash=b"s" * 32,
-    wire_dtype="float16",
+    terms="float16",
     role="node",
     weight_cap=2.5,
     up_bytes_per_s=125_000,
@@ -31,6 +31,7 @@ JOIN_BODY = schema.JoinBody(
     addresses=(ADDRESS,),
     previous=b"",
     abandoned=False,
+    bucket="01",
 )
 SIGNED = schema.SignedJoin(b"body", b"x" * 64)
 
@@ -42,16 +43,16 @@ SIGNED_HEX = f"92c404{b'body'.hex()}c440{X64}"
 CASES: list[tuple[Message, str]] = [
     (
         JOIN_BODY,
-        f"9d{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
-        f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2",
+        f"9e{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
+        f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2a23031",
     ),
     (SIGNED, SIGNED_HEX),
     (schema.JoinRequest(SIGNED, (PEER,)), f"92{SIGNED_HEX}91{PEER_HEX}"),
     (schema.Wait(True, 2, 1), "94a477616974c30201"),
     (schema.Redirect(PEER, (ADDRESS,)), f"93a87265646972656374{PEER_HEX}91{ADDRESS_HEX}"),
     (
-        schema.Refuse("other-round", "no", ROUND),
-        f"94a6726566757365ab6f746865722d726f756e64a26e6f{ROUND_HEX}",
+        schema.Refuse("other-bucket", "no", ROUND, "1"),
+        f"95a6726566757365ac6f746865722d6275636b6574a26e6f{ROUND_HEX}a131",
     ),
     (schema.GroupFormed(b"body", 0.5), "93a567726f7570c404626f6479cb3fe0000000000000"),
     (
@@ -59,16 +60,16 @@ CASES: list[tuple[Message, str]] = [
         f"9691{SIGNED_HEX}cd100091ce00011170cb403e00000000000001c400",
     ),
     (
-        schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True),
-        f"95{ROUND_HEX}c420{S32}91{ADDRESS_HEX}c400c3",
+        schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True, "01"),
+        f"96{ROUND_HEX}c420{S32}91{ADDRESS_HEX}c400c3a23031",
     ),
     (
-        schema.InviteAnswer("following", None, PEER, (ADDRESS,), True),
-        f"95a9666f6c6c6f77696e67c0{PEER_HEX}91{ADDRESS_HEX}c3",
+        schema.InviteAnswer("following", None, PEER, (ADDRESS,), True, "1", b"s" * 32),
+        f"97a9666f6c6c6f77696e67c0{PEER_HEX}91{ADDRESS_HEX}c3a131c420{S32}",
     ),
     (
-        schema.CandidateRecord((ADDRESS,), ROUND, b"s" * 32),
-        f"9391{ADDRESS_HEX}{ROUND_HEX}c420{S32}",
+        schema.CandidateRecord((ADDRESS,), ROUND, b"s" * 32, "01"),
+        f"9491{ADDRESS_HEX}{ROUND_HEX}c420{S32}a23031",
     ),
 ]
 names = [type(message).__name__ for message, _ in CASES]
@@ -119,6 +120,8 @@ def test_leader_messages_are_told_apart() -> None:
         (schema.RoundOnWire, [1, b"p" * 31]),
         (schema.Wait, ["wait", True, 257, 0]),
         (schema.Refuse, ["refuse", "because"]),
+        (schema.Refuse, ["refuse", "other-bucket", "", None, "0b01"]),
+        (schema.Refuse, ["refuse", "other-bucket", "", None, "0" * 17]),
         (schema.GroupBody, [[], 4096, [1], 30.0, 0, b""]),
         (schema.GroupBody, [[[b"", b"x" * 64]], 0, [1], 30.0, 0, b""]),
         (schema.GroupBody, [[[b"", b"x" * 64]], 4096, [1], float("nan"), 0, b""]),

@@ -105,9 +105,10 @@ def test_records_are_checked() -> None:
     peer, subkey = identity.peer_id, owned_subkey(identity.peer_id)
     good = Entry(value=RECORD, remaining_s=30.0, owner=peer, sequence=1)
     candidate = parse_record_untrusted(subkey, good, SPEC_HASH)
-    assert candidate is not None
     assert (candidate.peer_id, candidate.remaining_s) == (peer, 30.0)
-    assert parse_record_untrusted(subkey, good, b"t" * 32) is None
+    assert candidate.difference == ""
+    other_spec = SPEC_HASH[:16] + b"t" * 16
+    assert "dtypes differ" in parse_record_untrusted(subkey, good, other_spec).difference
     other = Identity.generate().peer_id
     for wrong_subkey, entry in (
         ("nobody", good),
@@ -122,4 +123,4 @@ def test_records_are_checked() -> None:
 
 def test_buckets_have_keys_of_their_own() -> None:
     assert strangers_key("run/gradients") == "run/gradients/0"
-    assert strangers_key("run/gradients", "01") == "run/gradients/01"
+    assert strangers_key("run/gradients", "01") == "run/gradients/0b01"

@@ -147,11 +147,11 @@ def test_a_frozen_leader_is_passed_over(seed: int, count: int, duration_s: float
             assert swarm.peers[peer].ended_at_s <= 1.5 + 5.0 + 1.0
 
 
-def messy_swarm(seed: int) -> tuple[Swarm, float]:
+def messy_swarm(seed: int, *, grid: bool = False) -> tuple[Swarm, float]:
     """Peers with different views, rounds and manners, some of them struck; and their deadline."""
     rng = random.Random(seed)
     count = rng.randint(2, 32 if seed % 10 == 0 else 10)
-    config = MatchmakingConfig(group_size_max=rng.choice((3, 64)))
+    config = MatchmakingConfig(group_size_max=rng.choice((3, 64)), grid=grid)
     swarm = Swarm(seed, count, client_count=rng.choice((0, 0, count // 2)), config=config)
     deadline_s = rng.choice((3.0, 10.0, 40.0))
     until_s = rng.choice((0.5, 8.0))
@@ -186,6 +186,21 @@ def messy_swarm(seed: int) -> tuple[Swarm, float]:
 def test_whatever_happens_everyone_ends_with_a_group_or_a_reason(seed: int) -> None:
     swarm, deadline_s = messy_swarm(seed)
     swarm.run()
+    check_messy(swarm, deadline_s)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_happens_in_a_grid_groups_are_of_one_bucket(seed: int) -> None:
+    swarm, deadline_s = messy_swarm(seed, grid=True)
+    swarm.run()
+    check_messy(swarm, deadline_s)
+    for peer in alive(swarm):
+        if isinstance(peer.outcomes[0], Found):
+            assert len({join.bucket for join in peer.group.members}) == 1
+
+
+def check_messy(swarm: Swarm, deadline_s: float) -> None:
+    """Everyone alive ends in time, with a group or a reason."""
     check_outcomes(swarm)
     for peer in alive(swarm):
         # A frozen one ends when it is thawed.
