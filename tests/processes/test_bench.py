@@ -55,14 +55,29 @@ def test_rpc() -> None:
     assert len(told["budgets"]) == 6
 
 
-def test_averaging() -> None:
-    told = bench("averaging", "--peers", "2", "--elements", "1000", "--rounds", "2")
-    assert told["skipped"] == []
-    assert [row["rival"] for row in told["rows"]] == ["manyhands", "gloo"]
+def test_allreduce() -> None:
+    told = bench(
+        "allreduce", "--peers", "2", "--elements", "1000", "--elements", "70000", "--rounds", "2"
+    )
+    assert [one["name"] for one in told["skipped"]] == ["hivemind"]
+    assert [row["rival"] for row in told["rows"]] == ["ours, AES", "gloo"] * 4
     for row in told["rows"]:
+        assert row["rounds"] == 2
         assert 0 < row["step_seconds_min"] <= row["step_seconds_median"]
-        assert row["error_max"] < 1e-5
-    assert len(told["budgets"]) == 1
+        assert row["error_max"] < (1e-5 if row["dtype"] == "float32" else 1e-2)
+    assert {row["sent_bytes_per_peer"] for row in told["rows"][:4:2]} == {4_000, 2_000}
+    assert len(told["budgets"]) == 2
+
+
+def test_a_python_without_hivemind_is_a_reason() -> None:
+    told = bench(
+        "allreduce", "--peers", "2", "--elements", "10", "--dtype", "float32", "--rounds", "1",
+        "--hivemind-python", sys.executable,
+    )  # fmt: skip
+    (skipped,) = told["skipped"]
+    assert skipped["name"] == "hivemind"
+    assert "No module named 'hivemind'" in skipped["reason"]
+    assert len(told["rows"]) == 2
 
 
 def test_a_rival_that_fails_says_why_and_leaves_no_process() -> None:
