@@ -178,6 +178,7 @@ def _report(report: Any, peer_ids: list[Any], losses: Losses) -> Order:
         "sent_bytes": report.sent_bytes,
         "digest": report.digest.hex(),
         "attempts": report.attempts,
+        "group_size": sum(member.fraction == 1.0 for member in report.members.values()),
         "fractions": {
             peer_ids.index(peer): member.fraction for peer, member in report.members.items()
         },

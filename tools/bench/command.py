@@ -135,6 +135,64 @@ def allreduce(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def recovery(
+    peers: Annotated[int, typer.Option(min=3, max=64, help="Processes that average.")] = 4,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 10_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Losses of each kind.")] = 3,
+    seed: Annotated[int, typer.Option(help="Decides who is lost, and when.")] = 0,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """What a round costs when one peer is killed, or stops, in the middle of the transfer.
+
+    Seconds count from the signal until the last survivor is done; *fraction* is how much of the
+    survivors' data is in the mean.
+
+    Example: manyhands bench recovery --elements 50000000
+    """
+    from tools.bench.recovery import RecoveryOptions, run_recovery
+
+    options = RecoveryOptions(peers=peers, elements=elements, repeats=repeats, seed=seed)
+    with _steps() as steps:
+        report = run_recovery(options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+@app.command()
+def scaling(
+    peers: Annotated[
+        list[int] | None, typer.Option(min=2, max=64, help="Processes that average; repeatable.")
+    ] = None,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 2_500_000,
+    rate: Annotated[
+        float, typer.Option(min=0.01, metavar="MB/S", help="Of each peer's link, each way.")
+    ] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each group.")] = 3,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Rounds of 2 to 16 peers whose links are the limit, beside the shortest time that they allow.
+
+    With --save FILE.json a plot is drawn beside it, FILE.svg.
+
+    Example: manyhands bench scaling --save benchmarks/results/scaling.json
+    """
+    from tools.bench.scaling import ScalingOptions, run_scaling, save_plot
+
+    sizes = tuple(sorted(peers or ScalingOptions.peers))
+    options = ScalingOptions(peers=sizes, elements=elements, megabytes_per_s=rate, rounds=rounds)
+    with _steps() as steps:
+        report = run_scaling(options, steps)
+    if save is not None and report.rows:
+        save_plot(report.rows, options, save.with_suffix(".svg"))
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 

@@ -12,7 +12,7 @@ from tools.bench.processes import ANSWER_S_MAX, RivalFailed, Worker
 
 HEAD_START_S = 0.05
 """After so long every process has heard when the round begins, and begins it at the same time."""
-_ROUND_S_MAX = 150.0
+ROUND_S_MAX = 150.0
 """Longer than any rival's own patience."""
 Routes = Callable[[list[str]], list[list[str]]]
 """From where each peer can be met: for each rank, where it finds each of them."""
@@ -31,7 +31,7 @@ class RoundFigures:
     sent_bytes: float | None = None
     """By each peer, on average."""
     whole: bool = True
-    """Whether all peers were in it."""
+    """Whether all peers' whole vectors are in it."""
 
 
 class Team:
@@ -62,7 +62,7 @@ class Team:
     def round(self, round_index: int) -> RoundFigures:
         """One round in which nobody is lost; raises RivalFailed."""
         self.begin(round_index)
-        ended = [worker.answer(timeout_s=_ROUND_S_MAX) for worker in self.workers]
+        ended = [worker.answer(timeout_s=ROUND_S_MAX) for worker in self.workers]
         for answer in ended:
             if answer.get("outcome", "success") != "success":
                 raise RivalFailed(f"a round failed: {answer['reason']}")
