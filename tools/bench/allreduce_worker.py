@@ -1,6 +1,6 @@
 """One process that averages, with us or with gloo, as its parent asks for.
 
-    python -m tools.bench.allreduce_worker aes|noise|gloo RANK
+    python -m tools.bench.allreduce_worker ours|aes|noise|gloo RANK
 
 It says where it can be met, hears where the others are, and then obeys: `open` a vector, `prepare`
 a round, `go` at an instant of the clock that all processes here share, and `check` what came.
@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import trio
@@ -92,13 +92,12 @@ class Losses(logging.Handler):
                 self.note(self._ranks[value])
 
 
-async def average_with_us(
-    orders: Orders, rank: int, record_layer: Literal["auto", "noise"]
-) -> None:
-    """Average over nodes of our own."""
+async def average_with_us(orders: Orders, rank: int, rival: str) -> None:
+    """Average over nodes of our own, whose records are as the rival's name says."""
     import p2p
 
-    async with p2p.open_node(p2p.NodeConfig(record_layer=record_layer)) as node:
+    config = p2p.NodeConfig(record_layer="noise" if rival == "noise" else "auto")
+    async with p2p.open_node(config) as node:
         orders.answer({"hello": node.addresses[0]})
         met = _expect(await orders.wait())
         peer_ids = [
@@ -108,7 +107,8 @@ async def average_with_us(
             await node.connect(peer_id, [address])
         for connection in node.connections:
             # Whoever measures AES records must not be given Noise in silence.
-            if (connection.record_layer == "/noise") != (record_layer == "noise"):
+            got = "noise" if connection.record_layer == "/noise" else "aes"
+            if rival not in ("ours", got):
                 raise RuntimeError(f"this machine's connections got {connection.record_layer}")
         async with p2p.open_service_nursery() as nursery:
             losses = Losses({p2p.short(peer_id): i for i, peer_id in enumerate(peer_ids)})
@@ -236,7 +236,7 @@ def main() -> None:
         if rival == "gloo":
             average_with_gloo(orders, rank)
         else:
-            trio.run(average_with_us, orders, rank, "noise" if rival == "noise" else "auto")
+            trio.run(average_with_us, orders, rank, rival)
     except Ended:
         # Threads of a library may still wait for peers that are gone, too.
         os._exit(0)

@@ -80,7 +80,7 @@ def run_recovery(options: RecoveryOptions, steps: Steps) -> Report:
 def _lose_one(name: str, victim: int, moment: float, options: RecoveryOptions) -> Row:
     """One loss in the middle of a round; raises RivalFailed."""
     for _ in range(_TRIES_MAX):
-        with open_team("aes", options.peers, watch=True) as team:
+        with open_team("ours", options.peers, watch=True) as team:
             try:
                 return _lose(team, name, victim, moment, options)
             except _DoneBefore:

@@ -75,7 +75,7 @@ def _measure(peers: int, options: ScalingOptions, steps: Steps) -> Row:
     """All rounds of one group; raises RivalFailed."""
     with (
         open_links(options.rate_bytes_per_s) as links,
-        open_team("aes", peers, routes=links.route) as team,
+        open_team("ours", peers, routes=links.route) as team,
     ):
         team.open(options.elements, "float32")
         team.round(0)

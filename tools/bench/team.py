@@ -101,7 +101,7 @@ def open_team(
     """So many processes of one rival that have met; they are gone when the block ends.
 
     Args:
-        rival: aes, noise, gloo or hivemind.
+        rival: ours, whatever its records are, aes, noise, gloo or hivemind.
         hivemind_python: the Python that has hivemind.
         routes: given where each is, where each other finds it; None for there.
         watch: have ours say when they notice that one of them is lost.
