@@ -139,8 +139,12 @@ class Peer:
             if found_s is None and control.stage == averaging:
                 found_s = time.perf_counter()
             time.sleep(_LOOK_S)
-        # None when there was no group in time.
-        group = control.result() or {}
+        try:
+            group = control.result() or {}
+        except Exception as exc:
+            # It finds no group at times, and goes on: a round without anybody.
+            print(f"a round failed: {exc!r}", file=sys.stderr)
+            group = {}
         ended_s = time.perf_counter()
         found_s = found_s or ended_s
         return {

@@ -71,10 +71,12 @@ def test_a_survivor_that_fails_leaves_nothing_of_the_rest() -> None:
     assert (row["fraction"], row["same_bits"]) == (0.0, 0)
 
 
-def lost(name: str, seconds: float, *, fraction: float = 1.0, same_bits: int = 1) -> Row:
+def lost(
+    name: str, seconds: float, *, clean: float = 0.5, fraction: float = 1.0, same_bits: int = 1
+) -> Row:
     return {
         "signal": name,
-        "clean_seconds": 0.5,
+        "clean_seconds": clean,
         "seconds": seconds,
         "fraction": fraction,
         "same_bits": same_bits,
@@ -85,6 +87,8 @@ def test_each_signal_is_judged_by_its_worst_loss() -> None:
     rows = [
         lost("SIGKILL", 0.7),
         lost("SIGKILL", 3.4),
+        # Its own clean rounds were slow, too.
+        lost("SIGKILL", 4.0, clean=2.0),
         lost("SIGSTOP", 3.6),
         lost("SIGSTOP", 1.0, fraction=0.9, same_bits=0),
     ]
