@@ -117,18 +117,17 @@ class _Plot:
             )
         for point, (x, y) in zip(one.points, places, strict=True):
             if point.low is not None and point.high is not None:
-                drawn.append(_line(x, self.y(point.low), x, self.y(point.high), color))
+                drawn.append(_line(x, self.y(point.low), x, self.y(point.high), color, 2))
             if one.marks:
                 drawn.append(_dot(x, y, color))
         # The legend stands at the lower right, where curves that grow leave room.
         y = self.y(0) - 20 - 18 * index
         x = self.x(self._x_max) - 210
-        sign = _dot(x, y - 4, color) if one.marks else _line(x - 10, y - 4, x + 10, y - 4, color)
+        sign = _dot(x, y - 4, color) if one.marks else _line(x - 10, y - 4, x + 10, y - 4, color, 2)
         return [*drawn, sign, _text(x + 18, y, one.name, "start")]
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, color: str) -> str:
-    width = 1 if color.startswith(("#d", "#2")) else 2
+def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: int = 1) -> str:
     return (
         f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{color}" stroke-width="{width}"/>'
     )
