@@ -68,8 +68,8 @@ format: setup ## reformat, and mend what ruff can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: setup ## measure an averaging round beside gloo; prints a table
-	@$(BIN)/manyhands bench averaging
+bench: setup ## measure rounds of averaging beside gloo, 15 minutes at most; prints a table
+	@$(BIN)/manyhands bench allreduce
 
 netlab: setup netlab-setup ## cut and slow links in real network namespaces; needs root
 	@$(BIN)/pytest -rs -s tests/netlab

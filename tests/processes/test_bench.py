@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,14 +56,55 @@ def test_rpc() -> None:
     assert len(told["budgets"]) == 6
 
 
-def test_averaging() -> None:
-    told = bench("averaging", "--peers", "2", "--elements", "1000", "--rounds", "2")
-    assert told["skipped"] == []
-    assert [row["rival"] for row in told["rows"]] == ["manyhands", "gloo"]
+def test_allreduce() -> None:
+    told = bench(
+        "allreduce", "--peers", "2", "--elements", "1000", "--elements", "70000", "--rounds", "2"
+    )
+    assert [one["name"] for one in told["skipped"]] == ["hivemind"]
+    assert [row["rival"] for row in told["rows"]] == ["ours, AES", "gloo"] * 4
     for row in told["rows"]:
+        assert row["rounds"] == 2
         assert 0 < row["step_seconds_min"] <= row["step_seconds_median"]
+        assert row["error_max"] < (1e-5 if row["dtype"] == "float32" else 1e-2)
+    assert {row["sent_bytes_per_peer"] for row in told["rows"][:4:2]} == {4_000, 2_000}
+    assert len(told["budgets"]) == 2
+
+
+def test_a_python_without_hivemind_is_a_reason() -> None:
+    told = bench(
+        "allreduce", "--peers", "2", "--elements", "10", "--dtype", "float32", "--rounds", "1",
+        "--hivemind-python", sys.executable,
+    )  # fmt: skip
+    (skipped,) = told["skipped"]
+    assert skipped["name"] == "hivemind"
+    assert "No module named 'hivemind'" in skipped["reason"]
+    assert len(told["rows"]) == 2
+
+
+def test_recovery() -> None:
+    told = bench("recovery", "--peers", "3", "--elements", "2000000", "--repeats", "1")
+    assert told["skipped"] == []
+    assert [row["signal"] for row in told["rows"]] == ["SIGKILL", "SIGSTOP"]
+    for row in told["rows"]:
+        assert row["outcome"] == "success"
+        assert (row["fraction"], row["same_bits"]) == (1.0, 1)
         assert row["error_max"] < 1e-5
-    assert len(told["budgets"]) == 1
+        assert row["detection_seconds"] > 0
+    assert len(told["budgets"]) == 6
+
+
+def test_scaling(tmp_path: Path) -> None:
+    told = bench(
+        "scaling", "--peers", "2", "--peers", "3", "--elements", "100000", "--rounds", "1",
+        "--save", str(tmp_path / "scaling.json"),
+    )  # fmt: skip
+    assert told["skipped"] == []
+    assert [row["peers"] for row in told["rows"]] == [2, 3]
+    for row in told["rows"]:
+        # What the links carried is what was sent, so none of it went past them.
+        assert row["link_bytes_per_peer"] > 4 * 100_000 * 2 * (row["peers"] - 1) / row["peers"]
+    assert json.loads((tmp_path / "scaling.json").read_text())["rows"] == told["rows"]
+    assert (tmp_path / "scaling.svg").read_text().startswith("<svg")
 
 
 def test_a_rival_that_fails_says_why_and_leaves_no_process() -> None:

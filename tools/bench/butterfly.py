@@ -16,7 +16,7 @@ import numpy.typing as npt
 import trio
 
 from averaging import Capacity
-from tools.bench.links import Link, Peer, connect, hang_up
+from tools.bench.pipes import Link, Peer, connect, hang_up
 
 Vector = npt.NDArray[np.float32]
 CHUNK_ELEMENTS: Final = 4096

@@ -85,27 +85,111 @@ def rpc(
 
 
 @app.command()
-def averaging(
-    peers: Annotated[int, typer.Option(min=2, max=64, help="Processes that average.")] = 4,
-    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to measure.")] = 5,
+def allreduce(
+    peers: Annotated[
+        list[int] | None, typer.Option(min=2, max=64, help="Processes that average; repeatable.")
+    ] = None,
+    elements: Annotated[
+        list[int] | None, typer.Option(min=1, help="Elements of the vector; repeatable.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32 or float16, as it travels; repeatable.")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of each case, instead of what suits its size.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also 8 peers with 50 million elements: 10 GB of memory.")
+    ] = False,
+    hivemind_python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A Python that has hivemind, to measure it.")
+    ] = None,
     check: Check = False,
     as_markdown: Markdown = False,
     save: Save = None,
     as_json: Json = False,
 ) -> None:
-    """One averaging round of several processes on loopback, beside gloo.
+    """Rounds of averaging by several processes on loopback, beside gloo and hivemind.
 
-    Both average the same float32 vectors. Gloo sends plain text, and has no membership to find,
-    no agreement to reach and no faults to survive; it shows what the machine can do.
+    Their rounds take turns. Gloo sends plain text, and has no membership to find, no agreement to
+    reach and no faults to survive; it shows what the machine can do.
 
-    Example: manyhands bench averaging --peers 4 --elements 10000000
+    Example: manyhands bench allreduce --peers 4 --elements 10000000 --dtype float32
     """
-    from tools.bench.averaging import AveragingOptions, run_averaging
+    from tools.bench.allreduce import DTYPES, ELEMENTS, PEERS, AllreduceOptions, run_allreduce
 
-    options = AveragingOptions(peers=peers, elements=elements, rounds=rounds)
+    for name in dtype or ():
+        if name not in DTYPES:
+            raise typer.BadParameter(f"{name} is not one of {', '.join(DTYPES)}")
+    options = AllreduceOptions(
+        peers=tuple(peers or PEERS),
+        elements=tuple(elements or ELEMENTS),
+        dtypes=tuple(dtype or DTYPES),
+        rounds=rounds,
+        # Whoever names a size wants it.
+        full=full or elements is not None,
+        hivemind_python=hivemind_python,
+    )
     with _steps() as steps:
-        report = run_averaging(options, steps)
+        report = run_allreduce(options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+@app.command()
+def recovery(
+    peers: Annotated[int, typer.Option(min=3, max=64, help="Processes that average.")] = 4,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 10_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Losses of each kind.")] = 3,
+    seed: Annotated[int, typer.Option(help="Decides who is lost, and when.")] = 0,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """What a round costs when one peer is killed, or stops, in the middle of the transfer.
+
+    Seconds count from the signal until the last survivor is done; *fraction* is how much of the
+    survivors' data is in the mean.
+
+    Example: manyhands bench recovery --elements 50000000
+    """
+    from tools.bench.recovery import RecoveryOptions, run_recovery
+
+    options = RecoveryOptions(peers=peers, elements=elements, repeats=repeats, seed=seed)
+    with _steps() as steps:
+        report = run_recovery(options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+@app.command()
+def scaling(
+    peers: Annotated[
+        list[int] | None, typer.Option(min=2, max=64, help="Processes that average; repeatable.")
+    ] = None,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 2_500_000,
+    rate: Annotated[
+        float, typer.Option(min=0.01, metavar="MB/S", help="Of each peer's link, each way.")
+    ] = 4.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each group.")] = 3,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Rounds of 2 to 16 peers whose links are the limit, beside the shortest time that they allow.
+
+    With --save FILE.json a plot is drawn beside it, FILE.svg.
+
+    Example: manyhands bench scaling --save benchmarks/results/scaling.json
+    """
+    from tools.bench.scaling import ScalingOptions, run_scaling, save_plot
+
+    sizes = tuple(sorted(peers or ScalingOptions.peers))
+    options = ScalingOptions(peers=sizes, elements=elements, megabytes_per_s=rate, rounds=rounds)
+    with _steps() as steps:
+        report = run_scaling(options, steps)
+    if save is not None and report.rows:
+        save_plot(report.rows, options, save.with_suffix(".svg"))
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 

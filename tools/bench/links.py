@@ -1,82 +1,173 @@
-"""Loopback TCP between peers of one process, each with a limit on what it sends and receives."""
+"""Links of a fixed rate between processes of this machine: each peer's traffic passes its buckets.
+
+    python -m tools.bench.links
+
+A process of its own that needs no rights. For each ordered pair of peers it listens on a port; what
+comes in there goes to the second one's real port, no faster than the first may send and the second
+may receive, all their connections together. What comes back is limited the other way round.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import trio
 
-SEGMENT_BYTES: Final = 16_384
-"""What takes its turn at a link: small, so that the streams of a peer share it evenly."""
-# What a link may catch up on after the machine let it wait.
-_BURST_S: Final = 0.05
-_BUFFER_BYTES: Final = 65_536
+from tools.bench.orders import Orders, reason
+from tools.bench.processes import Worker
+
+_PIECE_BYTES = 32_768
+_BUFFER_BYTES = 131_072
+"""What may wait in a socket on its way through: more would hide the link from its sender."""
+_BURST_S = 0.01
+"""How much of its rate a link may make up for: about how late a sleeping process wakes."""
 
 
-StreamKey: TypeAlias = tuple[int, int]
-"""The numbers of the member and of the aggregator whose span it carries."""
+class Bucket:
+    """The rate of one peer's link in one direction (pure).
+
+    Source: the generic cell rate algorithm, ITU-T I.371, annex A.
+    """
+
+    def __init__(self, rate_bytes_per_s: float) -> None:
+        self._rate_bytes_per_s = rate_bytes_per_s
+        self._free_at_s = float("-inf")
+        self.passed_bytes = 0
+
+    def take(self, size_bytes: int, now_s: float) -> float:
+        """Reserve room for a piece behind those before it; returns when it has passed."""
+        begins_s = max(self._free_at_s, now_s - _BURST_S)
+        self._free_at_s = begins_s + size_bytes / self._rate_bytes_per_s
+        self.passed_bytes += size_bytes
+        return self._free_at_s
 
 
-class Link:
-    """One direction of a peer's link: a token bucket that its streams share in turn."""
+class Links:
+    """All links of a few peers."""
 
-    def __init__(self, bytes_per_s: float) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._free_s = trio.current_time()
+    def __init__(self, ports: list[int], rate_bytes_per_s: float) -> None:
+        self._ports = ports
+        self.up = [Bucket(rate_bytes_per_s) for _ in ports]
+        self.down = [Bucket(rate_bytes_per_s) for _ in ports]
 
-    async def carry(self, size_bytes: int) -> None:
-        """Wait until so many bytes have passed."""
-        begin_s = max(self._free_s, trio.current_time() - _BURST_S)
-        self._free_s = begin_s + size_bytes / self._bytes_per_s
-        await trio.sleep_until(self._free_s)
+    async def listen(self, nursery: trio.Nursery) -> list[list[int]]:
+        """For each peer, the port where it finds each other; its own real one for itself."""
+        found: list[list[int]] = []
+        for source, own_port in enumerate(self._ports):
+            found.append([])
+            for target in range(len(self._ports)):
+                if source == target:
+                    found[-1].append(own_port)
+                    continue
+                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                for listener in listeners:
+                    # What is accepted there inherits it.
+                    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+                handler = partial(self._carry, source, target)
+                nursery.start_soon(trio.serve_listeners, handler, listeners)
+                found[-1].append(listeners[0].socket.getsockname()[1])
+        return found
 
-
-@dataclass
-class Peer:
-    """A peer's two links, and its ends of its streams."""
-
-    up: Link
-    down: Link
-    streams: dict[StreamKey, trio.SocketStream] = field(default_factory=dict)
-
-    async def send(self, key: StreamKey, data: memoryview) -> None:
-        """Send all of it, as fast as the link allows and the other takes it."""
-        for start in range(0, len(data), SEGMENT_BYTES):
-            segment = data[start : start + SEGMENT_BYTES]
-            await self.up.carry(len(segment))
-            await self.streams[key].send_all(segment)
-
-    async def receive(self, key: StreamKey, size_bytes: int) -> bytes:
-        """Receive so much, as fast as the link allows."""
-        received = bytearray()
-        while len(received) < size_bytes:
-            wanted = min(SEGMENT_BYTES, size_bytes - len(received))
-            segment = await self.streams[key].receive_some(wanted)
-            if not segment:
-                raise trio.BrokenResourceError("a peer of the benchmark hung up")
-            await self.down.carry(len(segment))
-            received += segment
-        return bytes(received)
-
-
-async def connect(peers: list[Peer], member: int, owner: int) -> None:
-    """Open a TCP connection over loopback from a member to an aggregator."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    async with listener:
-        port = listener.socket.getsockname()[1]
-        near = await trio.open_tcp_stream("127.0.0.1", port)
-        far = await listener.accept()
-    for stream in (near, far):
-        # What waits in buffers has passed no link of its receiver.
-        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, _BUFFER_BYTES)
-        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, _BUFFER_BYTES)
-    peers[member].streams[member, owner] = near
-    peers[owner].streams[member, owner] = far
+    async def _carry(self, source: int, target: int, near: trio.SocketStream) -> None:
+        far_socket = trio.socket.socket()
+        far_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        far = trio.SocketStream(far_socket)
+        async with near, far:
+            try:
+                await far_socket.connect(("127.0.0.1", self._ports[target]))
+                async with trio.open_nursery() as nursery:
+                    there = (self.up[source], self.down[target])
+                    back = (self.up[target], self.down[source])
+                    nursery.start_soon(pump, near, far, there)
+                    nursery.start_soon(pump, far, near, back)
+            except* (OSError, trio.BrokenResourceError):
+                # A peer that is gone is no fault of the link; leaving closes the other end.
+                pass
 
 
-async def hang_up(peers: list[Peer]) -> None:
-    """Close every stream."""
-    for peer in peers:
-        for stream in peer.streams.values():
-            await trio.aclose_forcefully(stream)
+async def pump(
+    near: trio.abc.ReceiveStream,
+    far: trio.abc.HalfCloseableStream,
+    buckets: tuple[Bucket, Bucket],
+) -> None:
+    """Carry what comes from one end to the other, as fast as both buckets let it, to its end."""
+    while data := await near.receive_some(_PIECE_BYTES):
+        now_s = trio.current_time()
+        await trio.sleep_until(max(bucket.take(len(data), now_s) for bucket in buckets))
+        await far.send_all(data)
+    await far.send_eof()
+
+
+@contextmanager
+def open_links(rate_bytes_per_s: float) -> Iterator[LinksProcess]:
+    """The process of the links, with nobody linked yet; it is gone when the block ends."""
+    worker = Worker("links", "tools.bench.links")
+    try:
+        yield LinksProcess(worker, rate_bytes_per_s)
+    finally:
+        worker.end()
+
+
+class LinksProcess:
+    """The parent's side."""
+
+    def __init__(self, worker: Worker, rate_bytes_per_s: float) -> None:
+        self._worker = worker
+        self._rate_bytes_per_s = rate_bytes_per_s
+
+    def route(self, addresses: list[str]) -> list[list[str]]:
+        """Link peers at these multiaddresses; for each peer, where it finds each of them."""
+        parts = [address.split("/") for address in addresses]
+        at = parts[0].index("tcp") + 1
+        answer = self._worker.ask(
+            ports=[int(one[at]) for one in parts], rate_bytes_per_s=self._rate_bytes_per_s
+        )
+        return [
+            [
+                "/".join([*one[:at], str(port), *one[at + 1 :]])
+                for one, port in zip(parts, ports, strict=True)
+            ]
+            for ports in answer["ports"]
+        ]
+
+    def passed_bytes(self) -> tuple[list[int], list[int]]:
+        """What each peer has sent and received so far, encrypted and with all headers."""
+        answer = self._worker.ask()
+        return answer["up"], answer["down"]
+
+
+async def _run(orders: Orders) -> None:
+    task = await orders.wait()
+    if task is None:
+        return
+    links = Links(task["ports"], task["rate_bytes_per_s"])
+    async with trio.open_nursery() as nursery:
+        orders.answer({"ports": await links.listen(nursery)})
+        while await orders.wait() is not None:
+            orders.answer(_passed(links))
+        nursery.cancel_scope.cancel()
+
+
+def _passed(links: Links) -> dict[str, Any]:
+    return {
+        "up": [bucket.passed_bytes for bucket in links.up],
+        "down": [bucket.passed_bytes for bucket in links.down],
+    }
+
+
+def main() -> None:
+    """Run until the parent is gone; an error is an answer, too."""
+    orders = Orders()
+    try:
+        trio.run(_run, orders)
+    except Exception as exc:
+        orders.answer({"error": reason(exc)})
+        raise
+
+
+if __name__ == "__main__":
+    main()

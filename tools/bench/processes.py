@@ -32,11 +32,16 @@ class RivalFailed(Exception):
 class Worker:
     """One process that takes orders and answers each."""
 
-    def __init__(self, name: str, module: str, *arguments: str) -> None:
+    def __init__(self, name: str, module: str, *arguments: str, python: str | None = None) -> None:
+        """Run a module of ours; another Python runs its file, and finds none of our packages."""
         self._name = name
+        command = [sys.executable, "-m", module]
+        if python is not None:
+            file = _PACKAGES_FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+            command = [python, "-I", str(file)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - end() closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*command, *arguments],
             # Its end tells the process that we are gone.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -101,8 +106,10 @@ class Worker:
         self._process.wait(timeout=timeout_s)
 
     def end(self) -> None:
-        """Kill it, whatever it does."""
-        self._process.kill()
+        """Kill it, whatever it does, and the processes that a library has started in it."""
+        # Its group is there as long as one of them is, but not for ever.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             assert pipe is not None

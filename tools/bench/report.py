@@ -19,6 +19,8 @@ from tools.failures import ILL, WELL, CommandError
 from tools.output import console, print_json
 
 VERSION = 1
+_ROWS_ASIDE_MAX = 5
+"""More rows than these are too many to stand side by side."""
 Row = dict[str, Any]
 Form = Literal["table", "json", "markdown"]
 
@@ -123,7 +125,7 @@ class Report:
         head = [column.replace("_", " ") for column in self.columns]
         body = [[_cell(row.get(column)) for column in self.columns] for row in self.rows]
         lines = [head, *body]
-        upright = len(self.rows) >= len(self.columns)
+        upright = len(self.rows) >= min(len(self.columns), _ROWS_ASIDE_MAX + 1)
         return lines if upright else [list(line) for line in zip(*lines, strict=True)]
 
     def markdown(self) -> str:

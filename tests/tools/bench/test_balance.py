@@ -9,7 +9,7 @@ import trio
 from averaging import Capacity, planned_seconds
 from tools.bench import balance
 from tools.bench.butterfly import seconds_to_average
-from tools.bench.links import Link, Peer, connect, hang_up
+from tools.bench.pipes import Link, Peer, connect, hang_up
 from tools.bench.report import Row
 
 ELEMENTS = 524_288

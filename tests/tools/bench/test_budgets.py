@@ -2,9 +2,10 @@
 
 import pytest
 
-from tools.bench import averaging, bulk, rpc
+from tools.bench import allreduce, bulk, rpc
 from tools.bench.report import Row
 from tools.bench.rivals import NAMES
+from tools.bench.team import RoundFigures
 
 MIB = 1_048_576
 
@@ -80,11 +81,85 @@ def test_rpc_splits_what_was_asked_for_and_does_more_in_full() -> None:
     assert (full.calls, full.connections) == (500, 7)
 
 
-def test_averaging_is_judged_against_gloo() -> None:
+JUDGED = (4, 10_000_000, "float32")
+
+
+def allreduce_row(rival: str, case: allreduce.Case, step_s: float, *, cpu_s: float = 1.0) -> Row:
+    one = allreduce.Measured(rival, case)
+    for factor in (0.5, 1.0, 4.0):
+        one.rounds.append(
+            RoundFigures(
+                step_s=factor * step_s, cpu_s=cpu_s, error_max=1e-7, transfer_s=0.8 * step_s
+            )
+        )
+    # A round that lacked a peer is a miss, not a measurement.
+    one.rounds.append(RoundFigures(step_s=1e-9, cpu_s=1e-9, error_max=9.0, whole=False))
+    return one.row()
+
+
+def test_a_row_of_allreduce_holds_medians_and_whole_rounds_only() -> None:
+    row = allreduce_row("aes", JUDGED, 0.2)
+    assert [row[f"step_seconds_{end}"] for end in ("min", "median", "max")] == [0.1, 0.2, 0.8]
+    assert (row["rounds"], row["rounds_without_a_peer"]) == (3, 1)
+    assert row["error_max"] == 1e-7
+    assert row["matchmaking_seconds"] is None
+
+
+def test_allreduce_is_judged_against_each_rival_that_ran() -> None:
     rows = [
-        {"peers": 4, "elements": 10, "step_seconds_median": 0.7},
-        {"peers": 4, "elements": 10, "step_seconds_median": 0.2},
+        allreduce_row("aes", JUDGED, 0.2, cpu_s=0.4),
+        allreduce_row("noise", JUDGED, 0.36),
+        allreduce_row("gloo", JUDGED, 0.1),
+        allreduce_row("gloo", (4, 1_000_000, "float32"), 1e-3),
+        allreduce_row("hivemind", JUDGED, 2.5, cpu_s=2.0),
     ]
-    (judged,) = averaging.budgets(rows)
-    assert (judged.measured, judged.holds) == (pytest.approx(3.5), True)
-    assert averaging.budgets(rows[:1]) == []
+    judged = allreduce.budgets(rows)
+    assert [(one.measured, one.budget, one.holds) for one in judged] == [
+        (pytest.approx(2.0), 2.0, True),
+        (pytest.approx(3.6), 3.5, False),
+        # Our whole round against their all-reduce alone.
+        (pytest.approx(0.1), 0.15, True),
+        (pytest.approx(0.2), 0.2, True),
+        (1e-7, 1e-6, True),
+    ]
+
+
+def test_sixteen_bits_and_a_tiny_vector_have_promises_of_their_own() -> None:
+    half, tiny = (4, 10_000_000, "float16"), (4, 1_000, "float32")
+    rows = [
+        allreduce_row("aes", half, 0.2, cpu_s=0.5),
+        allreduce_row("hivemind", half, 1.25, cpu_s=2.0),
+        allreduce_row("aes", tiny, 0.031),
+    ]
+    judged = allreduce.budgets(rows)
+    assert [(one.measured, one.budget, one.holds) for one in judged] == [
+        (pytest.approx(0.2), 0.18, False),
+        (pytest.approx(0.25), 0.2, False),
+        (pytest.approx(31.0), 30.0, False),
+        (1e-7, 1e-6, True),
+        (1e-7, 5e-3, True),
+    ]
+
+
+def test_a_rival_that_did_not_run_is_no_budget_but_ours_is_always_judged() -> None:
+    assert allreduce.budgets([allreduce_row("gloo", JUDGED, 0.1)]) == []
+    (judged,) = allreduce.budgets([allreduce_row("aes", (2, 5, "float32"), 0.1)])
+    assert "largest error" in judged.name
+
+
+def test_the_largest_case_is_measured_when_asked_for() -> None:
+    cases = allreduce.AllreduceOptions().cases()
+    assert len(cases) == 22
+    assert (8, 50_000_000, "float32") not in cases
+    assert len(allreduce.AllreduceOptions(full=True).cases()) == 24
+
+
+def test_who_is_measured_and_how_often_follows_the_case() -> None:
+    options = allreduce.AllreduceOptions(hivemind_python="python")
+    assert options.rivals_of(JUDGED) == ["aes", "noise", "gloo", "hivemind"]
+    assert options.rivals_of((2, 1_000, "float32")) == ["aes", "gloo", "hivemind"]
+    assert allreduce.AllreduceOptions().rivals_of((2, 1_000, "float32")) == ["aes", "gloo"]
+    rounds = [options.rounds_of("aes", elements) for elements in allreduce.ELEMENTS]
+    assert rounds == sorted(rounds, reverse=True)
+    assert options.rounds_of("hivemind", 1_000) < rounds[0]
+    assert allreduce.AllreduceOptions(rounds=7).rounds_of("gloo", 50_000_000) == 7
