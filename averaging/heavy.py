@@ -9,8 +9,9 @@ from p2p import Node
 
 T = TypeVar("T")
 
-# Smaller work is done before a thread has been woken for it.
-_OFFLOAD_BYTES_MIN: Final = 262_144
+# What takes less than a millisecond: waking a thread for it, and the interpreter's lock afterwards,
+# would cost more than they save.
+_OFFLOAD_BYTES_MIN: Final = 4_194_304
 
 
 async def run_heavy(node: Node, size_bytes: int, function: Callable[..., T], *args: Any) -> T:

@@ -31,6 +31,7 @@ from averaging.allreduce.session import Link, Session, Work
 from averaging.allreduce.silence import wait_silent
 from averaging.codecs.floating import Payload
 from averaging.robust.aggregate import aggregate
+from averaging.robust.rule import RuleKind
 from p2p import MessageInvalid, PeerId, RpcCall, StreamBroken, open_service_nursery, short
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ Call = RpcCall[FromAggregator, FromMember]
 
 NOBODY: Final = "nobody contributed: all weights are zero, or everyone with a weight was refused"
 _TICK_S: Final = 0.2
+# A robust rule takes so many times as long as the mean.
+_ROBUST_EFFORT: Final = 16
 
 
 # --- averaging our pieces ---------------------------------------------------------------------
@@ -67,7 +70,8 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
     chunk = work.piece.chunks[work.reduction.next_chunk]
     taken = work.reduction.take()
     session.room_changed.ring()
-    size_bytes = sum(contribution.values.nbytes for contribution in taken)
+    effort = 1 if session.rule.kind is RuleKind.MEAN else _ROBUST_EFFORT
+    size_bytes = effort * sum(contribution.values.nbytes for contribution in taken)
     started_s = time.perf_counter()
     averaged = await session.heavy(size_bytes, _average, session, work, taken, chunk)
     session.reduction_seconds += time.perf_counter() - started_s

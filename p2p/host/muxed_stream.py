@@ -39,6 +39,7 @@ class MuxedStream:
         self._session = owner.session
         self._id = stream_id
         self._news = trio.lowlevel.ParkingLot()
+        self._writers = trio.lowlevel.ParkingLot()
         self._pushed_back: list[bytes] = []
         self._receiving = False
         self._closed = False
@@ -69,9 +70,9 @@ class MuxedStream:
             while position < len(view):
                 position += self._queue(view[position:])
                 if position < len(view):
-                    await self._news.park()
+                    await self._writers.park()
             while borrowed and self._session.unsent_bytes_of(self._id):
-                await self._news.park()
+                await self._writers.park()
         except trio.Cancelled:
             if position:
                 self.reset()
@@ -100,7 +101,7 @@ class MuxedStream:
         try:
             self._check_sendable()
             while not self._session.room_bytes(self._id, STREAM_UNSENT_BYTES_MAX):
-                await self._news.park()
+                await self._writers.park()
                 self._check_sendable()
         finally:
             self.sending = False
@@ -261,6 +262,11 @@ class MuxedStream:
     def on_news(self) -> None:
         """Wake whoever waits on this stream."""
         self._news.unpark_all()
+        self._writers.unpark_all()
+
+    def on_room(self) -> None:
+        """Something has gone out: wake who sends."""
+        self._writers.unpark_all()
 
     def mark_broken(self) -> None:
         """The stream has been reset, or its connection lost."""

@@ -205,7 +205,7 @@ class Muxer:
         # Room has come free in the streams: who waits can queue more while this goes out.
         for stream in self._streams.values():
             if stream.sending:
-                stream.on_news()
+                stream.on_room()
         return sealed
 
     @contextmanager
