@@ -2,15 +2,19 @@
 
     state       event                                            then
     OPEN        all pieces held                                  VOTED: one vote, for ever
+    OPEN        all held, others voted for what can be fetched   wait for that, fetch it
     OPEN        a piece is lost; somebody reachable may get it   ask on; fetch it once they hold it
-    OPEN        a piece is lost and with nobody reachable        planner: a plan with new owners
+    OPEN        a piece is lost and with nobody reachable        the planner plans new owners
     OPEN        a newer plan                                     follow it: send, reduce, await anew
-    OPEN        the same, but no quorum or no aggregator is left ABANDONED: a promise never to vote
+    OPEN        a piece with nobody, no quorum or owner is left  ABANDONED: a promise never to vote
+    OPEN        nobody can average a piece, as its owner says    failed, for certain; a promise
     VOTED       nobody answers for a while, coordinator lost     ask everyone (answers bring votes)
+    ABANDONED   as long as others may still vote                 ask everyone, tell the promise
     any         certificate, its pieces held                     success
     any         certificate, a piece of it lacking               fetch it from a holder
     any         votes and promises leave no quorum possible      failed, for certain
-    any         deadline or cancellation                         undecided if VOTED, else failed
+    VOTED       deadline or cancellation, no certificate seen    undecided
+    any         any other deadline or cancellation               failed; if OPEN, with a promise
 
 Success means holding exactly the bytes that a quorum voted for. Two quorums share a voter and a
 voter signs once, so no two members succeed with different bits, whatever was planned or reduced

@@ -3,8 +3,12 @@
 piece       event                                   then
 awaited     comes whole from its owner              held
 awaited     its owner is suspected                  lost: whoever has it may pass it on
-lost        a member holds it                       being fetched, then held
-any         a newer plan gives it to another owner  awaited from that one
+lost        a member holds it                       fetched: from that one
+fetched     comes whole                             held
+fetched     its holder fails                        lost
+held        a certificate is for another version    lost
+any         a newer plan gives it to another owner  awaited: from that one
+any         a newer plan gives it to a suspect      lost
 """
 
 from __future__ import annotations

@@ -7,6 +7,13 @@ it may take twice k·T for the share it has delivered, and a moment of grace:
 
     clock > grace + 2·k·T·(delivered + 1) / all        falls behind, and is left out from there on
 
+    sender      event                                      then
+    missing     it declares its weight                     idle
+    missing     most have begun, start_patience_s ago      excluded: did not begin
+    idle        all have begun, and a chunk waits for it   awaited: its clock runs
+    awaited     its part of the chunk comes                idle: its clock stands
+    awaited     its clock is over what its share allows    excluded: too slow
+
 A typical k keeps a swarm on overloaded machines from throwing out everybody. One that never begins
 is left out so long after most of the others have begun.
 Source: the pace rule follows the adaptive averaging of DeDLOC (Diskin et al. 2021, section 3.2),

@@ -3,6 +3,12 @@
 The planner is the first voter that is there, aggregators before clients; if its plan does not come
 for a while, the next one plans, too, and the higher number holds. The new owners are the
 aggregators that are there, in turns.
+
+    state       event                                       then
+    calm        a piece is with nobody reachable            waiting: for those that come before us
+    waiting     each of those had plan_patience_s           calm: our plan, signed
+    waiting     another's plan, or the piece turns up       calm
+    waiting     no quorum, no aggregator, or 32 plans made  hopeless: the ballot abandons the group
 """
 
 from __future__ import annotations

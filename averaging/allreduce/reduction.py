@@ -1,10 +1,13 @@
 """Reduction at one aggregator: who may contribute, and who delivered which chunk of a piece (core).
 
-    sender          event                        then
-    expected        on_weight                    sending (weight 0: nothing is awaited from it)
-    expected        on_excluded                  excluded from every chunk
-    sending         a chunk                      in that chunk; several may wait for slower senders
-    sending         on_excluded                  excluded from the first chunk it has not delivered
+    sender      event                             then
+    expected    its weight and norm               sending; of weight 0 nothing is awaited
+    expected    a weight or norm that is refused  excluded: from every chunk
+    expected    lost, or does not begin           excluded: from every chunk
+    sending     all norms known, its own too high excluded: from every chunk
+    sending     a chunk                           in that chunk; several may wait for slow senders
+    sending     a chunk with bad values           excluded: from that chunk on
+    sending     lost, slow, or breaks a rule      excluded: from the first chunk not delivered
 
 Each sender delivers the chunks of a piece in order and is in a prefix of them: whoever is excluded
 stays out, of all later pieces too. A chunk is ready when every sender has delivered it or is
