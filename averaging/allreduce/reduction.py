@@ -5,6 +5,7 @@
     expected        on_excluded                  excluded from every chunk
     sending         a chunk                      in that chunk; several may wait for slower senders
     sending         on_excluded                  excluded from the first chunk it has not delivered
+    sending         all norms known, its too big excluded from every chunk, though some came before
 
 Each sender delivers the chunks of a piece in order and is in a prefix of them: whoever is excluded
 stays out, of all later pieces too. A chunk is ready when every sender has delivered it or is
@@ -43,6 +44,8 @@ class _Sender:
     norm: float = 0.0
     reason: str | None = None
     """Why it is excluded; None while it is not."""
+    void: bool = False
+    """Whether nothing that it delivered counts."""
     delivered: int = 0
     """Chunks of all pieces."""
 
@@ -76,6 +79,10 @@ class Senders(Generic[Peer]):
     def excluded(self, sender: Peer) -> bool:
         """Whether the sender is excluded."""
         return self._senders[sender].reason is not None
+
+    def void(self, sender: Peer) -> bool:
+        """Whether the sender was refused for its norm: then nothing that it delivered counts."""
+        return self._senders[sender].void
 
     def awaited(self, sender: Peer) -> bool:
         """Whether chunks wait for this sender."""
@@ -142,7 +149,8 @@ class Senders(Generic[Peer]):
         norms = {peer: s.norm for peer, s in states if s.reason is None and s.weight}
         weights = {peer: self.weight_of(peer) for peer in norms}
         for peer, reason in refused_norms(norms, weights, factor_max=self._norm_factor_max).items():
-            self._senders[peer].reason = reason
+            # No chunk was taken before; what came of this one already must not depend on how soon.
+            self._senders[peer].reason, self._senders[peer].void = reason, True
 
 
 class Reduction(Generic[Peer]):
@@ -225,19 +233,23 @@ class Reduction(Generic[Peer]):
         taken = [
             Contribution(self._senders.weight_of(member), self._waiting[member].pop(0))
             for member in self._members
-            if self.next_chunk < self._delivered[member]
+            if self.next_chunk < self._counted(member)
         ]
         self.next_chunk += 1
         return tuple(taken)
 
     def included(self) -> tuple[int, ...]:
         """How many chunks, counted from the first, contain each member; to be asked when done."""
-        return tuple(self._delivered.values())
+        return tuple(self._counted(member) for member in self._members)
 
     def reasons(self) -> tuple[str, ...]:
         """Why each member is not in all chunks; empty for the others."""
         excluded: Mapping[Peer, str] = self._senders.reasons()
         return tuple(
             excluded.get(member, "") if count < len(self._sizes) else ""
-            for member, count in self._delivered.items()
+            for member, count in zip(self._members, self.included(), strict=True)
         )
+
+    def _counted(self, member: Peer) -> int:
+        """How many of the member's chunks count."""
+        return 0 if self._senders.void(member) else self._delivered[member]

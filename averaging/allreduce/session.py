@@ -182,7 +182,11 @@ class Session:
         self.incoming = {piece.number: Incoming() for piece in self.pieces}
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
-        self.uplinks: dict[PeerId, Uplink] = {}
+        self.uplinks = {
+            peer: Uplink(deque(piece for piece in self.pieces if piece.owner == owner))
+            for owner, peer in enumerate(self.aggregators)
+            if self.votes and peer != self.me
+        }
         self.sent_bytes: Counter[Path] = Counter()
         self.received_bytes: Counter[Path] = Counter()
         self.begun_at_s = trio.current_time()
@@ -241,6 +245,10 @@ class Session:
         self.begun.set()
         for uplink in self.uplinks.values():
             uplink.outbox.bell.ring()
+        if not self.pieces:
+            # Of an empty vector no piece will come and wake the ballot.
+            self.ballot.on_deadline(trio.current_time())
+            self.act()
 
     def planned_s(self) -> dict[PeerId, float]:
         """How long each voter's transfers take by the plan; without end where nobody knows."""

@@ -203,6 +203,25 @@ def test_a_norm_far_over_the_median_is_refused_alike_in_any_order(order: tuple[s
     assert reduction.included() == (1, 1, 0, 1)
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(NORMS)))
+def test_what_the_refused_sent_before_all_norms_were_known_does_not_count(
+    order: tuple[str, ...],
+) -> None:
+    """Otherwise it would depend on who comes last whether an outlier gets in."""
+    senders = senders_of(*NORMS, norm_factor_max=10.0, declared=False)
+    reduction = reduction_of(senders, *NORMS, chunks=2)
+    for name in order:
+        if senders.on_weight(name, 1.0, NORMS[name]) is None:
+            reduction.on_part(name, 0, np.full(3, 0.1, np.float32))
+    assert reduction.ready
+    assert len(reduction.take()) == 3
+    for name in order:
+        reduction.on_part(name, 1, np.full(3, 0.1, np.float32))
+    assert len(reduction.take()) == 3
+    assert reduction.included() == (2, 2, 0, 2)
+    assert reduction.reasons() == ("", "", senders.reasons()["carol"], "")
+
+
 @given(st.permutations(range(5)), st.integers(0, 2**32))
 def test_the_refused_do_not_depend_on_the_order_of_declarations(
     order: list[int], seed: int
