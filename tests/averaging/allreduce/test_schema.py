@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from averaging.allreduce import schema
+from averaging.allreduce.hearing import evidence_of
 from p2p import Message, MessageInvalid, decode_untrusted, encode
 
 D, S = b"d" * 32, b"s" * 64
@@ -200,6 +202,11 @@ def test_the_largest_messages_fit_their_methods() -> None:
     plan = schema.Plan(schema.PLAN_ROUNDS_MAX * members, (members - 1,) * pieces, S)
     for message, method in ((end, schema.TRANSFER), (end, schema.FETCH), (commit, schema.TRANSFER)):
         assert len(encode(message)) <= method.response_bytes_max
+    few = msgspec.structs.replace(end, chunks=(D,) * (chunks // 4))
+    evidence = evidence_of([end, few])
+    assert evidence == (end,)
+    evidence = evidence_of([few, end, few, few, few, few])
+    assert evidence == (few,) * 4
     answer = schema.Answer(
         (schema.PieceStatus(1, D),) * pieces,
         vote,
@@ -208,6 +215,7 @@ def test_the_largest_messages_fit_their_methods() -> None:
         True,
         plan,
         True,
+        evidence,
     )
     assert len(encode(answer)) <= schema.ASK.response_bytes_max
     question = schema.Question(D, PROMISE, True, plan, vote)
