@@ -245,8 +245,8 @@ class Session:
         self.begun.set()
         for uplink in self.uplinks.values():
             uplink.outbox.bell.ring()
-        if not self.pieces:
-            # Of an empty vector no piece will come and wake the ballot.
+        if not self.work:
+            # Who has nothing to average may have nothing to wait for, and no piece wakes it.
             self.ballot.on_deadline(trio.current_time())
             self.act()
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import trio
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import (
     Group,
     Join,
@@ -27,6 +28,7 @@ from averaging.matchmaking.group import (
     sign_join,
 )
 from averaging.matchmaking.plan import plan_spans
+from averaging.matchmaking.schema import Role
 from averaging.round_id import RoundId
 from p2p import Node, PeerId
 from p2p.testing import SimNetwork, run_sim
@@ -100,9 +102,16 @@ def group_of(
     chunk_elements: int | None = None,
     deadline_s: float = 30.0,
     seed: int = 0,
+    auxiliary: Collection[PeerId] = (),
 ) -> Group:
-    """A group of these nodes, the first as leader."""
+    """A group of these nodes, the first as leader; auxiliary ones contribute nothing."""
     rng = random.Random(seed)
+
+    def role_of(node: Node) -> Role:
+        if node.peer_id in auxiliary:
+            return "aux"
+        return "client" if node.client_mode else "node"
+
     joins = [
         sign_join(
             Join(
@@ -111,8 +120,8 @@ def group_of(
                 round=RoundId(1),
                 spec_hash=bytes(32),
                 wire_dtype=wire_dtype,
-                role="client" if node.client_mode else "node",
-                weight_cap=weight_cap,
+                role=role_of(node),
+                weight_cap=0.0 if node.peer_id in auxiliary else weight_cap,
                 up_bytes_per_s=0,
                 down_bytes_per_s=0,
                 nonce=rng.randbytes(16),
@@ -145,21 +154,25 @@ def vectors_for(count: int, elements: int, dtype: str = "float32", seed: int = 0
 async def run_group(
     peers: Sequence[Peer],
     group: Group,
-    vectors: Sequence[Array],
+    vectors: Sequence[Array | None],
     weights: Sequence[float] | None = None,
     *,
     deadline_s: float = 20.0,
 ) -> list[RoundResult]:
-    """Run the group at all these peers to its end."""
+    """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, RoundResult] = {}
 
     async def run(number: int) -> None:
-        results[number] = await peers[number].allreduce.run(
-            group,
-            vectors[number],
-            1.0 if weights is None else weights[number],
-            trio.current_time() + deadline_s,
-        )
+        allreduce, vector = peers[number].allreduce, vectors[number]
+        until_s = trio.current_time() + deadline_s
+        if vector is None:
+            runs = [Run(0, sum(group.span_elements), group.members[0].wire_dtype)]
+            wire = FloatingWire(runs, np.dtype(np.float32))
+            async with allreduce.entered(group, wire, until_s) as entered:
+                results[number] = await entered.run(None, 0.0)
+        else:
+            weight = 1.0 if weights is None else weights[number]
+            results[number] = await allreduce.run(group, vector, weight, until_s)
 
     async with trio.open_nursery() as nursery:
         for number in range(len(peers)):
