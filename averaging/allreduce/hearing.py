@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from averaging.allreduce import manifest
 from averaging.allreduce.schema import (
+    CHUNKS_MAX,
+    EVIDENCE_MAX,
     Answer,
     Commit,
     PieceEnd,
@@ -17,9 +21,6 @@ from averaging.allreduce.schema import (
 )
 from averaging.allreduce.session import Session
 from p2p import MessageInvalid, PeerId, RefusedError
-
-# Of pieces over which two voters differ; one is proof enough.
-_EVIDENCE_MAX = 4
 
 
 def on_weight_untrusted(session: Session, member: PeerId, weight: Weight) -> str | None:
@@ -93,7 +94,7 @@ def answer_untrusted(session: Session, caller: PeerId, question: Question) -> An
         for piece, (one, other) in enumerate(zip(ours.pieces, question.vote.pieces, strict=True))
         if one != other and piece in session.held
     ]
-    evidence = tuple(differing[:_EVIDENCE_MAX])
+    evidence = evidence_of(differing)
     return Answer(
         answer.pieces,
         answer.vote,
@@ -104,6 +105,17 @@ def answer_untrusted(session: Session, caller: PeerId, question: Question) -> An
         answer.open,
         evidence,
     )
+
+
+def evidence_of(differing: Sequence[PieceEnd]) -> tuple[PieceEnd, ...]:
+    """As many of them as fit an answer; one about which somebody lied is proof enough."""
+    evidence: list[PieceEnd] = []
+    left = CHUNKS_MAX
+    for end in differing:
+        if len(evidence) < EVIDENCE_MAX and len(end.chunks) <= left:
+            evidence.append(end)
+            left -= len(end.chunks)
+    return tuple(evidence)
 
 
 def check_piece_end_untrusted(session: Session, end: PieceEnd, piece: int) -> None:

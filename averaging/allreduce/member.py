@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import trio
 
 from averaging.allreduce import hearing, manifest
@@ -43,9 +41,7 @@ Call = RpcCall[FromMember, FromAggregator]
 async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
     """Exchange pieces with an aggregator, until the round ends or the aggregator is lost."""
     peer = session.aggregators[owner]
-    owners = session.ballot.owners
-    uplink = Uplink(deque(piece for piece in session.pieces if owners[piece.number] == owner))
-    session.uplinks[peer] = uplink
+    uplink = session.uplinks[peer]
     hello = Hello(session.group_id)
     try:
         async with (

@@ -105,6 +105,9 @@ class Pace(Generic[Peer]):
 
     def _typical(self, delivered: Mapping[Peer, int], chunk_count: int) -> float:
         """By which factor the median sender takes longer than planned; at least 1."""
+        if not chunk_count:
+            # A plan gave all that was ours to others.
+            return 1.0
         factors = [
             self._waited_s[peer] / (planned_s * delivered[peer] / chunk_count)
             for peer, planned_s in self._planned_s.items()

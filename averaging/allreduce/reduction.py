@@ -4,7 +4,7 @@
     expected    its weight and norm               sending; of weight 0 nothing is awaited
     expected    a weight or norm that is refused  excluded: from every chunk
     expected    lost, or does not begin           excluded: from every chunk
-    sending     all norms known, its own too high excluded: from every chunk
+    sending     all norms known, its own too high excluded: from every chunk, though some came
     sending     a chunk                           in that chunk; several may wait for slow senders
     sending     a chunk with bad values           excluded: from that chunk on
     sending     lost, slow, or breaks a rule      excluded: from the first chunk not delivered
@@ -46,6 +46,8 @@ class _Sender:
     norm: float = 0.0
     reason: str | None = None
     """Why it is excluded; None while it is not."""
+    void: bool = False
+    """Whether nothing that it delivered counts."""
     delivered: int = 0
     """Chunks of all pieces."""
 
@@ -79,6 +81,10 @@ class Senders(Generic[Peer]):
     def excluded(self, sender: Peer) -> bool:
         """Whether the sender is excluded."""
         return self._senders[sender].reason is not None
+
+    def void(self, sender: Peer) -> bool:
+        """Whether the sender was refused for its norm: then nothing that it delivered counts."""
+        return self._senders[sender].void
 
     def awaited(self, sender: Peer) -> bool:
         """Whether chunks wait for this sender."""
@@ -145,7 +151,8 @@ class Senders(Generic[Peer]):
         norms = {peer: s.norm for peer, s in states if s.reason is None and s.weight}
         weights = {peer: self.weight_of(peer) for peer in norms}
         for peer, reason in refused_norms(norms, weights, factor_max=self._norm_factor_max).items():
-            self._senders[peer].reason = reason
+            # No chunk was taken before; what came of this one already must not depend on how soon.
+            self._senders[peer].reason, self._senders[peer].void = reason, True
 
 
 class Reduction(Generic[Peer]):
@@ -228,19 +235,23 @@ class Reduction(Generic[Peer]):
         taken = [
             Contribution(self._senders.weight_of(member), self._waiting[member].pop(0))
             for member in self._members
-            if self.next_chunk < self._delivered[member]
+            if self.next_chunk < self._counted(member)
         ]
         self.next_chunk += 1
         return tuple(taken)
 
     def included(self) -> tuple[int, ...]:
         """How many chunks, counted from the first, contain each member; to be asked when done."""
-        return tuple(self._delivered.values())
+        return tuple(self._counted(member) for member in self._members)
 
     def reasons(self) -> tuple[str, ...]:
         """Why each member is not in all chunks; empty for the others."""
         excluded: Mapping[Peer, str] = self._senders.reasons()
         return tuple(
             excluded.get(member, "") if count < len(self._sizes) else ""
-            for member, count in self._delivered.items()
+            for member, count in zip(self._members, self.included(), strict=True)
         )
+
+    def _counted(self, member: Peer) -> int:
+        """How many of the member's chunks count."""
+        return 0 if self._senders.void(member) else self._delivered[member]

@@ -19,7 +19,8 @@ CHUNKS_MAX = 16_384
 """In one piece: 2.1 milliard elements."""
 PLAN_ROUNDS_MAX = 32
 """How often the work of lost aggregators is given to others in one group."""
-_EVIDENCE_MAX = 4
+EVIDENCE_MAX = 4
+"""Piece ends in one answer; together they name at most CHUNKS_MAX chunks."""
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
@@ -167,7 +168,7 @@ class Answer(Message, frozen=True):
     plan: Plan | None = None
     open: bool = False
     """Whether the member has neither voted nor given up, so that it follows the newest plan."""
-    evidence: Annotated[tuple[PieceEnd, ...], Meta(max_length=_EVIDENCE_MAX)] = ()
+    evidence: Annotated[tuple[PieceEnd, ...], Meta(max_length=EVIDENCE_MAX)] = ()
 
 
 class Fetch(Message, frozen=True, tag="fetch"):
@@ -196,7 +197,7 @@ FromAggregator = Result | PieceEnd | Excluded | Commit | Abort | Plan | Ping
 FromHolder = PieceEnd | Result
 
 _MESSAGE_BYTES_MAX = 1024 * 1024
-"""A PieceEnd names each chunk; all other messages stay far below."""
+"""A PieceEnd, alone or as evidence, names each chunk; all other messages stay far below."""
 _PAYLOAD_BYTES_MAX = 1024 * 1024
 """The largest chunk in float64."""
 
@@ -207,7 +208,9 @@ TRANSFER: Method[FromMember, FromAggregator] = Method(
     response_bytes_max=_MESSAGE_BYTES_MAX,
     payload_bytes_max=_PAYLOAD_BYTES_MAX,
 )
-ASK: Method[Question, Answer] = Method("ask", Question, Answer, response_bytes_max=262_144)
+ASK: Method[Question, Answer] = Method(
+    "ask", Question, Answer, response_bytes_max=_MESSAGE_BYTES_MAX
+)
 SHOW: Method[WhichGroup, ShownGroup] = Method(
     "show", WhichGroup, ShownGroup, response_bytes_max=_GROUP_BYTES_MAX + 64
 )

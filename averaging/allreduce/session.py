@@ -191,7 +191,11 @@ class Session:
         self._buffers = buffers
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
-        self.uplinks: dict[PeerId, Uplink] = {}
+        self.uplinks = {
+            peer: Uplink(deque(piece for piece in self.pieces if piece.owner == owner))
+            for owner, peer in enumerate(self.aggregators)
+            if self.votes and peer != self.me
+        }
         self.sent_bytes: Counter[Path] = Counter()
         self.received_bytes: Counter[Path] = Counter()
         self.begun_at_s = trio.current_time()
@@ -250,6 +254,10 @@ class Session:
         self.begun.set()
         for uplink in self.uplinks.values():
             uplink.outbox.bell.ring()
+        if not self.work:
+            # Who has nothing to average may have nothing to wait for, and no piece wakes it.
+            self.ballot.on_deadline(trio.current_time())
+            self.act()
 
     def planned_s(self) -> dict[PeerId, float]:
         """How long each voter's transfers take by the plan; without end where nobody knows."""

@@ -7,7 +7,8 @@ from typing import Any
 import averaging
 from averaging.allreduce import manifest
 from averaging.allreduce import schema as allreduce
-from averaging.allreduce.partition import partition
+from averaging.allreduce.balance import Capacity, check_spans_untrusted
+from averaging.allreduce.partition import Piece, partition
 from averaging.matchmaking import schema as matchmaking
 from averaging.matchmaking.group import (
     Join,
@@ -31,7 +32,7 @@ from tests.averaging.state.test_schema import ANSWER as STATE_ANSWER
 from tests.averaging.state.test_schema import RECORDED as RECORDED_STATE
 from tests.fuzz.known import ALICE, BOB, CAROL
 from tests.fuzz.messages import kinds_of, message_target, modules_of
-from tests.fuzz.target import Target
+from tests.fuzz.target import Choices, Target
 
 ROUND = RoundId(7, b"p" * 32)
 SPEC_HASH = b"s" * 32
@@ -114,65 +115,150 @@ def run_stranger(data: bytes) -> None:
 
 MEMBERS = GROUP.peer_ids
 BY_ID = {identity.peer_id: identity for identity in (ALICE, BOB, CAROL)}
-SPANS = partition(20_000, len(MEMBERS), 4096)
-DIGESTS = tuple(bytes([number]) * 32 for number in range(len(SPANS)))
+PIECES = partition(20_000, GROUP.span_elements, GROUP.chunk_elements)
+DIGESTS = tuple(bytes([number]) * 32 for number in range(len(PIECES)))
 GROUP_ID = GROUP.group_id
-HELLO = manifest.signed_hello(GROUP_ID, 1.5, BY_ID[MEMBERS[0]].sign)
-SPAN_END = manifest.signed_span_end(
-    allreduce.SpanEnd(
-        GROUP_ID,
-        0,
-        tuple(DIGESTS[0] for _ in SPANS[0].chunks),
-        (0, 1, len(SPANS[0].chunks)),
-        (0.0, 1.0, 2.0),
-        ("silent", "", ""),
-        bytes(64),
-    ),
-    BY_ID[MEMBERS[0]].sign,
-)
-VOTES = [manifest.signed_vote(GROUP_ID, DIGESTS, BY_ID[member].sign) for member in MEMBERS]
-COMMIT = allreduce.Commit(DIGESTS, (0, 2), (VOTES[0].signature, VOTES[2].signature))
-PROMISE = manifest.signed_promise(GROUP_ID, 1, BY_ID[MEMBERS[1]].sign)
+SIGNS = [BY_ID[member].sign for member in MEMBERS]
+HELLO = allreduce.Hello(GROUP_ID)
+WEIGHT = manifest.signed_weight(GROUP_ID, 1.5, 20.0, SIGNS[0])
 
-SIGNED_KINDS: tuple[Any, ...] = (
-    allreduce.Hello,
-    allreduce.SpanEnd,
-    allreduce.Vote,
-    allreduce.Commit,
-    allreduce.Promise,
+
+def piece_end_of(piece: Piece, owner: int, plan: int) -> allreduce.PieceEnd:
+    """A true one."""
+    end = allreduce.PieceEnd(
+        group_id=GROUP_ID,
+        piece=piece.number,
+        owner=owner,
+        plan=plan,
+        chunks=tuple(DIGESTS[0] for _ in piece.chunks),
+        included=(0, 1, len(piece.chunks)),
+        weights=(0.0, 1.0, 2.0),
+        reasons=("silent", "", ""),
+        signature=bytes(64),
+    )
+    return manifest.signed_piece_end(end, SIGNS[owner])
+
+
+# Of one piece, by its owner, and by another that a plan made the owner.
+PIECE_ENDS = (
+    piece_end_of(PIECES[0], 0, 0),
+    piece_end_of(PIECES[0], 2, allreduce.MEMBERS_MAX + 1),
 )
+PLAN = manifest.signed_plan(
+    GROUP_ID, allreduce.MEMBERS_MAX + 1, [2] + [piece.owner for piece in PIECES[1:]], SIGNS[1]
+)
+VOTES = [manifest.signed_vote(GROUP_ID, DIGESTS, sign) for sign in SIGNS]
+COMMIT = allreduce.Commit(DIGESTS, (0, 2), (VOTES[0].signature, VOTES[2].signature))
+PROMISE = manifest.signed_promise(GROUP_ID, 1, SIGNS[1])
+ANSWER = allreduce.Answer(
+    tuple(allreduce.PieceStatus(1, digest) for digest in DIGESTS),
+    VOTES[0],
+    COMMIT,
+    (PROMISE,),
+    True,
+    PLAN,
+    False,
+    PIECE_ENDS,
+)
+QUESTION = allreduce.Question(GROUP_ID, PROMISE, False, PLAN, VOTES[0])
+
+SIGNED: tuple[Any, ...] = (
+    WEIGHT,
+    PIECE_ENDS[0],
+    VOTES[0],
+    COMMIT,
+    PROMISE,
+    PLAN,
+    ANSWER,
+    QUESTION,
+)
+
+
+def parts_of(message: Any) -> list[Any]:
+    """What is signed in a message that carries several such things, itself not among them."""
+    match message:
+        case allreduce.Answer():
+            some = (message.vote, message.commit, message.plan)
+            whole = [*some, *message.promises, *message.evidence]
+        case allreduce.Question():
+            whole = [message.promise, message.plan, message.vote]
+        case _:
+            whole = []
+    return [part for part in whole if part is not None]
 
 
 def check_signed(message: Any) -> None:
-    """The check that each kind of message goes through."""
+    """The check that each kind of message goes through, and what must hold when it passes."""
     match message:
-        case allreduce.Hello():
-            manifest.check_hello_untrusted(message, MEMBERS[0])
-        case allreduce.SpanEnd():
-            manifest.check_span_end_untrusted(message, GROUP_ID, MEMBERS, SPANS[0], len(MEMBERS))
+        case allreduce.Weight():
+            manifest.check_weight_untrusted(message, GROUP_ID, MEMBERS[0])
+            assert message == WEIGHT
+        case allreduce.PieceEnd():
+            manifest.check_piece_end_untrusted(message, GROUP_ID, MEMBERS, PIECES[0], len(MEMBERS))
+            assert message in PIECE_ENDS
+            assert not manifest.contradict(message, PIECE_ENDS[0])
         case allreduce.Vote():
-            manifest.check_vote_untrusted(message, GROUP_ID, MEMBERS[0], len(SPANS))
+            manifest.check_vote_untrusted(message, GROUP_ID, MEMBERS[0], len(PIECES))
+            assert message == VOTES[0]
         case allreduce.Commit():
-            manifest.check_commit_untrusted(message, GROUP_ID, MEMBERS, len(SPANS), quorum_reached)
+            manifest.check_commit_untrusted(message, GROUP_ID, MEMBERS, len(PIECES), quorum_reached)
+            assert message.pieces == DIGESTS
         case allreduce.Promise():
             manifest.check_promise_untrusted(message, GROUP_ID, MEMBERS)
+            assert message == PROMISE
+        case allreduce.Plan():
+            manifest.check_plan_untrusted(message, GROUP_ID, MEMBERS, len(MEMBERS), len(PIECES))
+            assert message == PLAN
+    for part in parts_of(message):
+        check_signed(part)
 
 
 def run_signed(data: bytes) -> None:
-    kind = SIGNED_KINDS[data[0] % len(SIGNED_KINDS)] if data else SIGNED_KINDS[0]
+    kind = type(SIGNED[data[0] % len(SIGNED) if data else 0])
     try:
-        message = decode_untrusted(data[1:], kind, size_bytes_max=65_536)
-        check_signed(message)
+        # Nobody has signed anything else, so whatever passes is one of ours.
+        check_signed(decode_untrusted(data[1:], kind, size_bytes_max=65_536))
     except MessageInvalid:
         return
-    if isinstance(message, allreduce.Commit):
-        assert message.spans == DIGESTS
-    elif isinstance(message, allreduce.Hello):
-        # The group of a hello is looked up before; the signature covers what it names.
-        assert message == HELLO
-    else:
-        assert message in (SPAN_END, VOTES[0], PROMISE)
 
+
+def run_spans(data: bytes) -> None:
+    """Two bytes are the number of elements; then one for each member's kind, and its span."""
+    choices = Choices(data)
+    element_count = choices.number(65_536)
+    capacities, spans = [], []
+    while choices.left and len(spans) < allreduce.MEMBERS_MAX:
+        rates = (None, 0.0, 1e3, 125e3, 1e9)
+        capacity = Capacity(
+            contributes=bool(choices.number(2)),
+            aggregates=bool(choices.number(2)),
+            up_bytes_per_s=choices.pick(rates),
+            down_bytes_per_s=choices.pick(rates),
+        )
+        capacities.append(capacity)
+        if capacity.aggregates or not choices.number(8):
+            spans.append(choices.number(65_536) - 8)
+    try:
+        check_spans_untrusted(spans, capacities, element_count)
+    except MessageInvalid:
+        return
+    pieces = partition(element_count, spans, 4096)
+    assert sum(piece.element_count for piece in pieces) == element_count
+
+
+def span_seed(element_count: int, *members: tuple[int, int, int, int, int]) -> bytes:
+    """Members that contribute or not, average or not, with rates by number, and their spans."""
+    seed = element_count.to_bytes(2, "big")
+    for contributes, aggregates, up, down, span in members:
+        seed += bytes([contributes, aggregates, up, down])
+        seed += (span + 8).to_bytes(2, "big") if aggregates else b"\x01"
+    return seed
+
+
+SPAN_SEEDS = (
+    span_seed(20_000, (1, 1, 0, 0, 8192), (1, 1, 0, 0, 8192), (1, 1, 0, 0, 3616)),
+    span_seed(12_000, (1, 1, 3, 3, 4096), (0, 1, 4, 4, 7904), (1, 0, 3, 2, 0)),
+)
 
 # State download
 
@@ -238,14 +324,17 @@ TARGETS = (
     Target(
         name="averaging.signed",
         run=run_signed,
-        seeds=[
-            bytes([number]) + encode(message)
-            for number, message in enumerate((HELLO, SPAN_END, VOTES[0], COMMIT, PROMISE))
-        ],
+        seeds=[bytes([number]) + encode(message) for number, message in enumerate(SIGNED)],
         covers=tuple(
             f"averaging.allreduce.manifest.check_{what}_untrusted"
-            for what in ("hello", "span_end", "vote", "commit", "promise")
+            for what in ("weight", "piece_end", "vote", "commit", "promise", "plan")
         ),
+    ),
+    Target(
+        name="averaging.spans",
+        run=run_spans,
+        seeds=SPAN_SEEDS,
+        covers=("averaging.allreduce.balance.check_spans_untrusted",),
     ),
     Target(
         name="averaging.state-manifest",

@@ -22,9 +22,9 @@ EXAMPLES = 300
 TESTED_ELSEWHERE = (
     "p2p.rpc.service._dispatch_untrusted",
     "averaging.matchmaking.service.on_group_shown_untrusted",
-    "averaging.allreduce.member.take_chunk_untrusted",
+    "averaging.allreduce.hearing.",
+    "averaging.allreduce.member.",
     "averaging.allreduce.recovery.",
-    "averaging.allreduce.session.",
     "training.progress.tracker._find_untrusted",
 )
 

@@ -7,7 +7,7 @@ import functools
 import inspect
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from averaging.matchmaking.group import (
     sign_join,
 )
 from averaging.matchmaking.plan import plan_spans
+from averaging.matchmaking.schema import Role
 from averaging.round_id import RoundId
 from p2p import Node, PeerId
 from p2p.testing import SimNetwork, run_sim
@@ -102,9 +103,16 @@ def group_of(
     chunk_elements: int | None = None,
     deadline_s: float = 30.0,
     seed: int = 0,
+    auxiliary: Collection[PeerId] = (),
 ) -> Group:
-    """A group of these nodes, the first as leader."""
+    """A group of these nodes, the first as leader; auxiliary ones contribute nothing."""
     rng = random.Random(seed)
+
+    def role_of(node: Node) -> Role:
+        if node.peer_id in auxiliary:
+            return "aux"
+        return "client" if node.client_mode else "node"
+
     joins = [
         sign_join(
             Join(
@@ -113,8 +121,8 @@ def group_of(
                 round=RoundId(1),
                 spec_hash=bytes(32),
                 terms=wire_dtype,
-                role="client" if node.client_mode else "node",
-                weight_cap=weight_cap,
+                role=role_of(node),
+                weight_cap=0.0 if node.peer_id in auxiliary else weight_cap,
                 up_bytes_per_s=0,
                 down_bytes_per_s=0,
                 nonce=rng.randbytes(16),
@@ -152,19 +160,17 @@ class Outcome(RoundResult):
 
 
 async def outcome_of(
-    allreduce: Allreduce, group: Group, flat: Array, weight: float, deadline_s: float
+    allreduce: Allreduce, group: Group, flat: Array | None, weight: float, deadline_s: float
 ) -> Outcome:
-    """Run one member's part."""
+    """Run one member's part; an auxiliary one has no vector."""
     handed_over: list[Array] = []
-    wire_dtype = group.members[0].terms
-    result = await allreduce.run(
-        group,
-        flat,
-        weight,
-        deadline_s,
-        wire=FloatingWire([Run(0, len(flat), wire_dtype)], flat.dtype) if wire_dtype else None,
-        on_success=lambda vector: handed_over.append(vector.copy()),
-    )
+    dtype = np.dtype(np.float32) if flat is None else flat.dtype
+    elements = sum(group.span_elements) if flat is None else len(flat)
+    runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
+    async with allreduce.entered(group, FloatingWire(runs, dtype), deadline_s) as entered:
+        result = await entered.run(
+            flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
+        )
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     return Outcome(**fields, vector=handed_over[0] if handed_over else None)
 
@@ -172,12 +178,12 @@ async def outcome_of(
 async def run_group(
     peers: Sequence[Peer],
     group: Group,
-    vectors: Sequence[Array],
+    vectors: Sequence[Array | None],
     weights: Sequence[float] | None = None,
     *,
     deadline_s: float = 20.0,
 ) -> list[Outcome]:
-    """Run the group at all these peers to its end."""
+    """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, Outcome] = {}
 
     async def run(number: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +14,28 @@ import trio.testing
 
 from averaging.allreduce import manifest
 from averaging.allreduce.aggregator import NOBODY
+from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.partition import partition
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import (
     ASK,
     FETCH,
     MAJOR,
+    MEMBERS_MAX,
     TRANSFER,
     Fetch,
+    FromMember,
     Hello,
     Part,
-    Ping,
+    Plan,
     Promise,
     Question,
     Vote,
+    Weight,
 )
 from averaging.matchmaking.group import Group
 from averaging.naming import service_name
-from p2p import Identity, MessageInvalid, Node, RefusedError, RemoteError, StreamBroken, rpc_client
+from p2p import Node, RefusedError, RemoteError, StreamBroken, rpc_client
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import (
     Array,
@@ -44,6 +50,8 @@ from tests.averaging.allreduce.peers import (
 )
 
 ELEMENTS = 20_000
+# Small enough that pieces have several.
+CHUNK = 1_000
 
 
 def agreed(results: Sequence[RoundResult]) -> Array:
@@ -125,15 +133,26 @@ async def test_an_empty_vector_is_averaged(network: SimNetwork) -> None:
     assert agreed(results).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chunk_elements": 1 << 20},
+        {"span_elements": (ELEMENTS,)},
+        {"span_elements": (ELEMENTS, 1)},
+        {"span_elements": (ELEMENTS // 2, ELEMENTS // 2 - 1)},
+    ],
+)
 @simulated
-async def test_a_leader_that_asks_for_impossible_chunks_is_named(network: SimNetwork) -> None:
+async def test_a_leader_that_asks_for_impossible_pieces_is_named(
+    network: SimNetwork, change: dict[str, Any]
+) -> None:
     async with open_peers(network, 2) as peers:
-        group = group_of([p.node for p in peers], ELEMENTS, chunk_elements=1 << 20)
+        group = dataclasses.replace(group_of([p.node for p in peers], ELEMENTS), **change)
         results = await run_group(peers, group, vectors_for(2, ELEMENTS))
     for result in results:
         assert result.outcome == "failed"
         assert result.lost == (group.leader,)
-        assert "impossible chunks" in result.reason
+        assert "impossible pieces" in result.reason
 
 
 @simulated
@@ -153,16 +172,18 @@ class Hostile:
         self.node = node
         self.peers = peers
         self.group = group
+        self.piece_count = len(partition(ELEMENTS, group.span_elements, group.chunk_elements))
         self.client = rpc_client(node, service_name("allreduce", "test"), MAJOR)
 
-    def hello(self, weight: float = 1.0) -> Hello:
-        return manifest.signed_hello(self.group.group_id, weight, self.node.identity.sign)
+    def weight(self, weight: float = 1.0, norm: float = 100.0) -> Weight:
+        return manifest.signed_weight(self.group.group_id, weight, norm, self.node.identity.sign)
 
-    async def say(self, *messages: tuple[Part | Vote | Ping | Hello, bytes]) -> None:
+    async def say(self, *messages: tuple[FromMember, bytes]) -> None:
         """Open a stream to every aggregator, say this, and listen until it is over."""
 
         async def to_one(peer: Peer) -> None:
-            async with self.client.open(peer.peer_id, TRANSFER, self.hello(), timeout_s=1) as call:
+            hello = Hello(self.group.group_id)
+            async with self.client.open(peer.peer_id, TRANSFER, hello, timeout_s=1) as call:
                 for message, payload in messages:
                     await call.send(message, payload)
                 while await call.receive() is not None:
@@ -179,17 +200,19 @@ class Hostile:
                 nursery.start_soon(tolerant, peer)
 
 
-async def run_with_hostile(
-    network: SimNetwork, *messages: tuple[Part | Vote | Ping | Hello, bytes]
-) -> list[RoundResult]:
+Saying = Callable[[Hostile], list[tuple[FromMember, bytes]]]
+
+
+async def run_with_hostile(network: SimNetwork, saying: Saying) -> list[RoundResult]:
     """Two honest members and a hostile client that says these messages."""
     async with open_peers(network, 2) as peers, network.open_node("eve", client_mode=True) as eve:
         await connect_all([*(p.node for p in peers), eve])
-        group = group_of([*(p.node for p in peers), eve], ELEMENTS)
+        group = group_of([*(p.node for p in peers), eve], ELEMENTS, chunk_elements=CHUNK)
         vectors = vectors_for(2, ELEMENTS)
         results: list[RoundResult] = []
+        hostile = Hostile(eve, peers, group)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Hostile(eve, peers, group).say, *messages)
+            nursery.start_soon(hostile.say, *saying(hostile))
             results.extend(await run_group(peers, group, vectors))
             nursery.cancel_scope.cancel()
     np.testing.assert_allclose(agreed(results), mean_of(vectors), atol=1e-6)
@@ -198,28 +221,42 @@ async def run_with_hostile(
 
 
 @pytest.mark.parametrize(
-    ("message", "payload", "reason"),
+    ("saying", "reason"),
     [
-        (Part(1), bytes(4096 * 4), "out of order"),
-        (Part(0), bytes(4096 * 4 - 1), "whole number"),
-        (Part(0), bytes(4), "wrong size"),
-        (Part(0), b"", "wrong size"),
-        (Part(0), np.full(4096, np.inf, "<f4").tobytes(), "non-finite"),
-        (Vote((bytes(32),) * 2, bytes(64)), b"", "signature"),
-        (Vote((bytes(32),), bytes(64)), b"", "number of spans"),
-        (Hello(bytes(32), 1.0, bytes(64)), b"", "second hello"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 1), bytes(4 * CHUNK))], "out of order"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 99), bytes(4 * CHUNK))], "does not exist"),
+        (lambda eve: [(eve.weight(), b""), (Part(99, 0), bytes(4 * CHUNK))], "does not exist"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 0), bytes(4 * CHUNK - 1))], "wrong size"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 0), bytes(4))], "wrong size"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 0), b"")], "wrong size"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 0), chunk_of(np.inf))], "non-finite"),
+        (lambda eve: [(eve.weight(norm=1.0), b""), (Part(0, 0), chunk_of(1.0))], "declared norm"),
+        (lambda eve: [(Part(0, 0), chunk_of(1.0))], "before their weight"),
+        (lambda eve: [(Weight(1.0, 1.0, bytes(64)), b"")], "signature"),
+        (lambda eve: [(eve.weight(weight=101.0), b"")], "over its cap"),
+        (lambda eve: [(eve.weight(norm=math.nan), b"")], "non-finite"),
+        (lambda eve: [(Vote((bytes(32),) * eve.piece_count, bytes(64)), b"")], "signature"),
+        (lambda eve: [(Vote((bytes(32),), bytes(64)), b"")], "number of pieces"),
+        (lambda eve: [(Plan(MEMBERS_MAX, (0,) * eve.piece_count, bytes(64)), b"")], "signature"),
+        (lambda eve: [(Plan(MEMBERS_MAX, (0,), bytes(64)), b"")], "fit the group"),
+        (lambda eve: [(Hello(bytes(32)), b"")], "second hello"),
     ],
 )
 @simulated
 async def test_a_hostile_member_is_left_out_for_what_it_sends(
-    network: SimNetwork, message: Part, payload: bytes, reason: str
+    network: SimNetwork, saying: Saying, reason: str
 ) -> None:
-    (first, _) = await run_with_hostile(network, (message, payload))
+    (first, _) = await run_with_hostile(network, saying)
     assert any(reason in member.reason for member in first.members.values())
 
 
+def chunk_of(value: float) -> bytes:
+    """The first chunk of a vector of equal values, as it travels."""
+    return np.full(CHUNK, value, "<f4").tobytes()
+
+
 @simulated
-async def test_strangers_and_forged_hellos_are_refused(network: SimNetwork) -> None:
+async def test_strangers_are_refused(network: SimNetwork) -> None:
     async with open_peers(network, 2) as peers, network.open_node("eve") as eve:
         await connect_all([*(p.node for p in peers), eve])
         group = group_of([p.node for p in peers], ELEMENTS)
@@ -227,16 +264,72 @@ async def test_strangers_and_forged_hellos_are_refused(network: SimNetwork) -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_group, peers, group, vectors_for(2, ELEMENTS))
             await trio.testing.wait_all_tasks_blocked()
-            for hello in (hostile.hello(), Hello(group.group_id, 1.0, bytes(64))):
+            for hello in (Hello(group.group_id), Hello(bytes(32)), hostile.weight()):
                 with pytest.raises((RefusedError, RemoteError)):
                     async with hostile.client.open(
-                        group.leader, TRANSFER, hello, timeout_s=1
+                        group.leader, TRANSFER, hello, timeout_s=5
                     ) as call:
                         await call.receive()
             with pytest.raises(RefusedError, match="not-found"):
                 await hostile.client.call(group.leader, ASK, Question(group.group_id), timeout_s=1)
             with pytest.raises(RefusedError, match="not-found"):
                 await hostile.client.call(group.leader, ASK, Question(bytes(32)), timeout_s=1)
+
+
+# --- norms ------------------------------------------------------------------------------------
+
+
+@simulated
+async def test_an_outlier_is_refused_and_named(network: SimNetwork) -> None:
+    async with open_peers(network, 3) as peers:
+        vectors = vectors_for(3, ELEMENTS)
+        vectors[1][:] = 1e30
+        results = await run_group(peers, group_of([p.node for p in peers], ELEMENTS), vectors)
+    np.testing.assert_allclose(agreed(results), mean_of([vectors[0], vectors[2]]), atol=1e-6)
+    for result in results:
+        report = result.members[peers[1].peer_id]
+        assert report.fraction == 0
+        assert report.weight == 1.0
+        assert "median" in report.reason
+        assert result.lost == ()
+
+
+@pytest.mark.parametrize(("count", "factor_max"), [(2, 10.0), (3, 0.0)])
+@simulated
+async def test_outliers_are_taken_where_nobody_can_say_who_is_one(
+    network: SimNetwork, count: int, factor_max: float
+) -> None:
+    config = AllreduceConfig(norm_factor_max=factor_max)
+    async with open_peers(network, count, config=config) as peers:
+        vectors = vectors_for(count, ELEMENTS)
+        vectors[1][:] = 1e6
+        results = await run_group(peers, group_of([p.node for p in peers], ELEMENTS), vectors)
+    np.testing.assert_allclose(agreed(results), mean_of(vectors), rtol=1e-5)
+    assert results[0].members[peers[1].peer_id].fraction == 1
+
+
+@simulated
+async def test_a_norm_within_the_limit_is_welcome(network: SimNetwork) -> None:
+    async with open_peers(network, 3) as peers:
+        vectors = vectors_for(3, ELEMENTS)
+        vectors[1] *= 9
+        results = await run_group(peers, group_of([p.node for p in peers], ELEMENTS), vectors)
+    np.testing.assert_allclose(agreed(results), mean_of(vectors), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@simulated
+async def test_what_rounds_up_on_the_way_is_welcome(network: SimNetwork, dtype: str) -> None:
+    """All of a vector's values may be rounded up, and its norm with them."""
+    async with open_peers(network, 3) as peers:
+        vectors = [np.full(ELEMENTS, 1.0039, np.float32) for _ in peers]
+        group = group_of([p.node for p in peers], ELEMENTS, wire_dtype=dtype)
+        results = await run_group(peers, group, vectors)
+    agreed(results)
+    assert all(member.fraction == 1 for member in results[0].members.values())
+
+
+# --- promises, and what is served -------------------------------------------------------------
 
 
 @simulated
@@ -262,19 +355,21 @@ async def test_a_forged_promise_is_not_believed(network: SimNetwork) -> None:
 
 
 @simulated
-async def test_spans_are_served_for_a_while_after_the_round(network: SimNetwork) -> None:
+async def test_pieces_are_served_for_a_while_after_the_round(network: SimNetwork) -> None:
     async with open_peers(network, 2) as peers:
         group = group_of([p.node for p in peers], ELEMENTS)
         results = await run_group(peers, group, vectors_for(2, ELEMENTS))
         client = rpc_client(peers[0].node, service_name("allreduce", "test"), MAJOR)
 
-        async def ask_and_fetch() -> int:
-            """How many bytes of the other's span come."""
+        pieces = partition(ELEMENTS, group.span_elements, group.chunk_elements)
+
+        async def ask_and_fetch(first_chunk: int = 0) -> int:
+            """How many bytes of the last piece come."""
             answer = await client.call(peers[1].peer_id, ASK, Question(group.group_id), timeout_s=1)
             assert answer.commit is not None
             assert answer.vote is not None
-            digest = answer.spans[1].digest or bytes(32)
-            request = Fetch(group.group_id, 1, digest)
+            digest = answer.pieces[-1].digest or bytes(32)
+            request = Fetch(group.group_id, pieces[-1].number, digest, first_chunk)
             size_bytes = 0
             async with client.open(peers[1].peer_id, FETCH, request, timeout_s=1) as call:
                 while (received := await call.receive()) is not None:
@@ -282,17 +377,9 @@ async def test_spans_are_served_for_a_while_after_the_round(network: SimNetwork)
             return size_bytes
 
         await trio.sleep(9)
-        second_span = partition(ELEMENTS, 2, group.chunk_elements)[1]
-        assert await ask_and_fetch() == second_span.element_count * 4
+        assert await ask_and_fetch() == pieces[-1].element_count * 4
+        assert await ask_and_fetch(len(pieces[-1].chunks)) == 0
         await trio.sleep(2)
         with pytest.raises(RefusedError, match="not-found"):
             await ask_and_fetch()
     agreed(results)
-
-
-def test_a_promise_of_another_group_does_not_count() -> None:
-    identity = Identity.generate()
-    promise = manifest.signed_promise(bytes(32), 0, identity.sign)
-    manifest.check_promise_untrusted(promise, bytes(32), [identity.peer_id])
-    with pytest.raises(MessageInvalid):
-        manifest.check_promise_untrusted(promise, bytes([1]) * 32, [identity.peer_id])
