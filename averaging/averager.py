@@ -40,6 +40,7 @@ class _Previous:
     round: RoundId
     group_id: bytes
     promised: bool
+    failed_at_s: float
 
 
 @dataclass
@@ -216,11 +217,17 @@ class Averager:
                 self._round = RoundId(group.round.number + 1, result.digest)
                 self._matchmaking.settle(group.round, self._round, lost=result.lost)
                 return report
-            self._previous = _Previous(group.round, group.group_id, result.promised)
+            self._previous = self._previous_of(group, result)
             # Who is undecided must not take part elsewhere: its vote may have committed.
             hopeless = result.outcome == "undecided" or result.hopeless
             if hopeless or trio.current_time() >= wish.until_s:
                 raise RoundFailed(report)
+
+    def _previous_of(self, group: Group, result: RoundResult) -> _Previous:
+        """The failed group, since when no group of this round has succeeded here."""
+        now_s, before = trio.current_time(), self._previous
+        since_s = before.failed_at_s if before and before.round == group.round else now_s
+        return _Previous(group.round, group.group_id, result.promised, since_s)
 
     def _measure(self, result: RoundResult) -> None:
         sent, received = sum(result.sent_bytes.values()), sum(result.received_bytes.values())
@@ -246,6 +253,7 @@ class Averager:
                 expected=wish.expected,
                 lost=tuple(attempts.lost),
                 previous=previous.group_id if previous else b"",
+                previous_failed_at_s=previous.failed_at_s if previous else None,
                 abandoned=previous.promised if previous else False,
                 attempt=attempts.count,
                 deadline_s=max(wish.until_s - started_s, 0.0),

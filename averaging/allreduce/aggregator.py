@@ -198,7 +198,7 @@ async def _keep_pace(session: Session) -> None:
         session.planned_s(),
         grace_s=min(config.grace_s, left_s / 4),
         start_patience_s=min(config.start_patience_s, left_s / 3),
-        allowed_s_max=left_s / 3,
+        allowed_s_max=left_s / 5,
     )
     while True:
         await trio.sleep(_TICK_S)

@@ -209,6 +209,10 @@ class Ballot(Generic[Peer]):
             piece in self._holdings.fetching and self._holdings.digest_of(piece) != digest
         )
 
+    def suspects(self, peer: Peer) -> bool:
+        """Whether the stream to this aggregator is lost."""
+        return self._holdings.suspected(peer)
+
     def wants_any(self, piece: int) -> bool:
         """Whether we hold no version of this piece."""
         return self._holdings.digest_of(piece) is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from averaging.allreduce import hearing, manifest
 from averaging.allreduce.partition import Piece
+from averaging.allreduce.promptness import Promptness
 from averaging.allreduce.schema import (
     TRANSFER,
     Abort,
@@ -36,6 +39,8 @@ from p2p import (
 )
 
 Call = RpcCall[FromMember, FromAggregator]
+
+_TICK_S: Final = 0.25
 
 
 async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
@@ -98,6 +103,27 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
 async def _watch(session: Session, call: Call, peer: PeerId) -> None:
     await wait_silent(call, session.config.silence_s)
     session.on_aggregator_lost(peer, "silent", silent=True)
+
+
+async def keep_promptness(session: Session) -> None:
+    """Give aggregators up that are alive but far behind the others."""
+    await session.begun.wait()
+    promptness: Promptness[PeerId] = Promptness(
+        session.begun_at_s, grace_s=session.config.silence_s
+    )
+    while True:
+        await trio.sleep(_TICK_S)
+        owners = session.ballot.owners
+        awaited = [owners[p.number] for p in session.pieces if session.ballot.wants_any(p.number)]
+        due = [peer for k, peer in enumerate(session.aggregators) if k in awaited]
+        late = promptness.on_tick(
+            trio.current_time(),
+            done=[peer for peer in session.aggregators if peer not in due],
+            due=[peer for peer in due if peer != session.me],
+        )
+        for peer in late:
+            if not session.ballot.suspects(peer):
+                session.on_aggregator_lost(peer, "too slow")
 
 
 async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> None:

@@ -18,7 +18,7 @@ from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.hearing import answer_untrusted
-from averaging.allreduce.member import run_uplink
+from averaging.allreduce.member import keep_promptness, run_uplink
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
 from averaging.allreduce.result import (
@@ -147,6 +147,7 @@ class Allreduce:
             for owner, peer in enumerate(session.aggregators):
                 if peer != session.me:
                     nursery.start_soon(run_uplink, session, self._client, owner)
+            nursery.start_soon(keep_promptness, session)
         if session.me in session.aggregators:
             nursery.start_soon(reduce_pieces, session)
         nursery.start_soon(_keep_time, session)

@@ -187,4 +187,4 @@ def _blocked(seek: Seek) -> bool:
 
 
 def _patience_ends_s(seek: Seek) -> float:
-    return seek.started_at_s + seek.around.config.partition_patience_s
+    return seek.request.previous_failed_at_s + seek.around.config.partition_patience_s

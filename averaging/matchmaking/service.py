@@ -109,6 +109,7 @@ class Matchmaking:
         expected: Collection[PeerId] | None,
         lost: Collection[PeerId] = (),
         previous: bytes = b"",
+        previous_failed_at_s: float | None = None,
         abandoned: bool = False,
         attempt: int = 0,
         deadline_s: float,
@@ -127,6 +128,7 @@ class Matchmaking:
                 all of them but the lost are there. None: strangers, found through the DHT.
             lost: who was lost lately: not waited for, and not asked to lead.
             previous: id of our failed group of this round, if any.
+            previous_failed_at_s: when it failed, on trio's clock.
             abandoned: whether we promised never to vote in that group.
             attempt: how many groups of this round we were in before.
             deadline_s: longest duration of the search, and of what the group does after it.
@@ -151,6 +153,9 @@ class Matchmaking:
             expected=None if expected is None else tuple(sorted(set(expected))),
             lost=tuple(sorted(set(lost))),
             previous=previous,
+            previous_failed_at_s=(
+                trio.current_time() if previous_failed_at_s is None else previous_failed_at_s
+            ),
             abandoned=abandoned,
             attempt=attempt,
             group_size_min=group_size_min or self._config.group_size_min,

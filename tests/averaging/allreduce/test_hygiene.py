@@ -228,7 +228,7 @@ async def run_with_hostile(network: SimNetwork, saying: Saying) -> list[RoundRes
         (lambda eve: [(eve.weight(), b""), (Part(99, 0), bytes(4 * CHUNK))], "does not exist"),
         (lambda eve: [(eve.weight(), b""), (Part(0, 0), bytes(4 * CHUNK - 1))], "wrong size"),
         (lambda eve: [(eve.weight(), b""), (Part(0, 0), bytes(4))], "wrong size"),
-        (lambda eve: [(eve.weight(), b""), (Part(0, 0), b"")], "wrong size"),
+        (lambda eve: [(eve.weight(), b""), (Part(0, 0), b"")], "were due"),
         (lambda eve: [(eve.weight(), b""), (Part(0, 0), chunk_of(np.inf))], "non-finite"),
         (lambda eve: [(eve.weight(norm=1.0), b""), (Part(0, 0), chunk_of(1.0))], "declared norm"),
         (lambda eve: [(Part(0, 0), chunk_of(1.0))], "before their weight"),
