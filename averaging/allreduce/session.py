@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from averaging.allreduce import manifest
 from averaging.allreduce.balance import planned_seconds
-from averaging.allreduce.ballot import Ballot, Signing
+from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
@@ -217,7 +217,7 @@ class Session:
             aggregators=self.aggregators,
             owners=[piece.owner for piece in self.pieces],
             askable=self.aggregators if self.node.client_mode else self.members,
-            signing=Signing(
+            signing=manifest.Signing(
                 vote=lambda pieces: manifest.signed_vote(group_id, pieces, sign),
                 promise=lambda: manifest.signed_promise(
                     group_id, self.members.index(self.me), sign
