@@ -89,6 +89,7 @@ class Ballot(Generic[Peer]):
         self._liars: dict[Peer, None] = {}
         self._tally = Tally(voters, quorum_reached)
         self._waiting_since_s: float | None = None
+        self._planned_at_s = _AT_ONCE
 
     # --- what the service asks -------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class Ballot(Generic[Peer]):
     def on_plan(self, plan: Plan, now_s: float) -> None:
         """A plan came, already verified."""
         if self._follows and plan.number > self._holdings.plan_number:
-            self._follow(plan)
+            self._follow(plan, now_s)
         self._decide(now_s)
 
     def on_vote(self, voter: Peer, vote: Vote, now_s: float) -> None:
@@ -233,7 +234,7 @@ class Ballot(Generic[Peer]):
 
     def on_answer(self, peer: Peer, answer: Answer, now_s: float) -> None:
         """A member answered; its vote, promises, plan and certificate are already verified."""
-        self._contacts.on_answer(peer, answer, now_s)
+        self._repair.on_answer(peer, answer, now_s)
         self._learn(peer, answer.promises, answer.gone)
         if answer.vote is not None:
             self._count(peer, answer.vote)
@@ -292,7 +293,8 @@ class Ballot(Generic[Peer]):
     @property
     def _follows(self) -> bool:
         """Whether a newer plan would change what we do."""
-        return self.stand is Stand.OPEN and self.end is None and self.commit is None
+        # Who promised not to vote may be an owner by the plan, and others may vote.
+        return self.stand is not Stand.VOTED and self.end is None and self.commit is None
 
     def _decide(self, now_s: float) -> None:
         self._certify()
@@ -304,6 +306,9 @@ class Ballot(Generic[Peer]):
         if self.commit is not None:
             # An auxiliary member needs no pieces, but in trouble clients get theirs through it.
             needed = self._votes or self._passes_on
+            if self._holdings.plan is not None:
+                # The owners may have got what was agreed from elsewhere, and average no more.
+                self._repair.lose_all()
             if not needed or self._repair.take(self.commit.pieces):
                 self._finish(End("success", True, ""))
         elif self._tally.undecidable() and self._all_heard():
@@ -337,13 +342,14 @@ class Ballot(Generic[Peer]):
             return
         plan = self._repair.plan(nowhere, self._gone, tuple(self._tally.promises), now_s)
         if plan is not None:
-            self._follow(self._signing.plan(*plan))
+            self._follow(self._signing.plan(*plan), now_s)
         elif not self._repair.planning.possible:
             self._abandon()
             # The promise is worth something only to those who hear of it.
             self._contacts.hurry(now_s)
 
-    def _follow(self, plan: Plan) -> None:
+    def _follow(self, plan: Plan, now_s: float) -> None:
+        self._planned_at_s = now_s
         self._actions.append(self._repair.follow(plan))
 
     def _abandon(self) -> None:
@@ -363,6 +369,9 @@ class Ballot(Generic[Peer]):
             return None
         if self._tally.promises or self._tally.undecidable():
             return _AT_ONCE
+        if self._holdings.plan is not None and self._holdings.complete is None:
+            # The new owners may have voted before they heard of the plan.
+            return self._planned_at_s + self._times.vote_patience_s
         if self._waiting_since_s is not None:
             return self._waiting_since_s + self._times.vote_patience_s
         return None

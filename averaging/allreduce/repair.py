@@ -16,7 +16,7 @@ from averaging.allreduce.holdings import Holdings
 from averaging.allreduce.manifest import Pieces
 from averaging.allreduce.outputs import FetchPiece, Follow, Hold
 from averaging.allreduce.planning import Planning
-from averaging.allreduce.schema import PieceStatus, Plan
+from averaging.allreduce.schema import Answer, PieceStatus, Plan
 from averaging.allreduce.tally import QuorumRule
 
 Peer = TypeVar("Peer", bound=Hashable)
@@ -86,6 +86,15 @@ class Repair(Generic[Peer]):
     def on_sender_lost(self, peer: Peer) -> None:
         """A member's stream to us broke or fell silent; its own pieces may yet come."""
         self._lost_senders[peer] = None
+
+    def on_answer(self, peer: Peer, answer: Answer, now_s: float) -> None:
+        """A member answered."""
+        self.contacts.on_answer(peer, answer, now_s)
+        followed = answer.plan.number if answer.plan is not None else 0
+        if not answer.open and followed < self.holdings.plan_number:
+            # It voted before it heard of the plan, so it averages nothing by it.
+            for piece in self.holdings.owned_by(peer):
+                self.holdings.on_lost(piece)
 
     def on_fetch_failed(self, peer: Peer, piece: int, now_s: float) -> None:
         """The member did not give us the piece."""

@@ -52,7 +52,7 @@ class World:
 
     def run(self, over: Callable[[], bool], until_s: float) -> None:
         """Let things happen until that is so, or so late."""
-        while self._events and not over():
+        while self._events and (self.events_done % 16 or not over()):
             when_s, _, event = self._events[0]
             if when_s > until_s:
                 return
@@ -117,6 +117,8 @@ class Host:
         self.lies: frozenset[str] = frozenset()
         self.part_interval_s = 0.0
         """Pause between two parts that it sends."""
+        self.result_interval_s = 0.0
+        """Pause between two results."""
         self.trickle = 1.0
         """By which factor that pause grows with each part."""
         self._world = world

@@ -302,7 +302,7 @@ class Aggregator:
             return
         while link.sent < len(self.results):
             result = model_lies.shown(self.member, link.peer, self.results[link.sent])
-            link.uplink.down.send(result, self.host.part_interval_s / 2)
+            link.uplink.down.send(result, self.host.result_interval_s)
             link.sent += 1
 
     def tell_links(self, peers: tuple[int, ...], message: Any) -> None:

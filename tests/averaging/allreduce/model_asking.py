@@ -138,7 +138,7 @@ def fetch(member: Member, wanted: FetchPiece[int]) -> None:
         record = other.held.get(wanted.piece)
         if record is not None and other.group.digest_of(record) != wanted.digest:
             record = None
-        pause_s = other.host.part_interval_s * member.group.pieces[wanted.piece].chunk_count
+        pause_s = other.host.result_interval_s * member.group.pieces[wanted.piece].chunk_count
         world.after(
             pause_s,
             lambda: other.host.do(
@@ -147,5 +147,5 @@ def fetch(member: Member, wanted: FetchPiece[int]) -> None:
         )
 
     world.post(member.me, wanted.peer, serve)
-    pause_s = other.host.part_interval_s * member.group.pieces[wanted.piece].chunk_count
+    pause_s = other.host.result_interval_s * member.group.pieces[wanted.piece].chunk_count
     member.host.after(pause_s + FETCH_TIMEOUT_S, lambda: end(None))

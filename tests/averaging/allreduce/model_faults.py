@@ -49,7 +49,7 @@ def run_schedule(seed: int) -> Report:
 class _Schedule:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        count = rng.choice([*range(2, 8)] * 6 + [*range(8, 17)] * 2 + [24, 40, 64])
+        count = rng.choice([*range(2, 8)] * 36 + [*range(8, 17)] * 10 + [24, 40, 64])
         self.world = World(rng, count)
         self.hosts = list(range(count))
         self.setup = self._setup(count)
@@ -112,6 +112,7 @@ class _Schedule:
         weights = {h: 0.0 if rng.random() < zero else float(rng.randint(1, 3)) for h in self.hosts}
         for host in self.world.hosts:
             host.part_interval_s = rng.choice([0.005, 0.02, 0.05])
+            host.result_interval_s = host.part_interval_s / 2
         return Setup(
             members=tuple(self.hosts),
             clients=frozenset(clients),
