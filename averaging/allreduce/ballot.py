@@ -46,6 +46,7 @@ class Ballot(Generic[Peer]):
         owners: for each piece, which aggregator averages it.
         askable: members that we can call; clients cannot call each other.
         quorum_reached: the group's quorum rule.
+        tolerated_liars: voters whose second votes and broken promises it stands.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Ballot(Generic[Peer]):
         signing: Signing,
         quorum_reached: QuorumRule[Peer],
         times: BallotTimes,
+        tolerated_liars: int = 0,
     ) -> None:
         self.stand = Stand.OPEN
         self.end: End | None = None
@@ -87,7 +89,7 @@ class Ballot(Generic[Peer]):
         self._passes_on = False
         self._gone: dict[Peer, None] = {}
         self._liars: dict[Peer, None] = {}
-        self._tally = Tally(voters, quorum_reached)
+        self.tally = Tally(voters, quorum_reached, tolerated_liars)
         self._waiting_since_s: float | None = None
         self._planned_at_s = _AT_ONCE
 
@@ -117,7 +119,7 @@ class Ballot(Generic[Peer]):
             self._repair.statuses(ended=ended, seeking=seeking),
             self.vote,
             self.commit,
-            tuple(self._tally.promises.values()),
+            tuple(self.tally.promises.values()),
             gone,
             self._holdings.plan,
             self._follows,
@@ -126,7 +128,7 @@ class Ballot(Generic[Peer]):
     @property
     def promise(self) -> Promise | None:
         """Our promise never to vote, if we have given it."""
-        return self._tally.promises.get(self._me)
+        return self.tally.promises.get(self._me)
 
     @property
     def plan(self) -> Plan | None:
@@ -148,14 +150,6 @@ class Ballot(Generic[Peer]):
         """Members that cannot be reached, have left or have lied; in group order."""
         return self._repair.lost(self._gone)
 
-    def knows_vote(self, peer: Peer, vote: Vote) -> bool:
-        """Whether exactly this vote is known already, and need not be verified again."""
-        return self._tally.vote_of(peer) == vote
-
-    def knows_promise(self, promise: Promise) -> bool:
-        """Whether this promise is known already, and need not be verified again."""
-        return promise in self._tally.promises.values()
-
     def wants(self, piece: int, digest: bytes) -> bool:
         """Whether on_piece() would take this version."""
         return self._repair.wants(piece, digest)
@@ -170,6 +164,11 @@ class Ballot(Generic[Peer]):
         """We hold the whole piece, verified: from its owner, or fetched."""
         if self.wants(piece, digest):
             self._holdings.on_piece(piece, digest)
+        self._decide(now_s)
+
+    def on_missed(self, piece: int, now_s: float) -> None:
+        """Its owner sent a part of the piece while, by an older plan, we awaited another's."""
+        self._holdings.on_lost(piece)
         self._decide(now_s)
 
     def on_suspect(
@@ -311,9 +310,9 @@ class Ballot(Generic[Peer]):
                 self._repair.lose_all()
             if not needed or self._repair.take(self.commit.pieces):
                 self._finish(End("success", True, ""))
-        elif self._tally.undecidable() and self._all_heard():
-            why = self._tally.why_blocked(self._liars, lacking=bool(self._holdings.lacking))
-            self._finish(End("failed", True, why, hopeless=not self._tally.promises))
+        elif self.tally.undecidable() and self._contacts.heard(self.tally.against(self.vote)):
+            why = self.tally.why_blocked(self._liars, lacking=bool(self._holdings.lacking))
+            self._finish(End("failed", True, why, hopeless=not self.tally.promises))
         elif self.stand is Stand.VOTED:
             assert self.vote is not None
             self._couriers.send_vote(self.vote, self._holdings.suspected)
@@ -325,7 +324,7 @@ class Ballot(Generic[Peer]):
         complete = self._holdings.complete
         only_helps = not self._votes and self._repair.averaged_ours()
         if complete is not None or only_helps:
-            leading = self._tally.leading()
+            leading = self.tally.leading()
             if self._votes and not self._repair.prefers(leading, complete or ()):
                 self.vote = self._signing.vote(complete or ())
                 self.stand = Stand.VOTED
@@ -340,7 +339,7 @@ class Ballot(Generic[Peer]):
         if not nowhere:
             self._repair.planning.on_hope()
             return
-        plan = self._repair.plan(nowhere, self._gone, tuple(self._tally.promises), now_s)
+        plan = self._repair.plan(nowhere, self._gone, tuple(self.tally.promises), now_s)
         if plan is not None:
             self._follow(self._signing.plan(*plan), now_s)
         elif not self._repair.planning.possible:
@@ -355,19 +354,18 @@ class Ballot(Generic[Peer]):
     def _abandon(self) -> None:
         self.stand = Stand.ABANDONED
         if self._votes:
-            self._tally.promises[self._me] = self._signing.promise()
+            self.tally.promises[self._me] = self._signing.promise()
 
     def _ask_from_s(self) -> float | None:
         """From when on everyone must be asked; None while the fault-free path suffices."""
         if self.end is not None:
             return None
-        if self._repair.preferring and self.stand is Stand.OPEN:
-            return _AT_ONCE
-        if self._holdings.lacking:
+        prefers = self._repair.preferring and self.stand is Stand.OPEN
+        if prefers or self._holdings.lacking:
             return _AT_ONCE
         if self.commit is not None:
             return None
-        if self._tally.promises or self._tally.undecidable():
+        if self.tally.promises or self.tally.undecidable():
             return _AT_ONCE
         if self._holdings.plan is not None and self._holdings.complete is None:
             # The new owners may have voted before they heard of the plan.
@@ -382,27 +380,20 @@ class Ballot(Generic[Peer]):
             self._actions.extend(Ask(peer) for peer in self._contacts.due(now_s))
 
     def _count(self, voter: Peer, vote: Vote) -> None:
-        if not self._tally.count(voter, vote):
+        if not self.tally.count(voter, vote):
             self.on_liar(voter)
 
     def _learn(self, peer: Peer, promises: Sequence[Promise], gone: bool) -> None:
         for promise in promises:
-            self._tally.promises.setdefault(self._members[promise.member], promise)
+            self.tally.promises.setdefault(self._members[promise.member], promise)
         if gone:
             self._gone[peer] = None
 
     def _certify(self) -> None:
         if self.commit is None:
-            self.commit = self._tally.certificate()
+            self.commit = self.tally.certificate()
             if self.commit is not None:
                 self._couriers.show_commit(self.commit, self._members)
-
-    def _all_heard(self) -> bool:
-        """Whether those whose votes are not ours had the chance to show what they were given."""
-        others = [] if self.vote is None else self._tally.against(self.vote.pieces)
-        return all(
-            self._contacts.shown_vote(peer) or not self._contacts.can_ask(peer) for peer in others
-        )
 
     def _finish(self, end: End) -> None:
         self.end = end

@@ -205,7 +205,9 @@ class Session:
         # What a plan adds comes in another order from each: it must not block what went before.
         ahead_max = None if plan else self.config.chunks_ahead_max
         sizes = [chunk.element_count for chunk in piece.chunks]
-        reduction = Reduction(self.members, self.senders, sizes, ahead_max=ahead_max)
+        reduction = Reduction(
+            self.members, self.senders, sizes, ahead_max=ahead_max, strict=not plan
+        )
         return Work(piece, plan, reduction)
 
     def _ballot(self) -> Ballot[PeerId]:
@@ -226,6 +228,7 @@ class Session:
             ),
             quorum_reached=self.quorum_reached,
             times=self.config.times,
+            tolerated_liars=self.config.tolerated_liars,
         )
 
     def quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:

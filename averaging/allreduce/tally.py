@@ -15,11 +15,18 @@ QuorumRule = Callable[[Sequence[Peer], Collection[Peer]], bool]
 
 
 class Tally(Generic[Peer]):
-    """The first vote of each voter, all verified before they come here."""
+    """The first vote of each voter, all verified before they come here.
 
-    def __init__(self, voters: Sequence[Peer], quorum_reached: QuorumRule[Peer]) -> None:
+    Args:
+        tolerated_liars: voters that may vote for several results, or though they promised not to.
+    """
+
+    def __init__(
+        self, voters: Sequence[Peer], quorum_reached: QuorumRule[Peer], tolerated_liars: int = 0
+    ) -> None:
         self._voters = tuple(voters)
         self._quorum_reached = quorum_reached
+        self._tolerated_liars = tolerated_liars
         self._votes: dict[Peer, Vote] = {}
         self.promises: dict[Peer, Promise] = {}
         """Of voters that will never vote."""
@@ -49,16 +56,27 @@ class Tally(Generic[Peer]):
         counts = Counter(vote.pieces for vote in self._votes.values())
         return max(sorted(counts), key=counts.__getitem__, default=None)
 
-    def against(self, pieces: Pieces) -> list[Peer]:
-        """Voters that voted for something else."""
+    def knows_promise(self, promise: Promise) -> bool:
+        """Whether this promise is known already, and need not be verified again."""
+        return promise in self.promises.values()
+
+    def against(self, ours: Vote | None) -> list[Peer]:
+        """Voters that voted for something else than we did."""
+        if ours is None:
+            return []
         votes = self._votes
-        return [peer for peer in self._voters if peer in votes and votes[peer].pieces != pieces]
+        return [p for p in self._voters if p in votes and votes[p].pieces != ours.pieces]
 
     def undecidable(self) -> bool:
         """Whether no quorum can come to be, whatever those do who have said nothing."""
         unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
         chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
-        return not any(self._quorum_reached(self._voters, [*votes, *unknown]) for votes in chances)
+        return not any(self._possible([*votes, *unknown]) for votes in chances)
+
+    def _possible(self, votes: list[Peer]) -> bool:
+        """Whether these votes, and those that liars may add, commit."""
+        others = [p for p in self._voters if p not in votes] if self._tolerated_liars else []
+        return self._quorum_reached(self._voters, [*votes, *others[: self._tolerated_liars]])
 
     def why_blocked(self, liars: Collection[Peer], *, lacking: bool) -> str:
         """Why no quorum can come to be, in words.

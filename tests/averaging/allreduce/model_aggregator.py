@@ -91,9 +91,10 @@ class Aggregator:
     def _work(self, piece: ModelPiece, plan: int) -> Work:
         sizes = [len(self.setup.members) + 1] * piece.chunk_count
         ahead_max = None if plan else AHEAD_MAX
-        return Work(
-            piece, plan, Reduction(self.setup.members, self.senders, sizes, ahead_max=ahead_max)
+        reduction = Reduction(
+            self.setup.members, self.senders, sizes, ahead_max=ahead_max, strict=not plan
         )
+        return Work(piece, plan, reduction)
 
     def start(self) -> None:
         """Begin to average."""
@@ -387,4 +388,7 @@ class Aggregator:
         reason = work.reduction.on_part(peer, part.chunk, values)
         if reason is not None:
             self.exclude(peer, reason)
+            self.tell_links((peer,), Excluded())
+            if self.group.honest(peer):
+                self.world.complain(f"{self.me} excludes the honest {peer}: {reason}")
         self.on_change()

@@ -159,6 +159,8 @@ class _Schedule:
             if count >= setup.tolerated_liars:
                 kinds = [kind for kind in kinds if kind not in model_lies.VOTING_LIES]
             lies = frozenset(rng.sample(kinds, rng.randint(1, 2)))
+            if count < setup.tolerated_liars and rng.random() < 0.5:
+                lies |= {rng.choice(model_lies.VOTING_LIES)}
             self.world.hosts[host].lies = lies
             self.world.note(f"{host} lies: {sorted(lies)}")
 

@@ -109,6 +109,7 @@ class Member:
             signing=Signing(vote=sign_vote, promise=sign_promise, plan=sign_plan),
             quorum_reached=setup.quorum_reached,
             times=BallotTimes(),
+            tolerated_liars=setup.tolerated_liars,
         )
 
     def now_s(self) -> float:
@@ -336,7 +337,9 @@ class Member:
             case Result():
                 self._take_result(uplink, message)
             case Record():
-                if self._awaits(message.piece, uplink):
+                if self._awaits(message.piece, uplink) and not self._missed(
+                    message.piece, len(message.chunks)
+                ):
                     if tuple(self.incoming[message.piece]) != message.chunks:
                         self._blame(uplink, "a piece end that does not fit its chunks")
                     else:
@@ -361,8 +364,15 @@ class Member:
     def _awaits(self, piece: int, uplink: Uplink) -> bool:
         return self.ballot.owners[piece] == uplink.owner and self.ballot.wants_any(piece)
 
+    def _missed(self, piece: int, next_chunk: int) -> bool:
+        if self.ballot.plan is None or next_chunk == len(self.incoming[piece]):
+            return False
+        self.ballot.on_missed(piece, self.now_s())
+        self.act()
+        return True
+
     def _take_result(self, uplink: Uplink, result: Result) -> None:
-        if not self._awaits(result.piece, uplink):
+        if not self._awaits(result.piece, uplink) or self._missed(result.piece, result.chunk):
             return
         chunks = self.incoming[result.piece]
         if result.chunk != len(chunks):
