@@ -8,6 +8,8 @@ PYTHON ?= python3
 SOAK_SECONDS ?= 600
 # How many rounds of each fault follow.
 SOAK_ROUNDS ?= 50
+# How many schedules of simulated rounds follow.
+SOAK_SCHEDULES ?= 10000
 BIN := .venv/bin
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
@@ -78,9 +80,10 @@ netlab: setup netlab-setup ## cut and slow links in real network namespaces; nee
 netlab-setup:
 	@scripts/netlab-setup
 
-soak: setup ## move checked bulk for SOAK_SECONDS, then SOAK_ROUNDS rounds of each fault in real processes
+soak: setup ## checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fault, SOAK_SCHEDULES simulated ones
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 	@$(BIN)/python -m tests.soak.rounds --probe all --rounds $(SOAK_ROUNDS)
+	@$(BIN)/python -m tests.soak.schedules --count $(SOAK_SCHEDULES)
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -24,54 +24,20 @@ quorum: only then is a failure certain. Auxiliary members own pieces, but neithe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from averaging.allreduce.contacts import Contacts
-from averaging.allreduce.holdings import Holdings
-from averaging.allreduce.manifest import Pieces
-from averaging.allreduce.outputs import (
-    Action,
-    Ask,
-    End,
-    FetchPiece,
-    Follow,
-    Hold,
-    SendCommit,
-    SendVote,
-    Stand,
-)
-from averaging.allreduce.planning import Planning
+from averaging.allreduce.config import BallotTimes
+from averaging.allreduce.couriers import Couriers
+from averaging.allreduce.manifest import Signing
+from averaging.allreduce.outputs import Action, Ask, End, Hold, Stand
+from averaging.allreduce.repair import Repair
 from averaging.allreduce.schema import Answer, Commit, PieceStatus, Plan, Promise, Vote
 from averaging.allreduce.tally import QuorumRule, Tally
 
 Peer = TypeVar("Peer", bound=Hashable)
 
 _AT_ONCE = float("-inf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BallotTimes:
-    """How patient a member is."""
-
-    ask_interval_s: float = 0.1
-    """First pause before asking the same member again; it doubles with each question."""
-    ask_interval_s_max: float = 1.0
-    """The longest such pause."""
-    vote_patience_s: float = 1.0
-    """A voter without a certificate for so long asks everyone itself."""
-    plan_patience_s: float = 1.0
-    """How long a member waits for the plan of one that comes before it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Signing:
-    """How our words are signed; a vote and a promise never both in one group."""
-
-    vote: Callable[[Pieces], Vote]
-    promise: Callable[[], Promise]
-    plan: Callable[[int, Sequence[int]], Plan]
 
 
 class Ballot(Generic[Peer]):
@@ -84,6 +50,7 @@ class Ballot(Generic[Peer]):
         owners: for each piece, which aggregator averages it.
         askable: members that we can call; clients cannot call each other.
         quorum_reached: the group's quorum rule.
+        tolerated_liars: voters whose second votes and broken promises it stands.
     """
 
     def __init__(
@@ -98,6 +65,7 @@ class Ballot(Generic[Peer]):
         signing: Signing,
         quorum_reached: QuorumRule[Peer],
         times: BallotTimes,
+        tolerated_liars: int = 0,
     ) -> None:
         self.stand = Stand.OPEN
         self.end: End | None = None
@@ -105,30 +73,29 @@ class Ballot(Generic[Peer]):
         self.vote: Vote | None = None
         self._me = me
         self._members = tuple(members)
-        self._aggregators = tuple(aggregators)
         self._signing = signing
         self._times = times
-        self._contacts = Contacts(
-            [peer for peer in members if peer != me and peer in askable],
-            interval_s=times.ask_interval_s,
-            interval_s_max=times.ask_interval_s_max,
+        self._actions: list[Action[Peer]] = []
+        self._repair = Repair(
+            me=me,
+            members=members,
+            voters=voters,
+            aggregators=aggregators,
+            owners=owners,
+            askable=askable,
+            quorum_reached=quorum_reached,
+            times=times,
+            fetch=lambda wanted: self._actions.append(wanted),
         )
-        self._holdings = Holdings(owners, aggregators)
-        self._planning = Planning(
-            me, members, voters, aggregators, quorum_reached, times.plan_patience_s
-        )
+        self._contacts, self._holdings = self._repair.contacts, self._repair.holdings
+        self._couriers = Couriers(me, aggregators, lambda action: self._actions.append(action))
         self._votes = me in voters
         self._passes_on = False
-        self._lost_senders: dict[Peer, None] = {}
-        self._promises: dict[Peer, Promise] = {}
         self._gone: dict[Peer, None] = {}
         self._liars: dict[Peer, None] = {}
-        self._tally = Tally(voters, quorum_reached)
+        self.tally = Tally(voters, quorum_reached, tolerated_liars)
         self._waiting_since_s: float | None = None
-        self._preferring = False
-        self._vote_sent_to: dict[Peer, None] = {}
-        self._commit_wanted_by: dict[Peer, None] = {}
-        self._actions: list[Action[Peer]] = []
+        self._planned_at_s = _AT_ONCE
 
     # --- what the service asks -------------------------------------------------------------
 
@@ -142,19 +109,21 @@ class Ballot(Generic[Peer]):
         """When on_deadline() is due; None for never."""
         if self.end is not None:
             return None
+        turn_at_s = self._repair.planning.turn_at_s
         ask_from_s, due_at_s = self._ask_from_s(), self._contacts.due_at_s
-        times = [] if self._planning.turn_at_s is None else [self._planning.turn_at_s]
+        times = [] if turn_at_s is None else [turn_at_s]
         if ask_from_s is not None and due_at_s is not None:
             times.append(max(ask_from_s, due_at_s))
         return min(times, default=None)
 
     def answer(self, *, gone: bool = False) -> Answer:
         """What we say when asked."""
+        ended, seeking = self.end is not None, self.stand is Stand.OPEN or self.commit is not None
         return Answer(
-            tuple(self._status(piece) for piece in range(len(self._holdings.owners))),
+            self._repair.statuses(ended=ended, seeking=seeking),
             self.vote,
             self.commit,
-            tuple(self._promises.values()),
+            tuple(self.tally.promises.values()),
             gone,
             self._holdings.plan,
             self._follows,
@@ -163,7 +132,7 @@ class Ballot(Generic[Peer]):
     @property
     def promise(self) -> Promise | None:
         """Our promise never to vote, if we have given it."""
-        return self._promises.get(self._me)
+        return self.tally.promises.get(self._me)
 
     @property
     def plan(self) -> Plan | None:
@@ -183,31 +152,11 @@ class Ballot(Generic[Peer]):
     @property
     def lost(self) -> tuple[Peer, ...]:
         """Members that cannot be reached, have left or have lied; in group order."""
-        return tuple(
-            peer
-            for peer in self._members
-            if peer != self._me
-            and (
-                peer in self._gone
-                or self._contacts.unreachable(
-                    peer, suspected=self._holdings.suspected(peer) or peer in self._lost_senders
-                )
-            )
-        )
-
-    def knows_vote(self, peer: Peer, vote: Vote) -> bool:
-        """Whether exactly this vote is known already, and need not be verified again."""
-        return self._tally.vote_of(peer) == vote
-
-    def knows_promise(self, promise: Promise) -> bool:
-        """Whether this promise is known already, and need not be verified again."""
-        return promise in self._promises.values()
+        return self._repair.lost(self._gone)
 
     def wants(self, piece: int, digest: bytes) -> bool:
         """Whether on_piece() would take this version."""
-        return self._holdings.digest_of(piece) is None or (
-            piece in self._holdings.fetching and self._holdings.digest_of(piece) != digest
-        )
+        return self._repair.wants(piece, digest)
 
     def suspects(self, peer: Peer) -> bool:
         """Whether the stream to this aggregator is lost."""
@@ -225,6 +174,11 @@ class Ballot(Generic[Peer]):
             self._holdings.on_piece(piece, digest)
         self._decide(now_s)
 
+    def on_missed(self, piece: int, now_s: float) -> None:
+        """Its owner sent a part of the piece while, by an older plan, we awaited another's."""
+        self._holdings.on_lost(piece)
+        self._decide(now_s)
+
     def on_suspect(
         self, peer: Peer, now_s: float, *, silent: bool = False, faulty: bool = False
     ) -> None:
@@ -238,7 +192,7 @@ class Ballot(Generic[Peer]):
 
     def on_sender_lost(self, peer: Peer) -> None:
         """A member's stream to us broke or fell silent; its own pieces may yet come."""
-        self._lost_senders[peer] = None
+        self._repair.on_sender_lost(peer)
 
     def on_liar(self, peer: Peer) -> None:
         """There is proof that the member signed two things which exclude each other."""
@@ -248,22 +202,22 @@ class Ballot(Generic[Peer]):
     def on_plan(self, plan: Plan, now_s: float) -> None:
         """A plan came, already verified."""
         if self._follows and plan.number > self._holdings.plan_number:
-            self._follow(plan)
+            self._follow(plan, now_s)
         self._decide(now_s)
 
     def on_vote(self, voter: Peer, vote: Vote, now_s: float) -> None:
         """A member sent us its vote, already verified, and waits for the certificate."""
-        self._commit_wanted_by[voter] = None
+        self._couriers.on_vote(voter)
         self._count(voter, vote)
         self._decide(now_s)
-        self._show_commit()
+        self._couriers.show_commit(self.commit)
 
     def on_commit(self, commit: Commit, now_s: float) -> None:
         """A certificate came, already verified."""
         if self.commit is None:
             self.commit = commit
         self._decide(now_s)
-        self._show_commit()
+        self._couriers.show_commit(self.commit)
 
     def on_asked(
         self,
@@ -279,9 +233,7 @@ class Ballot(Generic[Peer]):
         if not self._votes and self.end is None:
             # Somebody is in trouble: what one member has may have to go through us.
             self._passes_on = True
-            for piece in range(len(self._holdings.owners)):
-                if self._holdings.digest_of(piece) is None:
-                    self._holdings.on_lost(piece)
+            self._repair.lose_all()
         if plan is not None:
             self.on_plan(plan, now_s)
         else:
@@ -289,7 +241,7 @@ class Ballot(Generic[Peer]):
 
     def on_answer(self, peer: Peer, answer: Answer, now_s: float) -> None:
         """A member answered; its vote, promises, plan and certificate are already verified."""
-        self._contacts.on_answer(peer, answer, now_s)
+        self._repair.on_answer(peer, answer, now_s)
         self._learn(peer, answer.promises, answer.gone)
         if answer.vote is not None:
             self._count(peer, answer.vote)
@@ -312,9 +264,7 @@ class Ballot(Generic[Peer]):
 
     def on_fetch_failed(self, peer: Peer, piece: int, now_s: float) -> None:
         """The member did not give us the piece."""
-        if self._holdings.fetching.get(piece) == peer:
-            del self._holdings.fetching[piece]
-            self._contacts.on_fetch_failed(peer, piece, now_s)
+        self._repair.on_fetch_failed(peer, piece, now_s)
         self._decide(now_s)
 
     def on_deadline(self, now_s: float) -> None:
@@ -350,7 +300,8 @@ class Ballot(Generic[Peer]):
     @property
     def _follows(self) -> bool:
         """Whether a newer plan would change what we do."""
-        return self.stand is Stand.OPEN and self.end is None and self.commit is None
+        # Who promised not to vote may be an owner by the plan, and others may vote.
+        return self.stand is not Stand.VOTED and self.end is None and self.commit is None
 
     def _decide(self, now_s: float) -> None:
         self._certify()
@@ -360,37 +311,31 @@ class Ballot(Generic[Peer]):
             self._vote_or_mend(now_s)
             self._certify()
         if self.commit is not None:
-            self._decide_committed()
-        elif self._tally.undecidable(tuple(self._promises)) and self._all_heard():
+            # An auxiliary member needs no pieces, but in trouble clients get theirs through it.
+            needed = self._votes or self._passes_on
+            if self._holdings.plan is not None:
+                # The owners may have got what was agreed from elsewhere, and average no more.
+                self._repair.lose_all()
+            if not needed or self._repair.take(self.commit.pieces):
+                self._finish(End("success", True, ""))
+        elif self.tally.undecidable() and self._contacts.heard(self.tally.against(self.vote)):
+            why = self.tally.why_blocked(self._liars, lacking=bool(self._holdings.lacking))
             # Without those who gave up, or lied, it may go better.
-            hopeless = not (self._promises or self._liars)
-            self._finish(End("failed", True, self._why_blocked(), hopeless))
+            hopeless = not (self.tally.promises or self._liars)
+            self._finish(End("failed", True, why, hopeless))
         elif self.stand is Stand.VOTED:
-            self._send_vote()
+            assert self.vote is not None
+            self._couriers.send_vote(self.vote, self._holdings.suspected)
         if self.end is None:
             self._ask_all(now_s)
 
-    def _decide_committed(self) -> None:
-        assert self.commit is not None
-        # An auxiliary member needs no pieces, but in trouble clients get theirs through it.
-        needs_none = not self._votes and not self._passes_on
-        if needs_none or self._holdings.complete == self.commit.pieces:
-            self._finish(End("success", True, ""))
-            return
-        for piece, digest in enumerate(self.commit.pieces):
-            if self._holdings.digest_of(piece) not in (None, digest):
-                # Its owner told us something else than the quorum, or a plan came between.
-                self._holdings.drop(piece)
-        for piece in self._holdings.lacking:
-            self._want(piece, self.commit.pieces[piece])
-        if self._holdings.complete == self.commit.pieces:
-            self._finish(End("success", True, ""))
-
     def _vote_or_mend(self, now_s: float) -> None:
         """Vote when all is there; else see that what is lost comes from somebody."""
-        complete, holdings = self._holdings.complete, self._holdings
-        if complete is not None or self._only_helps():
-            if self._votes and not self._prefers_another(complete or ()):
+        complete = self._holdings.complete
+        only_helps = not self._votes and self._repair.averaged_ours()
+        if complete is not None or only_helps:
+            leading = self.tally.leading()
+            if self._votes and not self._repair.prefers(leading, complete or ()):
                 self.vote = self._signing.vote(complete or ())
                 self.stand = Stand.VOTED
                 self._count(self._me, self.vote)
@@ -398,87 +343,43 @@ class Ballot(Generic[Peer]):
                 self._waiting_since_s = now_s
             if complete is not None:
                 return
-        lacking = holdings.lacking
-        for piece in lacking:
-            self._want(piece, None)
-        nowhere = [
-            piece
-            for piece in lacking
-            if piece not in holdings.fetching
-            and self._contacts.nobody_has(piece, holdings.plan_number, rumours=True)
-        ]
+        nowhere = self._repair.mend()
         if not self._votes:
             return
         if not nowhere:
-            self._planning.on_hope()
+            self._repair.planning.on_hope()
             return
-        plan = self._planning.on_nowhere(
-            nowhere,
-            holdings,
-            reachable=self._contacts.known_reachable,
-            lost=lambda peer: self._contacts.known_unreachable(peer) or peer in self._gone,
-            promised=tuple(self._promises),
-            now_s=now_s,
-        )
+        plan = self._repair.plan(nowhere, self._gone, tuple(self.tally.promises), now_s)
         if plan is not None:
-            self._follow(self._signing.plan(*plan))
-        elif not self._planning.possible:
+            self._follow(self._signing.plan(*plan), now_s)
+        elif not self._repair.planning.possible:
             self._abandon()
             # The promise is worth something only to those who hear of it.
             self._contacts.hurry(now_s)
 
-    def _only_helps(self) -> bool:
-        """Whether we are auxiliary and have averaged what is ours."""
-        owned = self._holdings.owned_by(self._me)
-        return not self._votes and all(self._holdings.digest_of(p) is not None for p in owned)
-
-    def _prefers_another(self, complete: Pieces) -> bool:
-        """Whether others voted for a result that we can still get; then we wait for it."""
-        leading, plan = self._tally.leading(), self._holdings.plan_number
-        self._preferring = leading not in (None, complete)
-        if leading is None or not self._preferring:
-            return False
-        others = [piece for piece, digest in enumerate(leading) if digest != complete[piece]]
-        for piece in others:
-            self._want(piece, leading[piece])
-        self._preferring = all(
-            piece in self._holdings.fetching
-            or not self._contacts.nobody_has(piece, plan, rumours=True, digest=leading[piece])
-            for piece in others
-        )
-        return self._preferring
-
-    def _follow(self, plan: Plan) -> None:
-        changed = self._holdings.on_plan(plan)
-        self._planning.on_hope()
-        self._actions.append(Follow(plan, changed))
+    def _follow(self, plan: Plan, now_s: float) -> None:
+        self._planned_at_s = now_s
+        self._actions.append(self._repair.follow(plan))
 
     def _abandon(self) -> None:
         self.stand = Stand.ABANDONED
         if self._votes:
-            self._promises[self._me] = self._signing.promise()
-
-    def _want(self, piece: int, digest: bytes | None) -> None:
-        """Fetch a piece from a member that holds it; any digest will do for None."""
-        if piece in self._holdings.fetching:
-            return
-        holder = self._contacts.holder_of(piece, digest, self._holdings.plan_number)
-        if holder is not None:
-            self._holdings.fetching[piece] = holder[0]
-            self._actions.append(FetchPiece(holder[0], piece, holder[1]))
+            self.tally.promises[self._me] = self._signing.promise()
 
     def _ask_from_s(self) -> float | None:
         """From when on everyone must be asked; None while the fault-free path suffices."""
         if self.end is not None:
             return None
-        if self._preferring and self.stand is Stand.OPEN:
-            return _AT_ONCE
-        if self._holdings.lacking:
+        prefers = self._repair.preferring and self.stand is Stand.OPEN
+        if prefers or self._holdings.lacking:
             return _AT_ONCE
         if self.commit is not None:
             return None
-        if self._promises or self._tally.undecidable(()):
+        if self.tally.promises or self.tally.undecidable():
             return _AT_ONCE
+        if self._holdings.plan is not None and self._holdings.complete is None:
+            # The new owners may have voted before they heard of the plan.
+            return self._planned_at_s + self._times.vote_patience_s
         if self._waiting_since_s is not None:
             # No certificate is sent to an auxiliary member, which would be late for the next round.
             patience_s = self._times.vote_patience_s if self._votes else 0.0
@@ -487,81 +388,25 @@ class Ballot(Generic[Peer]):
 
     def _ask_all(self, now_s: float) -> None:
         ask_from_s = self._ask_from_s()
-        if ask_from_s is None or now_s < ask_from_s:
-            return
-        self._actions.extend(Ask(peer) for peer in self._contacts.due(now_s))
-
-    # --- votes and promises ----------------------------------------------------------------
+        if ask_from_s is not None and now_s >= ask_from_s:
+            self._actions.extend(Ask(peer) for peer in self._contacts.due(now_s))
 
     def _count(self, voter: Peer, vote: Vote) -> None:
-        if not self._tally.count(voter, vote):
+        if not self.tally.count(voter, vote):
             self.on_liar(voter)
 
     def _learn(self, peer: Peer, promises: Sequence[Promise], gone: bool) -> None:
         for promise in promises:
-            self._promises.setdefault(self._members[promise.member], promise)
+            self.tally.promises.setdefault(self._members[promise.member], promise)
         if gone:
             self._gone[peer] = None
 
     def _certify(self) -> None:
         if self.commit is None:
-            self.commit = self._tally.certificate()
+            self.commit = self.tally.certificate()
             if self.commit is not None:
-                self._show_commit(self._members)
-
-    def _all_heard(self) -> bool:
-        """Whether those whose votes are not ours had the chance to show what they were given."""
-        if self.vote is None:
-            return True
-        return all(
-            self._contacts.shown_vote(peer) or not self._contacts.can_ask(peer)
-            for peer in self._members
-            if (vote := self._tally.vote_of(peer)) is not None
-            and peer != self._me
-            and vote.pieces != self.vote.pieces
-        )
-
-    def _send_vote(self) -> None:
-        assert self.vote is not None
-        for peer in self._aggregators:
-            if not self._holdings.suspected(peer):
-                if peer != self._me and peer not in self._vote_sent_to:
-                    self._vote_sent_to[peer] = None
-                    self._actions.append(SendVote(peer, self.vote))
-                return
-
-    def _show_commit(self, peers: Collection[Peer] = ()) -> None:
-        """Send the certificate to these members and to those whose votes came to us."""
-        if self.commit is not None:
-            wanted = {**dict.fromkeys(peers), **self._commit_wanted_by}
-            self._commit_wanted_by.clear()
-            others = tuple(peer for peer in wanted if peer != self._me)
-            if others:
-                self._actions.append(SendCommit(others, self.commit))
-
-    def _status(self, piece: int) -> PieceStatus:
-        holdings = self._holdings
-        digest = holdings.digest_of(piece)
-        if digest is not None:
-            return PieceStatus(int(Hold.HELD), digest)
-        if self.end is not None:
-            return PieceStatus(int(Hold.LOST))
-        if piece in holdings.fetching or piece not in holdings.lacking:
-            return PieceStatus(int(Hold.COMING))
-        seeking = self.stand is Stand.OPEN or self.commit is not None
-        if seeking and not self._contacts.nobody_has(piece, holdings.plan_number, rumours=False):
-            return PieceStatus(int(Hold.RUMOUR))
-        return PieceStatus(int(Hold.LOST))
+                self._couriers.show_commit(self.commit, self._members)
 
     def _finish(self, end: End) -> None:
         self.end = end
         self._actions.append(end)
-
-    def _why_blocked(self) -> str:
-        if self._liars:
-            return "a member signed two different things"
-        if not self._promises:
-            return "the members voted for different results"
-        if not self._holdings.lacking:
-            return "too many members gave up"
-        return "too few members are left to average what was lost"

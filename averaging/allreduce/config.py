@@ -5,8 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from averaging.allreduce.ballot import BallotTimes
 from averaging.robust.rule import Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallotTimes:
+    """How patient a member is."""
+
+    ask_interval_s: float = 0.1
+    """First pause before asking the same member again; it doubles with each question."""
+    ask_interval_s_max: float = 1.0
+    """The longest such pause."""
+    vote_patience_s: float = 1.0
+    """A voter without a certificate for so long asks everyone itself."""
+    plan_patience_s: float = 1.0
+    """How long a member waits for the plan of one that comes before it."""
 
 
 @dataclass(frozen=True, kw_only=True)

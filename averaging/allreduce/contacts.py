@@ -161,10 +161,13 @@ class Contacts(Generic[Peer]):
         contact = self._contacts.get(peer)
         return contact is not None and contact.reachable is not False
 
-    def shown_vote(self, peer: Peer) -> bool:
-        """Whether the member's vote came in an answer."""
-        contact = self._contacts.get(peer)
-        return contact is not None and contact.answer is not None and bool(contact.answer.vote)
+    def heard(self, voters: Sequence[Peer]) -> bool:
+        """Whether those that voted had the chance to show us what they were given."""
+        return all(
+            (answer := self._contacts[peer].answer) is not None and answer.vote is not None
+            for peer in voters
+            if self.can_ask(peer)
+        )
 
     def known_reachable(self, peer: Peer) -> bool:
         """Whether the member was asked and answered."""

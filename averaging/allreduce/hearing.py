@@ -137,12 +137,12 @@ def _on_evidence_untrusted(session: Session, end: PieceEnd) -> None:
 def _check_vote_untrusted(session: Session, voter: PeerId, vote: Vote) -> None:
     if voter not in session.voters:
         raise MessageInvalid("a vote of a member that has none")
-    if not session.ballot.knows_vote(voter, vote):
+    if session.ballot.tally.vote_of(voter) != vote:
         manifest.check_vote_untrusted(vote, session.group_id, voter, len(session.pieces))
 
 
 def _check_promise_untrusted(session: Session, promise: Promise) -> None:
-    if not session.ballot.knows_promise(promise):
+    if not session.ballot.tally.knows_promise(promise):
         manifest.check_promise_untrusted(promise, session.group_id, session.members)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,6 +22,15 @@ Sign = Callable[[bytes], bytes]
 Pieces = tuple[bytes, ...]
 
 _NO_SIGNATURE = bytes(64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signing:
+    """How our words are signed; a vote and a promise never both in one group."""
+
+    vote: Callable[[Pieces], Vote]
+    promise: Callable[[], Promise]
+    plan: Callable[[int, Sequence[int]], Plan]
 
 
 def _signed_bytes(what: str, *fields: Any) -> bytes:

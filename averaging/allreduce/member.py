@@ -142,11 +142,11 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
             case Result():
                 session.received_bytes[call.path] += len(payload)
                 incoming = _incoming(session, message.piece, owner)
-                if incoming is not None:
+                if incoming is not None and not _missed(session, message, incoming):
                     await take_chunk_untrusted(session, incoming, message, payload)
             case PieceEnd():
                 incoming = _incoming(session, message.piece, owner)
-                if incoming is not None:
+                if incoming is not None and not _missed(session, message, incoming):
                     _end_piece_untrusted(session, message, owner, incoming)
             case Excluded():
                 uplink.wanted = False
@@ -172,6 +172,19 @@ def _incoming(session: Session, piece: int, owner: int) -> Incoming | None:
     if session.ballot.owners[piece] != owner or not session.ballot.wants_any(piece):
         return None
     return session.incoming.get(piece)
+
+
+def _missed(session: Session, message: Result | PieceEnd, incoming: Incoming) -> bool:
+    """Whether earlier chunks came while we followed a plan by which another owned the piece.
+
+    It is no fault of the owner, and we fetch the piece once it is whole.
+    """
+    next_chunk = message.chunk if isinstance(message, Result) else len(message.chunks)
+    if session.ballot.plan is None or next_chunk == len(incoming.chunks):
+        return False
+    session.ballot.on_missed(message.piece, trio.current_time())
+    session.act()
+    return True
 
 
 def _end_piece_untrusted(session: Session, end: PieceEnd, owner: int, incoming: Incoming) -> None:

@@ -111,6 +111,6 @@ class Pace(Generic[Peer]):
         factors = [
             self._waited_s[peer] / (planned_s * delivered[peer] / chunk_count)
             for peer, planned_s in self._planned_s.items()
-            if 0 < planned_s < math.inf and delivered[peer] > 0
+            if 0 < planned_s < math.inf and delivered[peer] > 0 and chunk_count > 0
         ]
         return max(1.0, statistics.median(factors)) if factors else 1.0

@@ -162,6 +162,8 @@ class Reduction(Generic[Peer]):
         members: in group order.
         chunk_sizes: elements of each chunk.
         ahead_max: chunks that a sender may deliver beyond the one being awaited; None for all.
+        strict: whether a sender that leaves out a chunk is excluded. Not when a plan made the
+            piece ours: what was sent by a plan before it may still come.
     """
 
     def __init__(
@@ -171,7 +173,9 @@ class Reduction(Generic[Peer]):
         chunk_sizes: Sequence[int],
         *,
         ahead_max: int | None,
+        strict: bool = True,
     ) -> None:
+        self._strict = strict
         self._members = tuple(members)
         self._senders = senders
         self._sizes = tuple(chunk_sizes)
@@ -213,6 +217,11 @@ class Reduction(Generic[Peer]):
             if not senders.declared(sender):
                 senders.on_excluded(sender, "values before their weight")
             return senders.reasons().get(sender)
+        if chunk < self._delivered[sender] or (
+            chunk > self._delivered[sender] and not self._strict
+        ):
+            # A sender that followed other plans than we did on the way to this one sends twice.
+            return None
         reason = None
         if chunk != self._delivered[sender] or chunk >= len(self._sizes):
             reason = "chunk out of order"

@@ -167,7 +167,7 @@ class Answer(Message, frozen=True):
     gone: bool = False
     plan: Plan | None = None
     open: bool = False
-    """Whether the member has neither voted nor given up, so that it follows the newest plan."""
+    """Whether the member has not voted, so that it follows the newest plan."""
     evidence: Annotated[tuple[PieceEnd, ...], Meta(max_length=EVIDENCE_MAX)] = ()
 
 

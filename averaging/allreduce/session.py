@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from averaging.allreduce import manifest
 from averaging.allreduce.balance import planned_seconds
-from averaging.allreduce.ballot import Ballot, Signing
+from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
@@ -218,7 +218,9 @@ class Session:
         # What a plan adds comes in another order from each: it must not block what went before.
         ahead_max = None if plan else self.config.chunks_ahead_max
         sizes = [chunk.element_count for chunk in piece.chunks]
-        reduction = Reduction(self.members, self.senders, sizes, ahead_max=ahead_max)
+        reduction = Reduction(
+            self.members, self.senders, sizes, ahead_max=ahead_max, strict=not plan
+        )
         return Work(piece, plan, reduction)
 
     def _ballot(self) -> Ballot[PeerId]:
@@ -230,7 +232,7 @@ class Session:
             aggregators=self.aggregators,
             owners=[piece.owner for piece in self.pieces],
             askable=self.aggregators if self.node.client_mode else self.members,
-            signing=Signing(
+            signing=manifest.Signing(
                 vote=lambda pieces: manifest.signed_vote(group_id, pieces, sign),
                 promise=lambda: manifest.signed_promise(
                     group_id, self.members.index(self.me), sign
@@ -239,6 +241,7 @@ class Session:
             ),
             quorum_reached=self.quorum_reached,
             times=self.config.times,
+            tolerated_liars=self.config.tolerated_liars,
         )
 
     def quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:

@@ -1,4 +1,4 @@
-"""Tally: the votes one member knows of, and the certificate that a quorum of them makes (core)."""
+"""Tally: the votes and promises one member knows of, and the certificate of a quorum (core)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from averaging.allreduce.manifest import Pieces
-from averaging.allreduce.schema import Commit, Vote
+from averaging.allreduce.schema import Commit, Promise, Vote
 
 Peer = TypeVar("Peer", bound=Hashable)
 
@@ -15,12 +15,21 @@ QuorumRule = Callable[[Sequence[Peer], Collection[Peer]], bool]
 
 
 class Tally(Generic[Peer]):
-    """The first vote of each voter, all verified before they come here."""
+    """The first vote of each voter, all verified before they come here.
 
-    def __init__(self, voters: Sequence[Peer], quorum_reached: QuorumRule[Peer]) -> None:
+    Args:
+        tolerated_liars: voters that may vote for several results, or though they promised not to.
+    """
+
+    def __init__(
+        self, voters: Sequence[Peer], quorum_reached: QuorumRule[Peer], tolerated_liars: int = 0
+    ) -> None:
         self._voters = tuple(voters)
         self._quorum_reached = quorum_reached
+        self._tolerated_liars = tolerated_liars
         self._votes: dict[Peer, Vote] = {}
+        self.promises: dict[Peer, Promise] = {}
+        """Of voters that will never vote."""
 
     def vote_of(self, voter: Peer) -> Vote | None:
         """The voter's vote, if it is known."""
@@ -47,15 +56,41 @@ class Tally(Generic[Peer]):
         counts = Counter(vote.pieces for vote in self._votes.values())
         return max(sorted(counts), key=counts.__getitem__, default=None)
 
-    def undecidable(self, never: Collection[Peer]) -> bool:
-        """Whether no quorum can come to be, whatever those do who have not voted.
+    def knows_promise(self, promise: Promise) -> bool:
+        """Whether this promise is known already, and need not be verified again."""
+        return promise in self.promises.values()
+
+    def against(self, ours: Vote | None) -> list[Peer]:
+        """Voters that voted for something else than we did."""
+        if ours is None:
+            return []
+        votes = self._votes
+        return [p for p in self._voters if p in votes and votes[p].pieces != ours.pieces]
+
+    def undecidable(self) -> bool:
+        """Whether no quorum can come to be, whatever those do who have said nothing."""
+        unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
+        chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
+        return not any(self._possible([*votes, *unknown]) for votes in chances)
+
+    def _possible(self, votes: list[Peer]) -> bool:
+        """Whether these votes, and those that liars may add, commit."""
+        others = [p for p in self._voters if p not in votes] if self._tolerated_liars else []
+        return self._quorum_reached(self._voters, [*votes, *others[: self._tolerated_liars]])
+
+    def why_blocked(self, liars: Collection[Peer], *, lacking: bool) -> str:
+        """Why no quorum can come to be, in words.
 
         Args:
-            never: voters that promised not to vote.
+            lacking: whether a lost piece has not been found.
         """
-        unknown = [p for p in self._voters if p not in self._votes and p not in never]
-        chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
-        return not any(self._quorum_reached(self._voters, [*votes, *unknown]) for votes in chances)
+        if liars:
+            return "a member signed two different things"
+        if not self.promises:
+            return "the members voted for different results"
+        if not lacking:
+            return "too many members gave up"
+        return "too few members are left to average what was lost"
 
     def _manifests(self) -> list[Pieces]:
         return list(dict.fromkeys(vote.pieces for vote in self._votes.values()))

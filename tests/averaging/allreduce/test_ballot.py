@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from averaging.allreduce.ballot import Ballot, BallotTimes, Signing
+from averaging.allreduce.ballot import Ballot
+from averaging.allreduce.config import BallotTimes
+from averaging.allreduce.manifest import Signing
 from averaging.allreduce.outputs import (
     Ask,
     End,
