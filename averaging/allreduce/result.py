@@ -70,6 +70,8 @@ def result_of(session: Session, out: Array, now_s: float) -> RoundResult:
     end, commit = session.ballot.end, session.ballot.commit
     assert end is not None
     held_all_s = session.held_all_s if session.held_all_s is not None else now_s
+    # The others may have been done before our values were final.
+    held_all_s = max(held_all_s, session.begun_at_s)
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
     whole = succeeded and len(session.held) == len(session.pieces)
