@@ -470,9 +470,7 @@ class Ballot(Generic[Peer]):
         if self._promises or self._tally.undecidable(()):
             return _AT_ONCE
         if self._waiting_since_s is not None:
-            # No certificate is sent to an auxiliary member, which would be late for the next round.
-            patience_s = self._times.vote_patience_s if self._votes else 0.0
-            return self._waiting_since_s + patience_s
+            return self._waiting_since_s + self._times.vote_patience_s
         return None
 
     def _ask_all(self, now_s: float) -> None:

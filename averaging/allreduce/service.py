@@ -132,10 +132,10 @@ class Allreduce:
     def _start(self, session: Session, nursery: trio.Nursery) -> None:
         session.on_ask = lambda peer: nursery.start_soon(ask, session, self._client, peer)
         session.on_fetch = lambda wanted: nursery.start_soon(fetch, session, self._client, wanted)
-        if session.votes:
-            for owner, peer in enumerate(session.aggregators):
-                if peer != session.me:
-                    nursery.start_soon(run_uplink, session, self._client, owner)
+        # Auxiliary members have nothing to send, but hear of plans and of the outcome this way.
+        for owner, peer in enumerate(session.aggregators):
+            if peer != session.me:
+                nursery.start_soon(run_uplink, session, self._client, owner)
         if session.me in session.aggregators:
             nursery.start_soon(reduce_pieces, session)
         nursery.start_soon(_keep_time, session)
