@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -23,7 +23,7 @@ from averaging.report import RoundReport
 from averaging.round_id import RoundId
 from averaging.staging import Staging
 from averaging.tensors import Array, Tensor, TensorSpec
-from p2p import Dht, Node, PeerId
+from p2p import Dht, Held, Node, PeerId, open_service_nursery
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,8 @@ class _Wish:
     round: RoundId | None
     expected: Collection[PeerId] | None
     attempts: Attempts
-    entered: AsyncExitStack = field(default_factory=AsyncExitStack)
+    entered: Held
+    """The group's streams: run() may be called in a narrower scope than prepare()."""
 
 
 class Averager:
@@ -108,9 +109,10 @@ class Averager:
             ValueError: the tensors do not fit the spec, or a number is out of range.
         """
         self._check(tensors)
-        wish = self._wish(weight, deadline_s, round, expected)
         with self._only_step():
-            return await self._run(wish, tensors, wish.weight_cap, None)
+            async with open_service_nursery() as nursery:
+                wish = self._wish(weight, deadline_s, round, expected, Held(nursery))
+                return await self._run(wish, tensors, wish.weight_cap, None)
 
     @asynccontextmanager
     async def prepare(
@@ -133,9 +135,9 @@ class Averager:
             RoundFailed: no group was found.
             ValueError: a number is out of range.
         """
-        wish = self._wish(weight_cap, deadline_s, round, expected)
         with self._only_step():
-            async with wish.entered:
+            async with open_service_nursery() as nursery:
+                wish = self._wish(weight_cap, deadline_s, round, expected, Held(nursery))
                 group = await self._find_group(wish)
                 entered = await self._enter(wish, group)
                 yield PreparedRound(self, wish, (group, entered))
@@ -146,6 +148,7 @@ class Averager:
         deadline_s: float,
         round: RoundId | None,
         expected: Collection[PeerId] | None,
+        entered: Held,
     ) -> _Wish:
         if not 0 <= weight_cap <= _WEIGHT_MAX:
             raise ValueError(f"weight must be between 0 and {_WEIGHT_MAX:g}, not {weight_cap}")
@@ -153,7 +156,7 @@ class Averager:
             raise ValueError(f"deadline_s must be positive, not {deadline_s}")
         now_s = trio.current_time()
         cap = 0.0 if self._auxiliary else float(weight_cap)
-        return _Wish(now_s + deadline_s, cap, round, expected, Attempts(now_s))
+        return _Wish(now_s + deadline_s, cap, round, expected, Attempts(now_s), entered)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         if not self._auxiliary:
@@ -207,7 +210,9 @@ class Averager:
             try:
                 result = await entered.run(flat, weight, on_success=write_back)
             finally:
-                await wish.entered.aclose()
+                # Nothing in there waits for others, and the next attempt needs it done.
+                with trio.CancelScope(shield=True):
+                    await wish.entered.leave_all()
             wish.attempts.add(result)
             self._measure(result)
             report = wish.attempts.report_of(group, result, trio.current_time())
@@ -237,7 +242,7 @@ class Averager:
     async def _enter(self, wish: _Wish, group: Group) -> Entered:
         wish.attempts.count += 1
         entering = self._allreduce.entered(group, self.spec.wire, wish.until_s)
-        return await wish.entered.enter_async_context(entering)
+        return await wish.entered.enter(entering)
 
     async def _find_group(self, wish: _Wish) -> Group:
         wanted = self._round if wish.round is None else wish.round

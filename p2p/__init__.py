@@ -37,6 +37,7 @@ from p2p.errors import (
     StreamBroken,
     UnreachableError,
 )
+from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
@@ -60,6 +61,7 @@ __all__ = [
     "DhtConfig",
     "Entry",
     "Guest",
+    "Held",
     "Identity",
     "IdentityError",
     "ListenError",

@@ -135,6 +135,11 @@ def _why_nobody(session: Session) -> str:
 
 def exclude(session: Session, sender: PeerId, reason: str, *, lost: bool = False) -> None:
     """A member contributes no more to what is ours, and is told so."""
+    if sender not in session.voters:
+        # It never would have.
+        if lost:
+            session.ballot.on_sender_lost(sender)
+        return
     told = session.senders.excluded(sender)
     session.senders.on_excluded(sender, reason)
     if lost:

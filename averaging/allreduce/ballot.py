@@ -381,9 +381,7 @@ class Ballot(Generic[Peer]):
             # The new owners may have voted before they heard of the plan.
             return self._planned_at_s + self._times.vote_patience_s
         if self._waiting_since_s is not None:
-            # No certificate is sent to an auxiliary member, which would be late for the next round.
-            patience_s = self._times.vote_patience_s if self._votes else 0.0
-            return self._waiting_since_s + patience_s
+            return self._waiting_since_s + self._times.vote_patience_s
         return None
 
     def _ask_all(self, now_s: float) -> None:

@@ -71,7 +71,7 @@ async def _send(session: Session, call: Call, uplink: Uplink) -> None:
             message = uplink.outbox.pop()
             if message is not None:
                 await call.send(message)
-            elif session.begun.is_set() and not declared:
+            elif session.votes and session.begun.is_set() and not declared:
                 sign = session.node.identity.sign
                 weight, norm = session.weight, session.norm
                 await call.send(manifest.signed_weight(session.group_id, weight, norm, sign))

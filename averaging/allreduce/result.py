@@ -69,6 +69,8 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     end, commit = session.ballot.end, session.ballot.commit
     assert end is not None
     held_all_s = session.held_all_s if session.held_all_s is not None else now_s
+    # The others may have been done before our values were final.
+    held_all_s = max(held_all_s, session.begun_at_s)
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
     plan = session.ballot.plan
@@ -125,11 +127,14 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
             included += sum(chunk.element_count for chunk in chunks)
             weight = max(weight, end.weights[number])
             reason = reason or end.reasons[number]
-        whole = included / known if known else 1.0
+        # An empty vector, or an auxiliary member that averaged nothing: we know of no exclusion.
+        whole = included / known if known else float(peer in session.voters)
         if peer in session.ballot.liars:
             reason = LIED
-        elif not weight:
-            reason = reason or ("weight 0" if peer in session.voters else "auxiliary")
+        elif peer not in session.voters:
+            reason = reason or "auxiliary"
+        elif known and not weight:
+            reason = reason or "weight 0"
         reports[peer] = MemberReport(fraction=whole, weight=weight, reason=reason)
     return reports
 

@@ -143,10 +143,11 @@ class Allreduce:
     def _start(self, session: Session, nursery: trio.Nursery) -> None:
         session.on_ask = lambda peer: nursery.start_soon(ask, session, self._client, peer)
         session.on_fetch = lambda wanted: nursery.start_soon(fetch, session, self._client, wanted)
+        # Auxiliary members have nothing to send, but hear of plans and of the outcome this way.
+        for owner, peer in enumerate(session.aggregators):
+            if peer != session.me:
+                nursery.start_soon(run_uplink, session, self._client, owner)
         if session.votes:
-            for owner, peer in enumerate(session.aggregators):
-                if peer != session.me:
-                    nursery.start_soon(run_uplink, session, self._client, owner)
             nursery.start_soon(keep_promptness, session)
         if session.me in session.aggregators:
             nursery.start_soon(reduce_pieces, session)

@@ -194,7 +194,7 @@ class Session:
         self.uplinks = {
             peer: Uplink(deque(piece for piece in self.pieces if piece.owner == owner))
             for owner, peer in enumerate(self.aggregators)
-            if self.votes and peer != self.me
+            if peer != self.me
         }
         self.sent_bytes: Counter[Path] = Counter()
         self.received_bytes: Counter[Path] = Counter()
