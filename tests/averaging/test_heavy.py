@@ -11,14 +11,14 @@ from averaging import TensorSpec, open_averager
 from averaging.heavy import run_heavy
 from p2p import Node, NodeConfig, open_node
 
-MEGABYTE = 1_000_000
+LARGE_BYTES = 8_000_000
 
 
 async def test_large_work_runs_beside_the_loop_and_small_work_in_it() -> None:
     async with open_node(NodeConfig(client_mode=True)) as node:
         here = threading.get_ident()
         assert await run_heavy(node, 1000, threading.get_ident) == here
-        assert await run_heavy(node, MEGABYTE, threading.get_ident) != here
+        assert await run_heavy(node, LARGE_BYTES, threading.get_ident) != here
 
 
 async def test_the_loop_turns_while_large_work_runs() -> None:
@@ -31,12 +31,12 @@ async def test_the_loop_turns_while_large_work_runs() -> None:
 
     async with open_node(NodeConfig(client_mode=True)) as node, trio.open_nursery() as nursery:
         nursery.start_soon(turn)
-        assert await run_heavy(node, MEGABYTE, turned.wait, 30.0)
+        assert await run_heavy(node, LARGE_BYTES, turned.wait, 30.0)
 
 
 async def test_a_step_over_real_sockets_is_the_mean() -> None:
-    """Large enough that flattening, sums and hashes all run in threads."""
-    vectors = [np.full(1_000_000, value, np.float32) for value in (1.0, 4.0)]
+    """Large enough that what is done on whole vectors runs in threads."""
+    vectors = [np.full(2_000_000, value, np.float32) for value in (1.0, 4.0)]
 
     async def step(node: Node, other: Node, vector: np.ndarray) -> None:
         node.add_addresses(other.peer_id, other.addresses)

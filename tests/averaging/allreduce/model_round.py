@@ -126,7 +126,7 @@ class Round:
             group_name="model",
             round=ROUND,
             spec_hash=b"",
-            wire_dtype="float32",
+            terms="",
             role="aux" if host in self._helpers else "node",
             weight_cap=1.0,
             up_bytes_per_s=0.0,

@@ -62,7 +62,7 @@ async def open_pair(
         (OTHER_SHAPES, PAIR, "the tensors' shapes differ"),
         (OTHER_DTYPES, PAIR, "the tensors' dtypes differ"),
         (OTHER_TENSORS, PAIR, "the tensors' names, shapes and dtypes differ"),
-        (SPEC, PAIR_OF_HALVES, "the wire dtype is"),
+        (SPEC, PAIR_OF_HALVES, "the terms here are"),
         (SPEC, MatchmakingConfig(group_size_min=2, grid=True), "use the grid"),
     ],
 )
