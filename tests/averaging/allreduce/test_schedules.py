@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trio
 
+from averaging.matchmaking.group import Group
 from p2p import PeerId
 from p2p.testing import SimNetwork, run_sim
 from tests.averaging.allreduce.peers import (
@@ -18,7 +19,7 @@ from tests.averaging.allreduce.peers import (
     fractions_of,
     group_of,
     open_peers,
-    outcome_of,
+    run_group,
     vectors_for,
 )
 
@@ -49,6 +50,7 @@ class Schedule:
         self.crash = crash
         self.peers: list[Peer] = []
         self.outcomes: list[Part] = []
+        self.auxiliary: list[PeerId] = []
         self.victim: PeerId | None = None
 
     async def run(self) -> None:
@@ -67,6 +69,11 @@ class Schedule:
             weights = [rng.choice([1.0, 1.0, 1.0, 2.5, 0.0]) for _ in self.peers]
             if self.crash or rng.random() < 0.9:
                 weights = [weight or 1.0 for weight in weights]
+            if count > 3 and rng.random() < 0.3:
+                # Of those that can be dialed; enough voters are left to lose one.
+                number = rng.randrange(count - clients)
+                weights[number] = 0.0
+                self.auxiliary = [self.peers[number].peer_id]
             vectors = vectors_for(count, ELEMENTS, seed=rng.getrandbits(30))
             self.outcomes = [Part(*pair) for pair in zip(vectors, weights, strict=True)]
             kept = [vector.copy() for vector in vectors]
@@ -75,6 +82,7 @@ class Schedule:
                 ELEMENTS,
                 chunk_elements=CHUNK_ELEMENTS,
                 seed=rng.getrandbits(30),
+                auxiliary=self.auxiliary,
             )
             async with trio.open_nursery() as nursery:
                 for number in range(count):
@@ -87,18 +95,15 @@ class Schedule:
                 network.thaw(peer.peer_id)
             np.testing.assert_array_equal(vectors, kept)
 
-    async def _run_member(self, number: int, group: object) -> None:
-        outcome = self.outcomes[number]
+    async def _run_member(self, number: int, group: Group) -> None:
+        outcome, peer = self.outcomes[number], self.peers[number]
         if not self.crash and self.rng.random() < 0.1:
             await trio.sleep(self.rng.random())
         started_s = trio.current_time()
         with outcome.scope:
-            outcome.result = await outcome_of(
-                self.peers[number].allreduce,
-                group,  # type: ignore[arg-type]
-                outcome.vector,
-                outcome.weight,
-                started_s + DEADLINE_S,
+            vector = None if peer.peer_id in self.auxiliary else outcome.vector
+            (outcome.result,) = await run_group(
+                [peer], group, [vector], [outcome.weight], deadline_s=DEADLINE_S
             )
         outcome.seconds = trio.current_time() - started_s
 
@@ -149,7 +154,12 @@ class Schedule:
                 assert result.reason
                 if result.certain:
                     assert not winners, "a failure that was certain was none"
-        for winner in winners[:1]:
+        assert all(
+            (outcome.result.vector is None) == (peer.peer_id in self.auxiliary)
+            for peer, outcome in zip(self.peers, self.outcomes, strict=True)
+            if outcome.result is not None and outcome.result.outcome == "success"
+        )
+        for winner in [winner for winner in winners if winner.vector is not None][:1]:
             self._check_mean(winner)
         if self.victim is not None:
             self._check_survivors()
