@@ -14,6 +14,7 @@ Peer = TypeVar("Peer", bound=Hashable)
 
 # A holder that failed to give a piece so often is as good as one that has lost it.
 _FETCHES_MAX = 3
+_HELD = int(Hold.HELD)
 
 
 @dataclass
@@ -189,7 +190,7 @@ class Contacts(Generic[Peer]):
 
 
 def _holds(answer: Answer, piece: int) -> bool:
-    return answer.pieces[piece].state == Hold.HELD
+    return answer.pieces[piece].state == _HELD
 
 
 def _outdated(answer: Answer, plan: int) -> bool:

@@ -182,6 +182,7 @@ def _missed(session: Session, message: Result | PieceEnd, incoming: Incoming) ->
     next_chunk = message.chunk if isinstance(message, Result) else len(message.chunks)
     if session.ballot.plan is None or next_chunk == len(incoming.chunks):
         return False
+    session.incoming[message.piece] = Incoming()
     session.ballot.on_missed(message.piece, trio.current_time())
     session.act()
     return True

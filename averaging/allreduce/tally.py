@@ -28,6 +28,8 @@ class Tally(Generic[Peer]):
         self._quorum_reached = quorum_reached
         self._tolerated_liars = tolerated_liars
         self._votes: dict[Peer, Vote] = {}
+        self._judged: tuple[int, int] | None = None
+        self._undecidable = False
         self.promises: dict[Peer, Promise] = {}
         """Of voters that will never vote."""
 
@@ -41,6 +43,8 @@ class Tally(Generic[Peer]):
 
     def certificate(self) -> Commit | None:
         """The proof that a quorum voted for the same pieces, or None."""
+        if not self._quorum_reached(self._voters, self._votes):
+            return None
         for pieces in self._manifests():
             agreed = self._voted_for(pieces)
             if self._quorum_reached(self._voters, agreed):
@@ -69,9 +73,14 @@ class Tally(Generic[Peer]):
 
     def undecidable(self) -> bool:
         """Whether no quorum can come to be, whatever those do who have said nothing."""
-        unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
-        chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
-        return not any(self._possible([*votes, *unknown]) for votes in chances)
+        said = len(self._votes), len(self.promises)
+        # It is asked after every event, and nothing that was said is ever taken back.
+        if said != self._judged:
+            unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
+            chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
+            self._judged = said
+            self._undecidable = not any(self._possible([*votes, *unknown]) for votes in chances)
+        return self._undecidable
 
     def _possible(self, votes: list[Peer]) -> bool:
         """Whether these votes, and those that liars may add, commit."""

@@ -52,11 +52,11 @@ class World:
 
     def run(self, over: Callable[[], bool], until_s: float) -> None:
         """Let things happen until that is so, or so late."""
-        while self._events and (self.events_done % 16 or not over()):
-            when_s, _, event = self._events[0]
-            if when_s > until_s:
+        while self.events_done % 16 or not over():
+            if not self._events or self._events[0][0] > until_s:
+                self.now_s = max(self.now_s, until_s)
                 return
-            heapq.heappop(self._events)
+            when_s, _, event = heapq.heappop(self._events)
             self.now_s = when_s
             self.events_done += 1
             event()

@@ -367,6 +367,7 @@ class Member:
     def _missed(self, piece: int, next_chunk: int) -> bool:
         if self.ballot.plan is None or next_chunk == len(self.incoming[piece]):
             return False
+        self.incoming[piece] = []
         self.ballot.on_missed(piece, self.now_s())
         self.act()
         return True
