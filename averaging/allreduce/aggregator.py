@@ -27,8 +27,9 @@ from averaging.allreduce.schema import (
     Vote,
     Weight,
 )
-from averaging.allreduce.session import Link, Session, Work
+from averaging.allreduce.session import Session
 from averaging.allreduce.silence import wait_silent
+from averaging.allreduce.streams import Link, Work
 from averaging.codecs.floating import Payload
 from averaging.robust.aggregate import aggregate
 from averaging.robust.rule import RuleKind

@@ -87,7 +87,7 @@ class Ballot(Generic[Peer]):
             times=times,
             fetch=lambda wanted: self._actions.append(wanted),
         )
-        self._contacts, self._holdings = self._repair.contacts, self._repair.holdings
+        self._contacts, self.holdings = self._repair.contacts, self._repair.holdings
         self._couriers = Couriers(me, aggregators, lambda action: self._actions.append(action))
         self._votes = me in voters
         self._passes_on = False
@@ -125,7 +125,7 @@ class Ballot(Generic[Peer]):
             self.commit,
             tuple(self.tally.promises.values()),
             gone,
-            self._holdings.plan,
+            self.holdings.plan,
             self._follows,
         )
 
@@ -137,12 +137,7 @@ class Ballot(Generic[Peer]):
     @property
     def plan(self) -> Plan | None:
         """The newest plan that we follow."""
-        return self._holdings.plan
-
-    @property
-    def owners(self) -> tuple[int, ...]:
-        """For each piece, which aggregator averages it by that plan."""
-        return self._holdings.owners
+        return self.holdings.plan
 
     @property
     def liars(self) -> tuple[Peer, ...]:
@@ -158,34 +153,34 @@ class Ballot(Generic[Peer]):
         """Whether on_piece() would take this version."""
         return self._repair.wants(piece, digest)
 
-    def suspects(self, peer: Peer) -> bool:
-        """Whether the stream to this aggregator is lost."""
-        return self._holdings.suspected(peer)
-
-    def wants_any(self, piece: int) -> bool:
-        """Whether we hold no version of this piece."""
-        return self._holdings.digest_of(piece) is None
-
     # --- events ----------------------------------------------------------------------------
 
     def on_piece(self, piece: int, digest: bytes, now_s: float) -> None:
         """We hold the whole piece, verified: from its owner, or fetched."""
         if self.wants(piece, digest):
-            self._holdings.on_piece(piece, digest)
+            self.holdings.on_piece(piece, digest)
         self._decide(now_s)
 
     def on_missed(self, piece: int, now_s: float) -> None:
         """Its owner sent a part of the piece while, by an older plan, we awaited another's."""
-        self._holdings.on_lost(piece)
+        self.holdings.on_lost(piece)
         self._decide(now_s)
 
     def on_suspect(
-        self, peer: Peer, now_s: float, *, silent: bool = False, faulty: bool = False
+        self,
+        peer: Peer,
+        now_s: float,
+        *,
+        silent: bool = False,
+        faulty: bool = False,
+        slow: bool = False,
     ) -> None:
-        """The stream to an aggregator broke, or it has been silent, or said what it may not."""
+        """An aggregator's stream broke, or it is silent or slow, or said what it may not."""
         if faulty:
             self._gone[peer] = None
-        self._holdings.on_suspect(peer)
+        if slow:
+            self._contacts.on_slow(peer)
+        self.holdings.on_suspect(peer)
         if silent:
             self._contacts.on_silent(peer)
         self._decide(now_s)
@@ -201,7 +196,7 @@ class Ballot(Generic[Peer]):
 
     def on_plan(self, plan: Plan, now_s: float) -> None:
         """A plan came, already verified."""
-        if self._follows and plan.number > self._holdings.plan_number:
+        if self._follows and plan.number > self.holdings.plan_number:
             self._follow(plan, now_s)
         self._decide(now_s)
 
@@ -255,7 +250,7 @@ class Ballot(Generic[Peer]):
     def on_stranger(self, peer: Peer, now_s: float) -> None:
         """The member is there but knows no such group: it holds nothing, and is not lost."""
         lost = PieceStatus(int(Hold.LOST))
-        self.on_answer(peer, Answer((lost,) * len(self._holdings.owners)), now_s)
+        self.on_answer(peer, Answer((lost,) * len(self.holdings.owners)), now_s)
 
     def on_no_answer(self, peer: Peer, now_s: float) -> None:
         """The member could not be asked, or said nothing that counts."""
@@ -293,7 +288,7 @@ class Ballot(Generic[Peer]):
 
     def on_dropped(self) -> None:
         """The bytes are gone; we can serve them no more."""
-        self._holdings.clear()
+        self.holdings.clear()
 
     # --- decisions -------------------------------------------------------------------------
 
@@ -313,25 +308,25 @@ class Ballot(Generic[Peer]):
         if self.commit is not None:
             # An auxiliary member needs no pieces, but in trouble clients get theirs through it.
             needed = self._votes or self._passes_on
-            if self._holdings.plan is not None:
+            if self.holdings.plan is not None:
                 # The owners may have got what was agreed from elsewhere, and average no more.
                 self._repair.lose_all()
             if not needed or self._repair.take(self.commit.pieces):
                 self._finish(End("success", True, ""))
         elif self.tally.undecidable() and self._contacts.heard(self.tally.against(self.vote)):
-            why = self.tally.why_blocked(self._liars, lacking=bool(self._holdings.lacking))
+            why = self.tally.why_blocked(self._liars, lacking=bool(self.holdings.lacking))
             # Without those who gave up, or lied, it may go better.
             hopeless = not (self.tally.promises or self._liars)
             self._finish(End("failed", True, why, hopeless))
         elif self.stand is Stand.VOTED:
             assert self.vote is not None
-            self._couriers.send_vote(self.vote, self._holdings.suspected)
+            self._couriers.send_vote(self.vote, self.holdings.suspected)
         if self.end is None:
             self._ask_all(now_s)
 
     def _vote_or_mend(self, now_s: float) -> None:
         """Vote when all is there; else see that what is lost comes from somebody."""
-        complete = self._holdings.complete
+        complete = self.holdings.complete
         only_helps = not self._votes and self._repair.averaged_ours()
         if complete is not None or only_helps:
             leading = self.tally.leading()
@@ -371,13 +366,13 @@ class Ballot(Generic[Peer]):
         if self.end is not None:
             return None
         prefers = self._repair.preferring and self.stand is Stand.OPEN
-        if prefers or self._holdings.lacking:
+        if prefers or self.holdings.lacking:
             return _AT_ONCE
         if self.commit is not None:
             return None
         if self.tally.promises or self.tally.undecidable():
             return _AT_ONCE
-        if self._holdings.plan is not None and self._holdings.complete is None:
+        if self.holdings.plan is not None and self.holdings.complete is None:
             # The new owners may have voted before they heard of the plan.
             return self._planned_at_s + self._times.vote_patience_s
         if self._waiting_since_s is not None:

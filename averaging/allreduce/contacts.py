@@ -43,6 +43,7 @@ class Contacts(Generic[Peer]):
         self._interval_s = interval_s
         self._interval_s_max = interval_s_max
         self._fetch_failures: Counter[tuple[int, Peer]] = Counter()
+        self._slow: dict[Peer, None] = {}
 
     def due(self, now_s: float) -> list[Peer]:
         """Whom to ask now; an answer or a failure must follow for each."""
@@ -87,6 +88,13 @@ class Contacts(Generic[Peer]):
         self._contacts[peer].answer = None
         self._contacts[peer].reachable = False
 
+    def on_slow(self, peer: Peer) -> None:
+        """The member takes too long: what it holds is as good as lost."""
+        self._slow[peer] = None
+
+    def _failures(self, piece: int, peer: Peer) -> int:
+        return _FETCHES_MAX if peer in self._slow else self._fetch_failures[piece, peer]
+
     def on_fetch_failed(self, peer: Peer, piece: int, now_s: float) -> None:
         """The member did not give us a piece; what it last said no longer counts."""
         self._fetch_failures[piece, peer] += 1
@@ -103,7 +111,7 @@ class Contacts(Generic[Peer]):
         """
         holders = []
         for number, (peer, contact) in enumerate(self._contacts.items()):
-            answer, failures = contact.answer, self._fetch_failures[piece, peer]
+            answer, failures = contact.answer, self._failures(piece, peer)
             if answer is None or failures >= _FETCHES_MAX or not _holds(answer, piece):
                 continue
             held = answer.pieces[piece].digest
@@ -128,7 +136,7 @@ class Contacts(Generic[Peer]):
         """
         hopeless = (Hold.LOST,) if rumours else (Hold.LOST, Hold.RUMOUR)
         return all(
-            self._lacks(contact, self._fetch_failures[piece, peer], piece, plan, hopeless, digest)
+            self._lacks(contact, self._failures(piece, peer), piece, plan, hopeless, digest)
             for peer, contact in self._contacts.items()
         )
 

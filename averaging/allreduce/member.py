@@ -23,8 +23,9 @@ from averaging.allreduce.schema import (
     Plan,
     Result,
 )
-from averaging.allreduce.session import Incoming, Session, Uplink
+from averaging.allreduce.session import Session
 from averaging.allreduce.silence import wait_silent
+from averaging.allreduce.streams import Incoming, Uplink
 from averaging.codecs.floating import Payload
 from p2p import (
     CallTimeout,
@@ -113,8 +114,12 @@ async def keep_promptness(session: Session) -> None:
     )
     while True:
         await trio.sleep(_TICK_S)
-        owners = session.ballot.owners
-        awaited = [owners[p.number] for p in session.pieces if session.ballot.wants_any(p.number)]
+        owners = session.ballot.holdings.owners
+        awaited = [
+            owners[p.number]
+            for p in session.pieces
+            if session.ballot.holdings.digest_of(p.number) is None
+        ]
         due = [peer for k, peer in enumerate(session.aggregators) if k in awaited]
         late = promptness.on_tick(
             trio.current_time(),
@@ -122,8 +127,8 @@ async def keep_promptness(session: Session) -> None:
             due=[peer for peer in due if peer != session.me],
         )
         for peer in late:
-            if not session.ballot.suspects(peer):
-                session.on_aggregator_lost(peer, "too slow")
+            if not session.ballot.holdings.suspected(peer):
+                session.on_aggregator_lost(peer, "too slow", slow=True)
 
 
 async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> None:
@@ -169,7 +174,10 @@ def _incoming(session: Session, piece: int, owner: int) -> Incoming | None:
     """Where a piece's next chunk goes; None when nothing more of it is taken from this owner."""
     if piece >= len(session.pieces):
         raise MessageInvalid("a chunk of a piece that does not exist")
-    if session.ballot.owners[piece] != owner or not session.ballot.wants_any(piece):
+    if (
+        session.ballot.holdings.owners[piece] != owner
+        or session.ballot.holdings.digest_of(piece) is not None
+    ):
         return None
     return session.incoming.get(piece)
 

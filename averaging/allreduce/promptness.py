@@ -2,10 +2,11 @@
 
 An aggregator that is alive and says nothing of use, or hardly anything, would hold up everybody
 until the deadline. How long it may take, the others show: half of the aggregators are done after a
-time t; each of the rest has twice that, and a moment of grace, before its pieces go to others.
+time t; each of the rest has half of that again, and a moment of grace, before its pieces go to
+others.
 
     all its pieces held                                     done
-    half of all are done, it is not, for t + grace longer   lost: too slow
+    half of all are done, and t/2 + grace later it is not   lost: too slow
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final, Generic, TypeVar
 
 Peer = TypeVar("Peer", bound=Hashable)
 
-_LATITUDE: Final = 2.0
+_LATITUDE: Final = 1.5
 
 
 class Promptness(Generic[Peer]):

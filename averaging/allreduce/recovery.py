@@ -11,8 +11,9 @@ from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.member import take_chunk_untrusted
 from averaging.allreduce.outputs import FetchPiece
 from averaging.allreduce.schema import ASK, FETCH, Fetch, PieceEnd, Question, Result
-from averaging.allreduce.session import Incoming, Session
+from averaging.allreduce.session import Session
 from averaging.allreduce.silence import wait_silent
+from averaging.allreduce.streams import Incoming
 from p2p import (
     MessageInvalid,
     P2PError,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import trio
@@ -24,6 +22,14 @@ from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit
 from averaging.allreduce.partition import Chunk, Piece, partition
 from averaging.allreduce.reduction import Reduction, Senders
 from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
+from averaging.allreduce.streams import (
+    Busy,
+    HeldPiece,
+    Incoming,
+    Link,
+    Uplink,
+    Work,
+)
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
@@ -34,99 +40,6 @@ logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
-
-# A vote, plans, or a certificate and its repetitions; whoever misses one asks.
-_OUTBOX_MAX: Final = 16
-
-
-@dataclass
-class Incoming:
-    """A piece on its way to us: its first chunks and their digests."""
-
-    in_place: bool = False
-    """Whether chunks go to their places in the result, where only the first owner's may."""
-    chunks: list[Payload] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class HeldPiece:
-    """A whole piece, verified."""
-
-    end: PieceEnd
-    chunks: tuple[Payload, ...]
-
-
-@dataclass(eq=False)
-class Work:
-    """A piece that is ours to average."""
-
-    piece: Piece
-    plan: int
-    """Number of the plan that made it ours; 0 for the group."""
-    reduction: Reduction[PeerId]
-    chunks: list[Payload] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-
-
-class Outbox:
-    """Small messages for one stream, sent between the large ones."""
-
-    def __init__(self) -> None:
-        self.bell = Bell()
-        self._messages: deque[Any] = deque(maxlen=_OUTBOX_MAX)
-
-    def put(self, message: Any) -> None:
-        """Send this soon; the oldest is dropped when too many wait."""
-        self._messages.append(message)
-        self.bell.ring()
-
-    def pop(self) -> Any | None:
-        """The next message, or None."""
-        return self._messages.popleft() if self._messages else None
-
-
-class Busy:
-    """In how many seconds at least one of several tasks was at work."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._tasks = 0
-        self._since_s = 0.0
-
-    @contextmanager
-    def task(self) -> Iterator[None]:
-        """A task is at work while the block lasts."""
-        if not self._tasks:
-            self._since_s = trio.current_time()
-        self._tasks += 1
-        try:
-            yield
-        finally:
-            self._tasks -= 1
-            if not self._tasks:
-                self.seconds += trio.current_time() - self._since_s
-
-
-@dataclass
-class Uplink:
-    """Our stream to one aggregator."""
-
-    pieces: deque[Piece]
-    """Whose parts are still to be sent."""
-    outbox: Outbox = field(default_factory=Outbox)
-    wanted: bool = True
-    """False once the aggregator told us to send no more."""
-
-
-@dataclass
-class Link:
-    """A member's stream to us as an aggregator."""
-
-    outbox: Outbox = field(default_factory=Outbox)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    listening_since_s: float | None = 0.0
-    """None while the member has to wait, and so cannot be silent."""
 
 
 class Session:
@@ -353,9 +266,15 @@ class Session:
             self.ballot.on_liar(peer)
 
     def on_aggregator_lost(
-        self, peer: PeerId, cause: str, *, silent: bool = False, faulty: bool = False
+        self,
+        peer: PeerId,
+        cause: str,
+        *,
+        silent: bool = False,
+        faulty: bool = False,
+        slow: bool = False,
     ) -> None:
-        """The stream to an aggregator broke, or it has been silent, or said what it may not."""
+        """An aggregator's stream broke, or it is silent or slow, or said what it may not."""
         if not self.done.is_set():
             if self.trouble_since_s is None:
                 self.trouble_since_s = trio.current_time()
@@ -365,7 +284,7 @@ class Session:
                 short(peer),
                 cause,
             )
-        self.ballot.on_suspect(peer, trio.current_time(), silent=silent, faulty=faulty)
+        self.ballot.on_suspect(peer, trio.current_time(), silent=silent, faulty=faulty, slow=slow)
         self.act()
 
     # --- where bytes go --------------------------------------------------------------------

@@ -266,7 +266,9 @@ class Member:
     # --- our streams to aggregators ---------------------------------------------------------
 
     def _open_uplink(self, owner: int, peer: int) -> None:
-        pieces = deque(p.number for p in self.group.pieces if self.ballot.owners[p.number] == owner)
+        pieces = deque(
+            p.number for p in self.group.pieces if self.ballot.holdings.owners[p.number] == owner
+        )
         theirs = self.members[peer]
         assert theirs.aggregator is not None
         uplink = Uplink(owner, peer, None, None, pieces)  # type: ignore[arg-type]
@@ -362,7 +364,10 @@ class Member:
                 self.on_broken(uplink)
 
     def _awaits(self, piece: int, uplink: Uplink) -> bool:
-        return self.ballot.owners[piece] == uplink.owner and self.ballot.wants_any(piece)
+        return (
+            self.ballot.holdings.owners[piece] == uplink.owner
+            and self.ballot.holdings.digest_of(piece) is None
+        )
 
     def _missed(self, piece: int, next_chunk: int) -> bool:
         if self.ballot.plan is None or next_chunk == len(self.incoming[piece]):

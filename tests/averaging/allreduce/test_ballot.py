@@ -119,7 +119,7 @@ class World:
         what, ballot = waiting.pop(0), self.ballots[to]
         if isinstance(what, tuple):
             piece, plan = what
-            if ballot.owners[piece] == owner:
+            if ballot.holdings.owners[piece] == owner:
                 ballot.on_piece(piece, self.digest(piece, owner, plan, to), self.now_s)
         elif isinstance(what, Plan):
             ballot.on_plan(what, self.now_s)
