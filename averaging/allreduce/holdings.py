@@ -60,6 +60,10 @@ class Holdings(Generic[Peer]):
         """Of a piece that is held."""
         return self._held.get(piece)
 
+    def holds(self, piece: int) -> bool:
+        """Whether some version of the piece is held."""
+        return piece in self._held
+
     def suspected(self, peer: Peer) -> bool:
         """Whether the stream to this aggregator is lost."""
         return peer in self._suspects

@@ -114,11 +114,9 @@ async def keep_promptness(session: Session) -> None:
     )
     while True:
         await trio.sleep(_TICK_S)
-        owners = session.ballot.holdings.owners
+        holdings = session.ballot.holdings
         awaited = [
-            owners[p.number]
-            for p in session.pieces
-            if session.ballot.holdings.digest_of(p.number) is None
+            owner for piece, owner in enumerate(holdings.owners) if not holdings.holds(piece)
         ]
         due = [peer for k, peer in enumerate(session.aggregators) if k in awaited]
         late = promptness.on_tick(
@@ -174,10 +172,8 @@ def _incoming(session: Session, piece: int, owner: int) -> Incoming | None:
     """Where a piece's next chunk goes; None when nothing more of it is taken from this owner."""
     if piece >= len(session.pieces):
         raise MessageInvalid("a chunk of a piece that does not exist")
-    if (
-        session.ballot.holdings.owners[piece] != owner
-        or session.ballot.holdings.digest_of(piece) is not None
-    ):
+    holdings = session.ballot.holdings
+    if holdings.owners[piece] != owner or holdings.holds(piece):
         return None
     return session.incoming.get(piece)
 

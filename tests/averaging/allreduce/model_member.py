@@ -266,9 +266,8 @@ class Member:
     # --- our streams to aggregators ---------------------------------------------------------
 
     def _open_uplink(self, owner: int, peer: int) -> None:
-        pieces = deque(
-            p.number for p in self.group.pieces if self.ballot.holdings.owners[p.number] == owner
-        )
+        owners = self.ballot.holdings.owners
+        pieces = deque(p.number for p in self.group.pieces if owners[p.number] == owner)
         theirs = self.members[peer]
         assert theirs.aggregator is not None
         uplink = Uplink(owner, peer, None, None, pieces)  # type: ignore[arg-type]
@@ -364,10 +363,8 @@ class Member:
                 self.on_broken(uplink)
 
     def _awaits(self, piece: int, uplink: Uplink) -> bool:
-        return (
-            self.ballot.holdings.owners[piece] == uplink.owner
-            and self.ballot.holdings.digest_of(piece) is None
-        )
+        holdings = self.ballot.holdings
+        return holdings.owners[piece] == uplink.owner and not holdings.holds(piece)
 
     def _missed(self, piece: int, next_chunk: int) -> bool:
         if self.ballot.plan is None or next_chunk == len(self.incoming[piece]):

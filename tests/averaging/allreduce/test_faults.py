@@ -270,7 +270,8 @@ async def test_a_late_cancellation_harms_nobody(network: SimNetwork) -> None:
 async def test_a_slow_link_is_not_a_silent_one(network: SimNetwork) -> None:
     """A chunk takes longer than the silence that would be suspicious."""
     async with open_peers(network, 3, clients=1) as peers:
-        network.set_link(peers[0].peer_id, peers[2].peer_id, bytes_per_s=10_000)
+        for aggregator in peers[:2]:
+            network.set_link(aggregator.peer_id, peers[2].peer_id, bytes_per_s=10_000)
         vectors = vectors_for(3, 60_000)
         nodes = [peer.node for peer in peers]
         group = group_of(nodes, 60_000, chunk_elements=30_000, deadline_s=60)
