@@ -178,11 +178,7 @@ class Ballot(Generic[Peer]):
         """An aggregator's stream broke, or it is silent or slow, or said what it may not."""
         if faulty:
             self._gone[peer] = None
-        if slow:
-            self._contacts.on_slow(peer)
-        self.holdings.on_suspect(peer)
-        if silent:
-            self._contacts.on_silent(peer)
+        self._repair.on_suspect(peer, silent=silent, slow=slow)
         self._decide(now_s)
 
     def on_sender_lost(self, peer: Peer) -> None:
@@ -194,9 +190,9 @@ class Ballot(Generic[Peer]):
         self._liars[peer] = None
         self._gone[peer] = None
 
-    def on_plan(self, plan: Plan, now_s: float) -> None:
-        """A plan came, already verified."""
-        if self._follows and plan.number > self.holdings.plan_number:
+    def on_plan(self, plan: Plan | None, now_s: float) -> None:
+        """A plan came, already verified; None for none."""
+        if plan is not None and self._follows and plan.number > self.holdings.plan_number:
             self._follow(plan, now_s)
         self._decide(now_s)
 
@@ -229,10 +225,7 @@ class Ballot(Generic[Peer]):
             # Somebody is in trouble: what one member has may have to go through us.
             self._passes_on = True
             self._repair.lose_all()
-        if plan is not None:
-            self.on_plan(plan, now_s)
-        else:
-            self._decide(now_s)
+        self.on_plan(plan, now_s)
 
     def on_answer(self, peer: Peer, answer: Answer, now_s: float) -> None:
         """A member answered; its vote, promises, plan and certificate are already verified."""
@@ -242,10 +235,7 @@ class Ballot(Generic[Peer]):
             self._count(peer, answer.vote)
         if answer.commit is not None and self.commit is None:
             self.commit = answer.commit
-        if answer.plan is not None:
-            self.on_plan(answer.plan, now_s)
-        else:
-            self._decide(now_s)
+        self.on_plan(answer.plan, now_s)
 
     def on_stranger(self, peer: Peer, now_s: float) -> None:
         """The member is there but knows no such group: it holds nothing, and is not lost."""

@@ -83,6 +83,14 @@ class Repair(Generic[Peer]):
             )
         )
 
+    def on_suspect(self, peer: Peer, *, silent: bool, slow: bool) -> None:
+        """Nothing more comes from this aggregator's stream."""
+        self.holdings.on_suspect(peer)
+        if silent:
+            self.contacts.on_silent(peer)
+        if slow:
+            self.contacts.on_slow(peer)
+
     def on_sender_lost(self, peer: Peer) -> None:
         """A member's stream to us broke or fell silent; its own pieces may yet come."""
         self._lost_senders[peer] = None

@@ -75,14 +75,7 @@ class Session:
         self.deadline_s = deadline_s
         self.rule = Rule.parse(config.rule)
         self.pieces = partition(element_count, group.span_elements, group.chunk_elements)
-        self.senders = Senders(
-            self.members,
-            [join.weight_cap for join in group.members],
-            norm_factor_max=config.norm_factor_max,
-        )
-        for peer in self.members:
-            if peer not in self.voters:
-                self.senders.on_weight(peer, 0.0, 0.0)
+        self.senders = self._senders()
         self.flat: Array = np.empty(0, np.float32)
         self.weight = 0.0
         self.norm = 0.0
@@ -126,6 +119,17 @@ class Session:
         self.on_ask: Callable[[PeerId], None] = lambda peer: None
         self.on_fetch: Callable[[FetchPiece[PeerId]], None] = lambda fetch: None
         self.ballot = self._ballot()
+
+    def _senders(self) -> Senders[PeerId]:
+        senders = Senders(
+            self.members,
+            [join.weight_cap for join in self.group.members],
+            norm_factor_max=self.config.norm_factor_max,
+        )
+        for peer in self.members:
+            if peer not in self.voters:
+                senders.on_weight(peer, 0.0, 0.0)
+        return senders
 
     def _work(self, piece: Piece, plan: int) -> Work:
         # What a plan adds comes in another order from each: it must not block what went before.

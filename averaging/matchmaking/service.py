@@ -119,11 +119,9 @@ class Matchmaking:
         """Find the group for one attempt of a round; one search at a time.
 
         Args:
-            role: "aux" averages for the others, contributes nothing and declares no weight; None
-                is what the node can be: a node, or a client if it cannot be dialed.
+            role: "aux" averages for the others and contributes nothing; None is what we can be.
             weight_cap: the largest weight that we shall declare.
-            up_bytes_per_s: how fast we can send, if we know; the leader plans with it.
-            down_bytes_per_s: how fast we can receive.
+            up_bytes_per_s, down_bytes_per_s: how fast we can send and receive, if we know.
             expected: who should come, with or without ourselves; the group closes at once when
                 all of them but the lost are there. None: strangers, found through the DHT.
             lost: who was lost lately: not waited for, and not asked to lead.
@@ -135,7 +133,7 @@ class Matchmaking:
             group_size_min: in place of the config's, for this search.
             follow: whether to adopt a later round that others are in.
 
-        In a grid, the group is that of our bucket, and its round has the parent that we gave.
+        In a grid, it is the group of our bucket.
 
         Raises:
             MatchmakingFailed: with the reason, and what each peer said.
@@ -153,9 +151,7 @@ class Matchmaking:
             expected=None if expected is None else tuple(sorted(set(expected))),
             lost=tuple(sorted(set(lost))),
             previous=previous,
-            previous_failed_at_s=(
-                trio.current_time() if previous_failed_at_s is None else previous_failed_at_s
-            ),
+            previous_failed_at_s=previous_failed_at_s or trio.current_time(),
             abandoned=abandoned,
             attempt=attempt,
             group_size_min=group_size_min or self._config.group_size_min,
