@@ -184,3 +184,13 @@ def test_pieces_planned_for_one_that_had_voted_are_fetched_from_it() -> None:
     ballot.on_answer(2, voted, 0.1)
     fetched = [action for action in ballot.next_actions() if isinstance(action, FetchPiece)]
     assert [action.piece for action in fetched] == [0, 1, 4, 5]
+
+
+def test_an_aggregator_to_which_nobody_contributes_plans_its_pieces_for_others() -> None:
+    ballot = ballot_of_three(me=0)
+    coming = Answer((PieceStatus(int(Hold.LOST)),) * 6, open=True)
+    ballot.on_suspect(0, 0.0)
+    for peer in (1, 2):
+        ballot.on_answer(peer, coming, 0.1)
+    assert ballot.plan is not None
+    assert ballot.owners == (1, 2, 1, 1, 2, 2)
