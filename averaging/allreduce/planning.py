@@ -65,8 +65,9 @@ class Planning(Generic[Peer]):
         owners = [
             owner
             for owner, peer in enumerate(self._aggregators)
-            if peer == self._me
-            or (reachable(peer) and not holdings.suspected(peer) and not lost(peer))
+            # We suspect ourselves when nobody contributes to what is ours.
+            if not holdings.suspected(peer)
+            and (peer == self._me or (reachable(peer) and not lost(peer)))
         ]
         alive = [
             peer

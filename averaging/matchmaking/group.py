@@ -123,9 +123,16 @@ def quorum_reached(
     return 2 * count > len(voters)
 
 
-def blocking(voters: Sequence[PeerId], abandoned: Collection[PeerId]) -> bool:
-    """Whether the voters that did not abandon the group can no longer commit it."""
-    return not quorum_reached(voters, [voter for voter in voters if voter not in abandoned])
+def blocking(
+    voters: Sequence[PeerId], abandoned: Collection[PeerId], tolerated_liars: int = 0
+) -> bool:
+    """Whether the voters that did not abandon the group can no longer commit it.
+
+    So many liars may be among those that did, and vote all the same.
+    """
+    promised = [voter for voter in voters if voter in abandoned]
+    left = [voter for voter in voters if voter not in abandoned]
+    return not quorum_reached(voters, [*left, *promised[:tolerated_liars]], tolerated_liars)
 
 
 def choose_chunk_elements(element_count: int, aggregator_count: int) -> int:

@@ -106,7 +106,10 @@ class Roster:
         return max((entry.arrived_at_s - since_s for entry in self.joined.values()), default=0.0)
 
     def unblocked_previous(
-        self, own_join: Join, voters_of: Callable[[bytes], Sequence[PeerId]]
+        self,
+        own_join: Join,
+        voters_of: Callable[[bytes], Sequence[PeerId]],
+        tolerated_liars: int = 0,
     ) -> list[bytes]:
         """Failed groups named by members that could, for all we know, still succeed.
 
@@ -120,7 +123,7 @@ class Roster:
                 join.peer_id for join in joins if join.previous == previous and join.abandoned
             ]
             voters = voters_of(previous)
-            if not voters or not blocking(voters, abandoned):
+            if not voters or not blocking(voters, abandoned, tolerated_liars):
                 open_groups.append(previous)
         return open_groups
 

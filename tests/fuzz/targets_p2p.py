@@ -53,6 +53,11 @@ class _Said:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]
         return part
 
+    async def receive_into(self, out: memoryview) -> int:
+        part = await self.receive_some(len(out))
+        out[: len(part)] = part
+        return len(part)
+
     async def receive_exactly(self, size_bytes: int) -> bytes:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]
         if len(part) < size_bytes:
@@ -191,7 +196,10 @@ TARGETS = (
         name="p2p.rpc-frames",
         run=run_frames,
         seeds=(b"\x00" + CALL + FRAME, b"\xff" + FRAME * 2, b"\x02" + FRAME[:12]),
-        covers=("p2p.rpc.frames.next_untrusted",),
+        covers=(
+            "p2p.rpc.frames.next_untrusted",
+            "p2p.rpc.frames.next_into_untrusted",
+        ),
     ),
     Target(
         name="p2p.rpc-control",

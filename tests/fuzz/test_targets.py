@@ -25,6 +25,7 @@ TESTED_ELSEWHERE = (
     "averaging.allreduce.hearing.",
     "averaging.allreduce.member.",
     "averaging.allreduce.recovery.",
+    "averaging.allreduce.session.buffer_untrusted",
     "training.progress.tracker._find_untrusted",
 )
 

@@ -43,6 +43,7 @@ def soak(seeds: range, jobs: int) -> dict[str, Any]:
         groups, events = groups + report.groups, events + report.events
         if report.complaints:
             failing[report.seed] = report
+            print(f"schedule {report.seed}: {report.complaints[0]}", file=sys.stderr, flush=True)
         now_s = time.monotonic()
         if now_s >= told_s + PROGRESS_S or done == len(seeds):
             told_s = now_s

@@ -117,7 +117,8 @@ class Round:
             if host != leader:
                 roster.joined[host] = Joined(number, joins[host], 0.0)  # type: ignore[index]
         voters = {group.group_id: group.setup.voters for group in self.groups}
-        return roster.unblocked_previous(joins[leader], voters.__getitem__)  # type: ignore[arg-type]
+        tolerated = self.groups[0].setup.tolerated_liars
+        return roster.unblocked_previous(joins[leader], voters.__getitem__, tolerated)  # type: ignore[arg-type]
 
     def _join(self, host: int) -> Join:
         last = self._last[host]

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.outputs import (
     End,
+    FetchPiece,
+    Hold,
     SendCommit,
     SendVote,
     Stand,
 )
-from averaging.allreduce.schema import Vote
+from averaging.allreduce.schema import Answer, PieceStatus, Plan, Vote
 from averaging.matchmaking.group import quorum_reached
 from tests.averaging.allreduce.ballot_world import PIECES_PER_SPAN, World
 
@@ -149,3 +151,46 @@ def test_two_votes_of_one_voter_prove_that_it_lies() -> None:
     ballot.on_vote(1, Vote((bytes(31) + b"\1",) * 6, bytes(64)), 0.0)
     assert ballot.liars == (1,)
     assert ballot.lost == (1,)
+
+
+def test_who_gave_up_follows_plans_but_never_votes() -> None:
+    ballot = ballot_of_three(me=1)
+    ballot.on_give_up("cancelled")
+    ended = ballot_of_three(me=2)
+    ended.on_suspect(0, 0.0)
+    ended.next_actions()
+    for peer in (0, 1):
+        ended.on_no_answer(peer, 0.5)
+    assert ended.stand is Stand.ABANDONED
+    assert ended.end is None
+    assert ended.answer().open
+    plan = Plan(256, (2, 2, 1, 1, 2, 2), bytes(64))
+    ended.on_plan(plan, 1.0)
+    assert ended.plan == plan
+    hold_all(ended)
+    assert ended.vote is None
+    # Whoever ended altogether follows nothing.
+    ballot.on_plan(plan, 1.0)
+    assert ballot.plan is None
+
+
+def test_pieces_planned_for_one_that_had_voted_are_fetched_from_it() -> None:
+    ballot = ballot_of_three(me=1)
+    plan = Plan(256 + 1, (2, 2, 1, 1, 2, 2), bytes(64))
+    ballot.on_plan(plan, 0.0)
+    ballot.next_actions()
+    held = PieceStatus(int(Hold.HELD), bytes(32))
+    voted = Answer((held,) * 6, Vote((bytes(32),) * 6, bytes(64)))
+    ballot.on_answer(2, voted, 0.1)
+    fetched = [action for action in ballot.next_actions() if isinstance(action, FetchPiece)]
+    assert [action.piece for action in fetched] == [0, 1, 4, 5]
+
+
+def test_an_aggregator_to_which_nobody_contributes_plans_its_pieces_for_others() -> None:
+    ballot = ballot_of_three(me=0)
+    coming = Answer((PieceStatus(int(Hold.LOST)),) * 6, open=True)
+    ballot.on_suspect(0, 0.0)
+    for peer in (1, 2):
+        ballot.on_answer(peer, coming, 0.1)
+    assert ballot.plan is not None
+    assert ballot.owners == (1, 2, 1, 1, 2, 2)

@@ -210,3 +210,10 @@ def test_chunks_are_an_eighth_of_a_span_within_bounds(elements: int, aggregators
     assert 4096 <= chunk <= 131_072
     if 4096 < chunk < 131_072:
         assert chunk == elements // max(aggregators, 1) // 8
+
+
+def test_a_liars_promise_never_to_vote_blocks_nothing() -> None:
+    voters = [f"peer {number}" for number in range(4)]
+    assert blocking(voters, voters[:2])
+    assert not blocking(voters, voters[:2], tolerated_liars=1)
+    assert blocking(voters, voters[:3], tolerated_liars=1)
