@@ -54,7 +54,7 @@ fuzz: setup ## search for bytes that break a decoder; FUZZ_SECONDS=600 in all
 	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: setup lint types layers ## what must hold before each commit; under a minute
-	@$(BIN)/pytest -q -n 2 -m "not slow" tests
+	@$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick tests
 
 lint: setup ## formatting and ruff's rules
 	@$(BIN)/ruff format --check .

@@ -19,11 +19,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 PROCESSES = Path(__file__).parent / "processes"
 
 # No deadline: a busy machine is not a failure. Derandomized: the same examples on every machine,
-# so that a failure is found again; `--hypothesis-profile=explore` looks for new ones.
+# so that a failure is found again; `--hypothesis-profile=explore` looks for new ones, and
+# `make check` is content with `quick`.
 hypothesis.settings.register_profile(
     "steady",
     deadline=None,
     derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "quick",
+    deadline=None,
+    derandomize=True,
+    max_examples=15,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.register_profile(
