@@ -64,6 +64,7 @@ class AveragerConfig:
         return MatchmakingConfig(
             terms=f"{Rule.parse(self.rule)}{liars}{norms}",
             grid=self.grid,
+            tolerated_liars=self.tolerated_liars,
             group_size_max=self.group_size_max,
             group_size_min=max(self.group_size_min, 3 * self.tolerated_liars + 1),
             join_window_s=self.join_window_s,

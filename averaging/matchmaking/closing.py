@@ -183,7 +183,8 @@ def _would_fork(seek: Seek, expected: Sequence[PeerId]) -> bool:
 
 def _blocked(seek: Seek) -> bool:
     voters_of = seek.around.acquaintances.voters_of
-    return bool(seek.roster.unblocked_previous(seek.own_join, voters_of))
+    liars = seek.around.config.tolerated_liars
+    return bool(seek.roster.unblocked_previous(seek.own_join, voters_of, liars))
 
 
 def _patience_ends_s(seek: Seek) -> float:

@@ -27,6 +27,8 @@ class MatchmakingConfig:
     partition_patience_s: float = 60.0
     """How long a group waits whose failed predecessor may have succeeded out of sight; after
     that it goes on as a fork."""
+    tolerated_liars: int = 0
+    """So many promises never to vote in a failed group may be lies."""
     grid: bool = False
     """Whether a swarm larger than one group meets in buckets that mix from round to round. Then a
     round has many results, one for each group, so rounds are told apart by number and bucket
@@ -45,5 +47,7 @@ class MatchmakingConfig:
             )
         if not 0 <= self.partition_patience_s < math.inf:
             raise ValueError(f"partition_patience_s must be >= 0, not {self.partition_patience_s}")
+        if self.tolerated_liars < 0:
+            raise ValueError(f"tolerated_liars must be >= 0, not {self.tolerated_liars}")
         if len(self.terms) > schema.TERMS_TEXT_MAX:
             raise ValueError(f"terms are too long: {self.terms!r}")
