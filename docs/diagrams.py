@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("docs/protocols/averaging.md",)
 
 _ANY: Final = "any"
-_HEADER: Final = re.compile(r"^( *)(state|sender|piece)( +)event( +)then$", re.MULTILINE)
+_HEADER: Final = re.compile(r"^( *)(state|sender|piece|aggregator)( +)event( +)then$", re.MULTILINE)
 _NEXT: Final = re.compile(r"(\w+)(?:[:;,]|$)")
 _BLOCK: Final = re.compile(r"(<!-- machine: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -48,6 +48,7 @@ MACHINES: Final = {
     "planning": Machine("averaging/allreduce/planning.py", ("hopeless",)),
     "reduction": Machine("averaging/allreduce/reduction.py", ("excluded",)),
     "pace": Machine("averaging/allreduce/pace.py", ("excluded",)),
+    "promptness": Machine("averaging/allreduce/promptness.py", ("done", "late")),
 }
 
 

@@ -17,6 +17,7 @@ from averaging.allreduce import (
     contacts,
     pace,
     partition,
+    promptness,
     reduction,
     schema,
     service,
@@ -36,7 +37,18 @@ OWNERS: dict[str, Any] = {
     **{
         module.__name__.rpartition(".")[2]: module
         for module in (
-            *(aggregator, balance, contacts, group, pace, partition, reduction, schema, seek),
+            *(
+                aggregator,
+                balance,
+                contacts,
+                group,
+                pace,
+                partition,
+                promptness,
+                reduction,
+                schema,
+                seek,
+            ),
             service,
         )
     },

@@ -2,11 +2,11 @@
 
 An aggregator that is alive and says nothing of use, or hardly anything, would hold up everybody
 until the deadline. How long it may take, the others show: half of the aggregators are done after a
-time t; each of the rest has half of that again, and a moment of grace, before its pieces go to
-others.
+time t; each of the rest has half of that again, and a moment of grace.
 
-    all its pieces held                                     done
-    half of all are done, and t/2 + grace later it is not   lost: too slow
+    aggregator  event                                       then
+    due         all its pieces are held                     done
+    due         half of all are done, 0.5·t and grace past  late: its pieces are lost, also at it
 """
 
 from __future__ import annotations

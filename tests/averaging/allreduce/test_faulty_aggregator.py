@@ -328,6 +328,39 @@ async def test_one_that_tells_two_members_different_things_is_named(network: Sim
     assert all(result.outcome != "success" for result in results)
 
 
+@simulated
+async def test_one_that_only_pings_is_passed_over(network: SimNetwork) -> None:
+    """It takes what it is sent, is never silent, and gives nothing."""
+
+    async def serve(call: RpcCall[Any, Any]) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def ping() -> None:
+                while True:
+                    await call.send(Ping())
+                    await trio.sleep(0.5)
+
+            nursery.start_soon(ping)
+            while await call.receive() is not None:
+                pass
+            nursery.cancel_scope.cancel()
+
+    async with open_peers(network, 3) as peers, network.open_node("eve") as eve:
+        await connect_all([*(peer.node for peer in peers), eve])
+        group = group_of([*(peer.node for peer in peers), eve], ELEMENTS)
+        service = RpcService(service_name("allreduce", "test"), MAJOR)
+        service.stream(TRANSFER, serve)
+        async with service.serving(eve):
+            vectors = vectors_for(3, ELEMENTS)
+            results = await run_group(peers, group, vectors, deadline_s=30)
+    assert {result.outcome for result in results} == {"success"}
+    assert len({result.digest for result in results}) == 1
+    for result in results:
+        assert result.plans >= 1
+        assert result.transfer_seconds < 15
+        assert result.members[eve.peer_id].fraction == 0
+
+
 @pytest.mark.parametrize("liar_first", [False, True])
 @pytest.mark.parametrize("deceived", [1, 2])
 @pytest.mark.parametrize("count", [3, 4])
