@@ -37,7 +37,9 @@ def check(driver: Driver, probe: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("probe", ["kill", "stop", "stop-continue", "cancel", "nan", "zero-weight", "nobody"])
+@pytest.mark.parametrize(
+    "probe", ["kill", "stop", "stop-continue", "cancel", "nan", "zero-weight", "nobody"]
+)
 def test_no_fault_breaks_the_promises(driver: Driver, probe: str) -> None:
     check(driver, probe)
 
