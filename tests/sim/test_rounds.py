@@ -104,7 +104,8 @@ class Schedule:
             values = np.random.default_rng(rng.getrandbits(32))
             tensors = {
                 "weight": values.standard_normal((elements,)).astype(dtype),
-                "bias": np.full((), float(number), dtype),
+                # No two sets of members have the same mean of these.
+                "bias": np.full((), float(2**number), dtype),
             }
             member = Member(
                 node,
