@@ -8,6 +8,7 @@ Groups need a majority here, so that there is no fork and one round has at most 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class Schedule:
             tensors = {
                 "weight": values.standard_normal((elements,)).astype(dtype),
                 # No two sets of members have the same mean of these.
-                "bias": np.full((), float(2**number), dtype),
+                "bias": np.full((), math.sqrt(number + 1), dtype),
             }
             member = Member(
                 node,
