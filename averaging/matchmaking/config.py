@@ -22,8 +22,9 @@ class MatchmakingConfig:
     join_window_s: float = 5.0
     """The longest wait for members that may come, and for a better-ranked peer that is not yet
     looking; the first round waits so long, later ones as the members' past arrivals suggest."""
-    join_window_s_min: float = 0.5
-    """The shortest such wait, however punctual everybody was: a few round trips and a hiccup."""
+    join_window_s_min: float = 1.5
+    """The shortest such wait, however punctual everybody was: a busy machine may begin its step a
+    second late, and who is gone is known sooner by its connection."""
     partition_patience_s: float = 60.0
     """How long a group waits whose failed predecessor may have succeeded out of sight; after
     that it goes on as a fork."""
