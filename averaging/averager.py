@@ -324,6 +324,8 @@ async def open_averager(
     config = config or AveragerConfig()
     if config.wire_dtype is not None:
         spec = spec.with_wire(config.wire_dtype)
+    # Now, since it may load PyTorch, for which a round has no time.
+    _ = spec.wire
     async with (
         open_matchmaking(
             node,

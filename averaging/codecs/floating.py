@@ -34,9 +34,8 @@ class FloatingWire:
     Values are rounded to the nearest, ties to even, to the same bits on every machine. What a dtype
     cannot hold becomes infinite. A NaN stays one, but its sign and its spare bits may change.
 
-    Everything here is pure and may run in a worker thread. 16-bit floats are converted by PyTorch
-    where it is loaded, ten times faster than by numpy and to the same bits; bfloat16, which numpy
-    does not have, loads it.
+    Everything here is pure and may run in a worker thread. 16-bit floats are converted by PyTorch,
+    ten times faster than by numpy and to the same bits; so a wire that has any loads it.
 
     Args:
         runs: without a gap from element 0 to the end of the vector.
@@ -55,7 +54,7 @@ class FloatingWire:
         self.dtype = np.dtype(dtype)
         self.element_count = stop
         self._starts = [run.start for run in runs]
-        if any(run.dtype_name == "bfloat16" for run in runs):
+        if any(ITEM_SIZE_BYTES[run.dtype_name] == 2 for run in runs):
             # Now, because loading it takes seconds, which a round does not have.
             from averaging import torch_tensors  # noqa: F401
 

@@ -361,7 +361,7 @@ from averaging.staging import Staging
 from averaging.tensors import TensorSpec
 
 tensors = {"a": np.ones(3, np.float32), "b": np.ones(2)}
-spec = TensorSpec.of(tensors, "float16")
+spec = TensorSpec.of(tensors, "float32")
 staging = Staging(spec)
 flat = staging.flatten(tensors)
 spec.wire.decode_into(bytes(spec.wire.encode(flat, 1, 5)), 1, flat[1:])
