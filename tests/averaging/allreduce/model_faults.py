@@ -14,7 +14,7 @@ from tests.averaging.allreduce.model_round import Round
 FAULTS_MAX = 6
 FAULT_START_S_MAX = 4.0
 FAULT_LENGTH_S_MAX = 12.0
-END_S = 150.0
+END_S = 600.0
 DRAIN_S = 3.0
 
 
