@@ -9,8 +9,8 @@ from p2p import Node
 
 T = TypeVar("T")
 
-# What takes less than a millisecond: waking a thread for it, and the interpreter's lock afterwards,
-# would cost more than they save.
+# What takes a millisecond or two at most: waking a thread for it, and the interpreter's lock
+# afterwards, would cost more than they save.
 _OFFLOAD_BYTES_MIN: Final = 4_194_304
 
 

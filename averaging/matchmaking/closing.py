@@ -188,4 +188,6 @@ def _blocked(seek: Seek) -> bool:
 
 
 def _patience_ends_s(seek: Seek) -> float:
-    return seek.request.previous_failed_at_s + seek.around.config.partition_patience_s
+    failed_at_s = seek.request.previous_failed_at_s
+    since_s = seek.started_at_s if failed_at_s is None else failed_at_s
+    return since_s + seek.around.config.partition_patience_s

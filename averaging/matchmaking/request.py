@@ -31,8 +31,8 @@ class SeekRequest:
     """Whom to wait for; None: strangers, as the DHT and the last group show."""
     lost: tuple[PeerId, ...]
     previous: bytes
-    previous_failed_at_s: float
-    """When that group failed; now if there is none."""
+    previous_failed_at_s: float | None
+    """When that group failed, on the clock of now_s; None if there is none."""
     abandoned: bool
     attempt: int
     group_size_min: int

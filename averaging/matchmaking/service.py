@@ -151,7 +151,7 @@ class Matchmaking:
             expected=None if expected is None else tuple(sorted(set(expected))),
             lost=tuple(sorted(set(lost))),
             previous=previous,
-            previous_failed_at_s=previous_failed_at_s or trio.current_time(),
+            previous_failed_at_s=previous_failed_at_s,
             abandoned=abandoned,
             attempt=attempt,
             group_size_min=group_size_min or self._config.group_size_min,

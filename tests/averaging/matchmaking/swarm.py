@@ -146,7 +146,7 @@ class Swarm:
             peer = self.peers[peer_id]
             peer.started_at_s, peer.ended_at_s = self.now_s, math.inf
             request = SeekRequest(
-                previous_failed_at_s=self.now_s,
+                previous_failed_at_s=None,
                 round=round_id,
                 follow=follow,
                 role=peer.role,
