@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from p2p.address import TcpAddress
+from p2p.address import Address, TcpAddress
 from p2p.errors import P2PError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
@@ -55,7 +55,7 @@ class SimTransport:
     ) -> None:
         self.peer_id = peer_id
         self.listening = listening
-        self._client_mode = client_mode
+        self._addresses: tuple[Address, ...] = () if client_mode else (listening,)
         self._paths = paths
         self._listeners = listeners
         self._nursery = nursery
@@ -72,8 +72,11 @@ class SimTransport:
     # Transport
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
-        return () if self._client_mode else (self.listening,)
+    def addresses(self) -> tuple[Address, ...]:
+        return self._addresses
+
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        self._addresses = addresses
 
     async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
         if not self._is_up:
