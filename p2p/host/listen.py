@@ -7,7 +7,7 @@ import errno
 import ifaddr
 import trio
 
-from p2p.address import TcpAddress, is_unspecified, parse_address, sort_addresses
+from p2p.address import TcpAddress, is_unspecified, parse_tcp_address, sort_addresses
 from p2p.errors import ListenError
 
 
@@ -20,7 +20,7 @@ async def open_listeners(addresses: tuple[str, ...]) -> list[trio.SocketListener
     listeners: list[trio.SocketListener] = []
     try:
         for text in addresses:
-            address = parse_address(text)
+            address = parse_tcp_address(text)
             try:
                 listeners += await trio.open_tcp_listeners(address.port, host=address.host)
             except (OSError, ValueError) as exc:
