@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import trio
 
-from p2p.address import Address, TcpAddress, parse_address
+from p2p.address import Address, CircuitAddress, TcpAddress, parse_address
 from p2p.config import NodeConfig
 from p2p.errors import StreamBroken
 from p2p.host import identify
@@ -31,6 +31,7 @@ from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.noise import is_aes_faster
 from p2p.host.records import BUFFERS_BYTES_MAX
+from p2p.host.relayed import Relayed
 from p2p.host.serve import serve_stream
 from p2p.host.shares import Shares
 from p2p.host.stream import Path, Stream, StreamHandler
@@ -40,6 +41,7 @@ from p2p.identity import Identity
 from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.relay.schema import CircuitLimit
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class Host:
         self._addresses: tuple[Address, ...] = announced or self.listening()
         if config.client_mode:
             self._addresses = ()
+        self._relayed = Relayed(self, identity.peer_id, self._upgrade, self._begin)
         self.on_identified: list[OnIdentified] = []
         """Told what each new connection's peer says of itself; while empty, nobody is asked."""
         self._accepting = trio.CancelScope()
@@ -195,9 +198,12 @@ class Host:
             for connection in self._open_connections(peer_id):
                 nursery.start_soon(connection.muxer.aclose)
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
         if refusal := self._refusal(peer_id):
             raise DialError(refusal)
+        if isinstance(address, CircuitAddress):
+            await self._relayed.dial(peer_id, address)
+            return
         try:
             stream = await trio.open_tcp_stream(address.host, address.port)
         except (OSError, ValueError) as exc:
@@ -208,21 +214,13 @@ class Host:
         if remote is not None:
             self.remember(peer_id, remote.host)
 
-    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+    async def accept_relayed(self, stream: Stream, source: PeerId, limit: CircuitLimit) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone.
 
         Raises:
             DialError: the peer is not the one that the relay named, or no libp2p peer.
         """
-        address = f"/p2p/{stream.peer_id}/p2p-circuit/p2p/{source}"
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            connection = await self._upgrade(stream, address, None, path="relayed")
-        if connection.info.peer_id != source:
-            stream.reset()
-            await connection.session.aclose()
-            raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
-        self._begin(connection)
-        await connection.muxer.lost.wait()
+        await self._relayed.accept(stream, source, limit)
 
     # Connections
 
@@ -299,6 +297,7 @@ class Host:
         address: TcpAddress | str,
         expected: PeerId | None,
         path: Path = "direct",
+        limit: CircuitLimit | None = None,
     ) -> LiveConnection:
         """Turn a byte stream into a connection; whatever fails, the stream is closed."""
         held = self._buffers.open_share()
@@ -316,6 +315,7 @@ class Host:
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
             local=local_address(stream),
+            limit=limit,
         )
         shares = self._shares.of(noise.peer_id)
         muxer = Muxer(

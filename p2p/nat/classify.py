@@ -1,12 +1,12 @@
 """Classification: what stands between us and the internet, from what is known of both ends (core).
 
-    our interface has the address that the internet sees      nothing, or a firewall if nobody
-                                                              gets through
-    it has an address of carriers' shared range (RFC 6598)    carrier-grade NAT
-    the router's outside address is of that range             carrier-grade NAT
-    the router's outside address is private, or another       double NAT
-    than the internet sees
-    anything else that the internet sees                      NAT
+our interface has the address that the internet sees      nothing, or a firewall if nobody
+                                                          gets through
+it has an address of carriers' shared range (RFC 6598)    carrier-grade NAT
+the router's outside address is of that range             carrier-grade NAT
+the router's outside address is private, or another       double NAT
+than the internet sees
+anything else that the internet sees                      NAT
 """
 
 from __future__ import annotations
