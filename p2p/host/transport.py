@@ -30,6 +30,11 @@ class ConnectionInfo:
     """On trio's clock."""
     record_layer: str
     """What seals the bytes: /noise, or /manyhands/aes-gcm/1 where both are faster with it."""
+    local: TcpAddress | None = None
+    """Our end of the socket; None for a relayed connection."""
+    from_listen_port: bool = False
+    """Whether our dialing socket shared the port that we listen on: only then what the other end
+    sees of us is where a router may pass others on to our listener."""
 
 
 class Transport(Protocol):
