@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from p2p.address import parse_address
+from p2p.address import parse_address, parse_tcp_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
@@ -75,6 +75,8 @@ class NodeConfig:
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
     """What a relay gives to others; what one can spare differs."""
 
+    hole_punching: bool = True
+    """Punch holes to peers that are reached through relays; it costs a few packets each."""
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""
 
@@ -84,7 +86,8 @@ class NodeConfig:
             if isinstance(addresses, str):
                 raise ValueError(f"{name} takes several addresses: write ({addresses!r},)")
             for address in addresses:
-                parse_address(address)
+                parse = parse_tcp_address if name == "listen" else parse_address
+                parse(address)
         for name in ("allow_peers", "deny_peers"):
             for text in getattr(self, name):
                 try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from p2p import peerstore_file
-from p2p.address import TcpAddress, parse_address
+from p2p.address import Address, TcpAddress, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
@@ -116,9 +116,14 @@ class Node:
         """Whether a connection to the peer is open."""
         return any(info.peer_id == peer_id for info in self._transport.connections())
 
-    def _on_reached(self, peer_id: PeerId, address: TcpAddress) -> None:
+    def _on_reached(self, peer_id: PeerId, address: Address) -> None:
         self._peerstore.on_reached(peer_id, address)
         self._peerstore.touch(peer_id, self.wall_time_s())
+
+    def on_punched(self, peer_id: PeerId, address: TcpAddress) -> None:
+        """A hole was punched to the peer at this address: it is tried at once when it is lost."""
+        self._dialer.back_off.forgive((address.of(peer_id),))
+        self._on_reached(peer_id, address)
 
     def on_network_changed(self) -> None:
         """Our own addresses have changed: what could not be dialed before is tried again."""
@@ -258,7 +263,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             )
             # Whom we reached before the last stop still has a place that strangers leave free.
             for peer_id, address in peerstore.proven():
-                host.remember(peer_id, address.host)
+                if isinstance(address, TcpAddress):
+                    host.remember(peer_id, address.host)
         node = Node(
             identity,
             host,

@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import trio
 
-from p2p.address import TcpAddress, parse_address
+from p2p.address import Address, CircuitAddress, TcpAddress, parse_address, parse_tcp_address
 from p2p.config import NodeConfig
 from p2p.errors import StreamBroken
 from p2p.host import identify, multistream
@@ -19,7 +19,7 @@ from p2p.host.connection import Rules, upgrade
 from p2p.host.crossing import loser_of, preferred, replaced_of
 from p2p.host.gate import gate_of
 from p2p.host.guests import Guests
-from p2p.host.inbound import HANDSHAKE_TIMEOUT_S, Inbound
+from p2p.host.inbound import Inbound
 from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
 from p2p.host.live import LiveConnection, retire
 from p2p.host.muxed_stream import MuxedStream
@@ -29,6 +29,7 @@ from p2p.host.noise import is_aes_faster
 from p2p.host.punch_table import Part
 from p2p.host.punches import Punches
 from p2p.host.records import BUFFERS_BYTES_MAX
+from p2p.host.relayed import Relayed
 from p2p.host.serve import serve_stream
 from p2p.host.shares import Shares
 from p2p.host.sockets import DialingSockets, local_address
@@ -39,6 +40,7 @@ from p2p.identity import Identity
 from p2p.metrics import CONNECTIONS
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.relay.schema import CircuitLimit
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class Host:
             swarm_key=read_swarm_key(config.swarm_key_path) if config.swarm_key_path else None,
             access=self._access,
         )
-        announced = tuple(parse_address(text) for text in config.announce)
+        announced: tuple[Address, ...] = tuple(parse_address(text) for text in config.announce)
         self._addresses = () if config.client_mode else announced or listening_addresses(listeners)
         self._sockets = DialingSockets(listeners)
         self._punches = Punches(self._sockets, self._upgrade_punched, self._begin)
@@ -113,6 +115,7 @@ class Host:
         )
         self.on_connected: list[Callable[[ConnectionInfo], None]] = []
         """Called with each new connection, before anything else goes over it; must not raise."""
+        self._relayed = Relayed(self, identity.peer_id, self._upgrade, self._begin)
         self._nursery: trio.Nursery
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -132,7 +135,7 @@ class Host:
     # Transport
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         return self._addresses
 
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
@@ -182,9 +185,12 @@ class Host:
             for connection in self._open_connections(peer_id):
                 nursery.start_soon(connection.muxer.aclose)
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
         if refusal := self._refusal(peer_id):
             raise DialError(refusal)
+        if isinstance(address, CircuitAddress):
+            await self._relayed.dial(peer_id, address)
+            return
         try:
             opened = await self._sockets.open(address)
         except (OSError, ValueError) as exc:
@@ -196,6 +202,8 @@ class Host:
                 opened.stream,
                 address.of(peer_id),
                 peer_id,
+                # The peer's own socket may meet this one of ours, which was under way before.
+                "punched" if remote and self._punches.expected_from(remote) else "direct",
                 from_listen_port=opened.from_listen_port,
             )
         )
@@ -220,21 +228,13 @@ class Host:
         """
         await self._punches.open(peer_id, addresses, window_s=window_s)
 
-    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+    async def accept_relayed(self, stream: Stream, source: PeerId, limit: CircuitLimit) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone.
 
         Raises:
             DialError: the peer is not the one that the relay named, or no libp2p peer.
         """
-        address = f"/p2p/{stream.peer_id}/p2p-circuit/p2p/{source}"
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            connection = await self._upgrade(stream, address, None, path="relayed")
-        if connection.info.peer_id != source:
-            stream.reset()
-            await connection.session.aclose()
-            raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
-        self._begin(connection)
-        await connection.muxer.lost.wait()
+        await self._relayed.accept(stream, source, limit)
 
     # Connections
 
@@ -251,6 +251,7 @@ class Host:
         address: TcpAddress | str,
         expected: PeerId | None,
         path: Path = "direct",
+        limit: CircuitLimit | None = None,
         *,
         from_listen_port: bool = False,
     ) -> LiveConnection:
@@ -270,6 +271,7 @@ class Host:
             outbound=noise.is_dialer,
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
+            limit=limit,
             local=local,
             from_listen_port=from_listen_port,
         )
@@ -287,7 +289,7 @@ class Host:
     async def _upgrade_punched(
         self, stream: trio.SocketStream, remote: TcpAddress, expected: PeerId | None
     ) -> LiveConnection:
-        return await self._upgrade(stream, remote, expected, "punched", from_listen_port=True)
+        return await self._upgrade(stream, remote, expected, "punched", None, from_listen_port=True)
 
     def _refusal(self, peer_id: PeerId) -> str | None:
         """Why a peer that has proved its identity may not stay, or None."""
@@ -311,6 +313,8 @@ class Host:
         for oldest in inbound[:-CONNECTIONS_PER_PEER_MAX]:
             oldest.muxer.abort("too many connections of this peer")
         self._nursery.start_soon(self._run, connection, counted_host)
+        if info.path != "relayed":
+            self._punches.on_unrelayed(info.peer_id)
         for older in several[:-1]:
             loser = loser_of(older.info, info, self._identity.peer_id)
             loser = loser or replaced_of(older.info, info)
@@ -373,6 +377,6 @@ class Host:
             stream,
             public_key=self._identity.public_key,
             listening=self._addresses,
-            observed=parse_address(observed) if observed else None,
+            observed=parse_tcp_address(observed) if observed else None,
             protocols=tuple(sorted(self._handlers)),
         )

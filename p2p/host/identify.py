@@ -9,7 +9,7 @@ import trio
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from multiaddr import Multiaddr
 
-from p2p.address import TcpAddress
+from p2p.address import Address, TcpAddress
 from p2p.errors import StreamBroken
 from p2p.host.handshake import KEY_PREFIX
 from p2p.host.stream import Stream
@@ -39,7 +39,7 @@ async def serve_identify(
     stream: Stream,
     *,
     public_key: bytes,
-    listening: tuple[TcpAddress, ...],
+    listening: tuple[Address, ...],
     observed: TcpAddress | None,
     protocols: tuple[str, ...],
 ) -> None:

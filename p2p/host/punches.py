@@ -71,6 +71,12 @@ class Punches:
         expected = self._table.find(remote, trio.current_time())
         return self._punches.get(expected.peer_id) if expected else None
 
+    def on_unrelayed(self, peer_id: PeerId) -> None:
+        """The peer has a connection without a relay, however it came about: nothing is missing."""
+        if punch := self._punches.pop(peer_id, None):
+            self._table.forget(peer_id)
+            punch.done.set()
+
     async def open(
         self, peer_id: PeerId, addresses: tuple[TcpAddress, ...], *, window_s: float
     ) -> None:
@@ -79,7 +85,10 @@ class Punches:
         Raises:
             DialError: no connection came of it; the text names the cause for each address.
         """
-        punch = self._punches[peer_id]
+        punch = self._punches.get(peer_id)
+        if punch is None:
+            # It has come in the meantime.
+            return
         deadline_s = trio.current_time() + window_s
 
         async def end_when_done() -> None:
@@ -169,5 +178,3 @@ class Punches:
                 await connection.session.aclose()
                 raise DialError(f"impostor: {connection.info.peer_id} answers there")
         self._begin(connection)
-        self._table.forget(punch.peer_id)
-        punch.done.set()

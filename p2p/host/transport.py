@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from p2p.address import TcpAddress
+from p2p.address import Address, TcpAddress
 from p2p.errors import P2PError
 from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.peer_id import PeerId
+from p2p.relay.schema import CircuitLimit
 
 
 class DialError(P2PError):
@@ -30,6 +31,8 @@ class ConnectionInfo:
     """On trio's clock."""
     record_layer: str
     """What seals the bytes: /noise, or /manyhands/aes-gcm/1 where both are faster with it."""
+    limit: CircuitLimit | None = None
+    """What a relay lets the connection carry; None when it is not relayed."""
     local: TcpAddress | None = None
     """Our end of the socket; None for a relayed connection."""
     from_listen_port: bool = False
@@ -41,11 +44,15 @@ class Transport(Protocol):
     """Connections to proven peers, and streams on them."""
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         """Where others can dial us; empty for a client."""
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
-        """Connect to the peer at one address; raises DialError (never for being connected)."""
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
+        """Connect to the peer at one address, through its relay when it names one.
+
+        Raises:
+            DialError: it does not lead to the peer; never for being connected.
+        """
 
     async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
         """A stream to a connected peer; raises StreamBroken when there is no connection."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from p2p.address import TcpAddress
+from p2p.address import Address, CircuitAddress, TcpAddress
 from p2p.errors import P2PError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
@@ -75,9 +75,11 @@ class SimTransport:
     def addresses(self) -> tuple[TcpAddress, ...]:
         return () if self._client_mode else (self.listening,)
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
         if not self._is_up:
             raise DialError("this node has crashed")
+        if isinstance(address, CircuitAddress):
+            raise DialError("a simulated network has no circuits")
         target = self._listeners.get((address.host, address.port))
         if target is None:
             await trio.sleep(2 * self._paths.default.latency_s)
