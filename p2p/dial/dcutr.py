@@ -64,13 +64,15 @@ def decode_untrusted(data: bytes) -> PunchMessage:
     """A message; raises MessageInvalid."""
     fields = fields_untrusted(data)
     number = number_untrusted(fields, 1)
-    if number not in PunchType.__members__.values():
-        raise MessageInvalid("a DCUtR message is neither CONNECT nor SYNC")
+    try:
+        kind = PunchType(number or 0)
+    except ValueError as exc:
+        raise MessageInvalid("a DCUtR message is neither CONNECT nor SYNC") from exc
     offered = fields.get(2, [])[:OFFERED_MAX]
     parsed = (_address_untrusted(one) for one in offered if isinstance(one, bytes))
     bytes_untrusted(fields, 2)
     return PunchMessage(
-        type=PunchType(number),
+        type=kind,
         addresses=tuple(dict.fromkeys(one for one in parsed if one is not None)),
         try_number=number_untrusted(fields, _TRY_FIELD),
     )

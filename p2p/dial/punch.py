@@ -50,6 +50,7 @@ _BUSY_PAUSE_S = 1.0
 _JITTER = 0.25
 _REMEMBERED_MAX = 4_096
 
+Outcome = Literal["punched", "direct", "failed"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -66,7 +67,7 @@ class PunchResult:
     """What came of punching to a peer."""
 
     peer_id: PeerId
-    outcome: Literal["punched", "direct", "failed"]
+    outcome: Outcome
     """direct: the peer could be dialed plainly, without punching."""
     began: bool
     """Whether we began, since the peer had come to us; else it had asked us."""
@@ -170,6 +171,10 @@ class PunchCore:
         self._asked.setdefault(peer_id, []).append(now_s)
         return None
 
+    def asked_lately(self, peer_id: PeerId) -> int:
+        """How often a peer has asked within the last minute, the present time included."""
+        return len(self._asked.get(peer_id, ()))
+
     def _pause_s(self, failures: int) -> float:
         pause_s = min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20), PAUSE_S_MAX)
         return pause_s * (1 + self._rng.uniform(-_JITTER, _JITTER))
@@ -203,6 +208,7 @@ def targets(
         networks: those that this machine is in.
     """
     ours = set(punchable(own))
+    hosts = {one.host for one in ours}
     near = tuple(networks)
     chosen = []
     for address in punchable(offered):
@@ -210,7 +216,8 @@ def targets(
         shared = any(ipaddress.ip_address(address.host) in network for network in near)
         if kind == "never" or not address.port or address in ours:
             continue
-        if kind == "public" or shared:
+        # In another home somebody may well have the address that we have in ours.
+        if kind == "public" or (shared and address.host not in hosts):
             chosen.append(address)
     return tuple(chosen[:TARGETS_MAX])
 

@@ -185,14 +185,21 @@ class Host:
             for connection in self._open_connections(peer_id):
                 nursery.start_soon(connection.muxer.aclose)
 
-    async def dial(self, peer_id: PeerId, address: Address) -> None:
+    async def dial(
+        self, peer_id: PeerId, address: Address, *, from_listen_port: bool = True
+    ) -> None:
+        """Connect to the peer at one address; raises DialError (never for being connected).
+
+        Args:
+            from_listen_port: False for a port of its own, which is in the way of no punch.
+        """
         if refusal := self._refusal(peer_id):
             raise DialError(refusal)
         if isinstance(address, CircuitAddress):
             await self._relayed.dial(peer_id, address)
             return
         try:
-            opened = await self._sockets.open(address)
+            opened = await self._sockets.open(address, from_listen_port=from_listen_port)
         except (OSError, ValueError) as exc:
             # ValueError: what a stranger announced as a host name need not be one.
             raise DialError(dial_cause(exc)) from exc

@@ -49,8 +49,8 @@ class DialingSockets:
                 host, port = listener.socket.getsockname()[:2]
                 self._bound.append((listener.socket.family, host, port))
 
-    async def open(self, address: TcpAddress) -> Opened:
-        """Connect, from the listening port where that can be and is of use.
+    async def open(self, address: TcpAddress, *, from_listen_port: bool = True) -> Opened:
+        """Connect, from the listening port where that is wanted, can be and is of use.
 
         Raises:
             OSError, ValueError: no socket could be connected; for several hosts the cause is a
@@ -58,8 +58,8 @@ class DialingSockets:
         """
         targets = await _resolve(address)
         if len(targets) == 1:
-            return await self._open_one(targets[0])
-        return await self._race(targets)
+            return await self._open_one(targets[0], from_listen_port)
+        return await self._race(targets, from_listen_port)
 
     async def open_to_punch(self, address: TcpAddress) -> trio.SocketStream:
         """Connect from the listening port only, wherever the address is; raises OSError."""
@@ -74,14 +74,14 @@ class DialingSockets:
             raise OSError("that is ourselves")
         return stream
 
-    async def _race(self, targets: list[Target]) -> Opened:
+    async def _race(self, targets: list[Target], from_listen_port: bool) -> Opened:
         """The first to answer; each has a head start before the next."""
         won: list[Opened] = []
         failures: list[OSError] = []
 
         async def attempt(target: Target, failed: trio.Event) -> None:
             try:
-                won.append(await self._open_one(target))
+                won.append(await self._open_one(target, from_listen_port))
                 nursery.cancel_scope.cancel()
             except OSError as exc:
                 failures.append(exc)
@@ -105,8 +105,8 @@ class DialingSockets:
         text = "no host of the name answers"
         raise OSError(text) from ExceptionGroup(text, failures)
 
-    async def _open_one(self, target: Target) -> Opened:
-        source = self._source(target, only_if_useful=True)
+    async def _open_one(self, target: Target, from_listen_port: bool) -> Opened:
+        source = self._source(target, only_if_useful=True) if from_listen_port else None
         if source is not None:
             try:
                 return Opened(await _connect(target, source), from_listen_port=True)
