@@ -120,6 +120,11 @@ class Node:
         self._peerstore.on_reached(peer_id, address)
         self._peerstore.touch(peer_id, self.wall_time_s())
 
+    def on_punched(self, peer_id: PeerId, address: TcpAddress) -> None:
+        """A hole was punched to the peer at this address: it is tried at once when it is lost."""
+        self._dialer.back_off.forgive((address.of(peer_id),))
+        self._on_reached(peer_id, address)
+
     def on_network_changed(self) -> None:
         """Our own addresses have changed: what could not be dialed before is tried again."""
         self._dialer.back_off.forgive_all()
