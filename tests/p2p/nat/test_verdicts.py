@@ -176,6 +176,15 @@ def test_who_does_not_answer_is_left_alone_for_a_minute(answer: Answer) -> None:
     assert world.verdict == "unknown"
 
 
+def test_who_has_come_back_is_asked_again_at_once() -> None:
+    world = World(ONE)
+    world.say(Answer.REFUSED)
+    world.ask()
+    assert world.core.wake_at_s(world.servers) == 60
+    world.core.on_connected(ONE.peer_id)
+    assert world.core.wake_at_s(world.servers) == 0
+
+
 def test_another_network_starts_over() -> None:
     world = World(ONE, TWO)
     for _ in range(10):
