@@ -271,7 +271,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             peerstore=peerstore,
         )
         nursery.start_soon(_watch_network, node)
-        node.relay_client = await stack.enter_async_context(open_relay_client(host))
+        node.relay_client = await stack.enter_async_context(
+            open_relay_client(host, identity.peer_id)
+        )
         if config.relay:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)

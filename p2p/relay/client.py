@@ -26,6 +26,7 @@ from p2p.relay.schema import (
     Status,
     Stop,
     StopType,
+    check_voucher_untrusted,
     decode_hop_untrusted,
     decode_stop_untrusted,
     encode_hop,
@@ -51,10 +52,10 @@ class RelayedTransport(Transport, Protocol):
 
 
 @asynccontextmanager
-async def open_relay_client(transport: RelayedTransport) -> AsyncIterator[RelayClient]:
+async def open_relay_client(transport: RelayedTransport, me: PeerId) -> AsyncIterator[RelayClient]:
     """Receive circuits from the relays that we reserve at, until the block ends."""
     async with open_service_nursery() as nursery:
-        client = RelayClient(transport, nursery)
+        client = RelayClient(transport, me, nursery)
         transport.set_handler(STOP_PROTOCOL, client.serve_stop)
         try:
             yield client
@@ -70,8 +71,9 @@ def refresh_delay_s(expires_at_s: float, now_s: float) -> float:
 class RelayClient:
     """Holds reservations, each refreshed until its relay refuses or goes."""
 
-    def __init__(self, transport: RelayedTransport, nursery: trio.Nursery) -> None:
+    def __init__(self, transport: RelayedTransport, me: PeerId, nursery: trio.Nursery) -> None:
         self._transport = transport
+        self._me = me
         self._nursery = nursery
         self._held: dict[PeerId, Reservation] = {}
         self._circuits = 0
@@ -113,6 +115,9 @@ class RelayClient:
             raise RefusedError("reservation-refused", f"status {answer.status}")
         if answer.reservation is None:
             raise MessageInvalid("the relay grants a reservation without saying until when")
+        if answer.reservation.voucher is not None:
+            # Foreign relays may send none; one that is wrong is no reservation of ours.
+            check_voucher_untrusted(answer.reservation.voucher, relay, self._me, wall_time_s())
         return answer.reservation
 
     async def _keep(self, relay: PeerId) -> None:
