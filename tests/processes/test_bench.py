@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.processes.command import ENVIRONMENT, ROOT, TEST_S_MAX, WAIT_S_MAX
-from tools.bench.processes import RivalFailed, Worker, open_pair
 from tools.bench.bulk import MEASURED
+from tools.bench.processes import RivalFailed, Worker, open_pair
 from tools.bench.rivals import NAMES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_S_MAX)]
