@@ -75,11 +75,23 @@ class NodeConfig:
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
     """What a relay gives to others; what one can spare differs."""
 
+    dial_back: bool = True
+    """Ask peers to dial us, to learn whether outsiders get through, and dial those who ask us."""
+    port_mapping: bool = True
+    """Ask the router for a port by UPnP, NAT-PMP or PCP."""
+    relays: tuple[str, ...] = ()
+    """Addresses of relays to use beside those that are found."""
+    relay_client: Literal["auto", "never", "always"] = "auto"
+    """Hold reservations at relays: auto while outsiders do not get through to us."""
+    hole_punching: bool = True
+    """Punch holes to peers that are reached through relays; it costs a few packets each."""
+    mdns: bool = False
+    """Find peers on the same local network, and be found there."""
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""
 
     def __post_init__(self) -> None:
-        for name in ("listen", "announce"):
+        for name in ("listen", "announce", "relays"):
             addresses = getattr(self, name)
             if isinstance(addresses, str):
                 raise ValueError(f"{name} takes several addresses: write ({addresses!r},)")
@@ -94,6 +106,10 @@ class NodeConfig:
                     raise ValueError(f"{name}: {exc}") from exc
         if not self.dial_timeout_s > 0:
             raise ValueError("dial_timeout_s must be positive")
+        if self.relay_client not in ("auto", "never", "always"):
+            raise ValueError(
+                f"relay_client must be auto, never or always, not {self.relay_client!r}"
+            )
         if self.record_layer not in ("auto", "noise"):
             raise ValueError(f"record_layer must be auto or noise, not {self.record_layer!r}")
         for name in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 
 import ifaddr
 import trio
@@ -68,6 +69,18 @@ def _interface_hosts(version: int) -> list[str]:
             if (4 if ip.is_IPv4 else 6) == version and not host.startswith("fe80"):
                 hosts.append(host)
     return hosts
+
+
+def interface_networks() -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks that this machine's interfaces are in, but those of single hosts."""
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            network = ipaddress.ip_network((host, ip.network_prefix), strict=False)
+            if network.num_addresses > 1 and not network.is_loopback:
+                networks.append(network)
+    return tuple(networks)
 
 
 def interface_hosts() -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class SimTransport:
         self.peer_id = peer_id
         self.listening = listening
         self._client_mode = client_mode
+        self._addresses: tuple[Address, ...] = () if client_mode else (listening,)
         self._paths = paths
         self._listeners = listeners
         self._nursery = nursery
@@ -72,7 +73,14 @@ class SimTransport:
     # Transport
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
+    def addresses(self) -> tuple[Address, ...]:
+        return self._addresses
+
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        self._addresses = addresses
+
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
         return () if self._client_mode else (self.listening,)
 
     async def dial(self, peer_id: PeerId, address: Address) -> None:
