@@ -12,7 +12,7 @@ import trio
 from p2p.address import Address, CircuitAddress, TcpAddress
 from p2p.errors import P2PError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
-from p2p.host.transport import ConnectionInfo, DialError
+from p2p.host.transport import ConnectionInfo, DialError, Identified, OnIdentified
 from p2p.peer_id import PeerId, short
 from p2p.testing.connection import ConnectionEnd
 from p2p.testing.lane import Lane, Mailbox
@@ -63,6 +63,8 @@ class SimTransport:
         self._silence_s_max = silence_s_max
         self._on_handler_error = on_handler_error
         self._mailbox = Mailbox(peer_id)
+        self.on_identified: list[OnIdentified] = []
+        """Told nothing: simulated peers do not ask each other who they are."""
         self._handlers: dict[str, StreamHandler] = {}
         self._ends: dict[ConnectionEnd, None] = {}
         self._open_ends: dict[PeerId, list[ConnectionEnd]] = {}
@@ -111,6 +113,9 @@ class SimTransport:
             raise StreamBroken(f"no connection to {short(peer_id)}")
         # The newest: the peer may have come back while we still hold a dead connection.
         return ends[-1].open_stream(protocol)
+
+    def identified(self, peer_id: PeerId) -> Identified | None:
+        return None
 
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         if handler is None:
