@@ -46,7 +46,7 @@ from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.portal import CallerJobs, Portal
-from p2p.relay.reservations import RelayLimits
+from p2p.relay.limits import RelayLimits
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 

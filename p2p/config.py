@@ -10,7 +10,7 @@ from p2p.address import parse_address, parse_tcp_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
-from p2p.relay.reservations import RelayLimits
+from p2p.relay.limits import RelayLimits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -279,7 +279,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             dial_timeout_s=config.dial_timeout_s,
             peerstore=peerstore,
         )
-        node.relay_client = await stack.enter_async_context(open_relay_client(host))
+        node.relay_client = await stack.enter_async_context(
+            open_relay_client(host, identity.peer_id)
+        )
         if config.relay:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)
