@@ -63,8 +63,6 @@ class SimTransport:
         self._silence_s_max = silence_s_max
         self._on_handler_error = on_handler_error
         self._mailbox = Mailbox(peer_id)
-        self.on_identified: list[OnIdentified] = []
-        """Told nothing: simulated peers do not ask each other who they are."""
         self._handlers: dict[str, StreamHandler] = {}
         self._ends: dict[ConnectionEnd, SimTransport] = {}
         self.on_identified: list[OnIdentified] = []
@@ -115,9 +113,6 @@ class SimTransport:
             raise StreamBroken(f"no connection to {short(peer_id)}")
         # The newest: the peer may have come back while we still hold a dead connection.
         return ends[-1].open_stream(protocol)
-
-    def identified(self, peer_id: PeerId) -> Identified | None:
-        return None
 
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         if handler is None:
