@@ -37,6 +37,11 @@ def require() -> None:
             )
 
 
+def _match(version: int) -> str:
+    """A question in this version: the first byte behind the headers of IP and UDP."""
+    return f"-p udp --dport 5351 -m u32 --u32 28>>24={version}"
+
+
 class Home:
     """Four or five namespaces, and what runs in them."""
 
@@ -61,20 +66,18 @@ class Home:
             self._ip("router", f"link set dev {name} master lan")
             self._ip(name, f"address add {address}/24 dev eth0")
             self._ip(name, f"route add default via {ROUTER}")
-        if self.wan == WAN:
-            self._link("router", "wan", "outside", "eth0")
-        else:
+        far, far_end, gateway = ("outside", "eth0", OUTSIDE)
+        if self.wan != WAN:
+            far, far_end, gateway = ("carrier", "lan", self._carrier)
             namespaces.add(self._prefix + "carrier")
-            self._link("router", "wan", "carrier", "lan")
             self._link("carrier", "wan", "outside", "eth0")
-            self._ip("carrier", f"address add {self._carrier}/24 dev lan")
             self._ip("carrier", f"address add {WAN}/24 dev wan")
-            self._ip("router", f"address add {self.wan}/24 dev wan")
-            self._ip("router", f"route add default via {self._carrier}")
+        self._link("router", "wan", far, far_end)
+        self._ip("router", f"address add {self.wan}/24 dev wan")
+        self._ip("router", f"route add default via {gateway}")
+        if self.wan != WAN:
+            self._ip("carrier", f"address add {self._carrier}/24 dev lan")
             self._masquerade("carrier")
-        if self.wan == WAN:
-            self._ip("router", f"address add {WAN}/24 dev wan")
-            self._ip("router", f"route add default via {OUTSIDE}")
         self._ip("outside", f"address add {OUTSIDE}/24 dev eth0")
         self._masquerade("router")
         self.start_router()
@@ -91,8 +94,7 @@ class Home:
         self._iptables("router", "-I FORWARD -i wan ! -o wan -j MINIUPNPD")
         for protocol, version in _VERSIONS.items():
             if protocol not in self._speaks:
-                match = f"-p udp --dport 5351 -m u32 --u32 28>>24={version}"
-                self._iptables("router", f"-I INPUT {match} -j DROP")
+                self._iptables("router", f"-I INPUT {_match(version)} -j DROP")
         if not self._speaks:
             return
         natpmp = "yes" if self._speaks & _VERSIONS.keys() else "no"
@@ -133,6 +135,16 @@ class Home:
         """Start a program of the tests on one of the machines, with pipes of text."""
         return self._start(name, [sys.executable, "-m", module, *arguments])
 
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """The command line that runs another one on one of the machines."""
+        return ["ip", "netns", "exec", self._prefix + name, *arguments]
+
+    def open_firewall(self) -> None:
+        """Let the router itself hear every version of the protocols over UDP."""
+        for protocol, version in _VERSIONS.items():
+            if protocol not in self._speaks:
+                self._iptables("router", f"-D INPUT {_match(version)} -j DROP")
+
     def mappings(self) -> str:
         """The router's own list of mapped ports."""
         return self._iptables("router", "-t nat -S MINIUPNPD")
@@ -153,7 +165,7 @@ class Home:
     ) -> subprocess.Popen[str]:
         with (stderr or Path("/dev/stderr")).open("a") as errors:
             process = subprocess.Popen(
-                ["ip", "netns", "exec", self._prefix + name, *command],
+                self.command(name, *map(str, command)),
                 cwd=ROOT,
                 env=None if stderr else ENVIRONMENT,
                 stdin=subprocess.PIPE,

@@ -318,4 +318,3 @@ class Keeper:
     def _drop_jobs(self) -> None:
         self._waiting_for.clear()
         self._due.clear()
-

@@ -83,6 +83,9 @@ def open_igd(table: Table) -> Iterator[Table]:
             self.answer(200, _description(table))
 
         def do_POST(self) -> None:
+            if self.path != "/control":
+                self.answer(404, b"")
+                return
             text = self.rfile.read(int(self.headers["Content-Length"])).decode("ascii")
             action = self.headers["SOAPAction"].strip('"').rpartition("#")[2]
             arguments = dict(re.findall(r"<(New\w+)>([^<]*)</New", text))

@@ -437,7 +437,9 @@ def test_a_router_that_says_anything_at_all_is_not_asked_without_end(
         lambda job: driver.keeper.on_failed(job, Failed(rng.choice(list(Failure))), driver.now_s),
         lambda job: driver.keeper.on_granted(
             job,
-            Granted("5.6.7.10", rng.randint(1, 65_535), rng.randint(10, 3_600), rng.getrandbits(32)),
+            Granted(
+                "5.6.7.10", rng.randint(1, 65_535), rng.randint(10, 3_600), rng.getrandbits(32)
+            ),
             driver.now_s,
         ),
     )
