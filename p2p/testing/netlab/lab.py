@@ -276,6 +276,8 @@ class Netlab:
         # After the rules, which load connection tracking: a flow in the middle that the router
         # does not know is none of its own.
         _set(namespace, {"ipv4/ip_forward": 1, "netfilter/nf_conntrack_tcp_loose": 0})
+        # Where the kernel has it, what stays inside would be routed by the rules, too.
+        _set(namespace, {"bridge/bridge-nf-call-iptables": 0}, only_if_there=True)
         self.routers[name] = router
         return router
 
@@ -330,7 +332,11 @@ def _check_addresses(addresses: str, policy: Policy, parent: Router | None) -> N
         parent = parent.parent
 
 
-def _set(namespace: str, settings: Mapping[str, int]) -> None:
+def _set(
+    namespace: str, settings: Mapping[str, int], *, only_if_there: bool = False
+) -> None:
     """Write settings of a namespace's network into the kernel."""
     lines = [f"echo {value} > /proc/sys/net/{name}" for name, value in settings.items()]
+    if only_if_there:
+        lines = [f"test ! -e {line.split(' > ')[1]} || {line}" for line in lines]
     namespaces.run("ip", "netns", "exec", namespace, "sh", "-ec", "\n".join(lines))

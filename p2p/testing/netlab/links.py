@@ -104,7 +104,8 @@ class Carrier:
                 start_new_session=True,
             )
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         print(json.dumps(command), file=stdin, flush=True)
         line = stdout.readline()
         if not line:
