@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,10 +50,11 @@ def test_a_cut_says_nothing_to_sockets_that_are_open_or_opened(lab: Netlab, cut:
     for heard in tries:
         assert [line_of(heard), line_of(heard)] == ["TimeoutError"] * 2
     assert talker.poll() is answerer.poll() is None
+    healed_s = time.monotonic()
     link.heal()
     link.heal()
     # What was dropped comes again; the connection has survived.
-    assert float(line_of(talker)) >= time.monotonic() - cut_s - 1
+    assert float(line_of(talker)) >= healed_s - cut_s - 1
     heard = start(alice, programs.TRY_ALL, bob.address, SILENCE_S)
     assert [line_of(heard), line_of(heard)] == ["ConnectionRefusedError"] * 2
 
@@ -118,7 +120,7 @@ def test_leaving_removes_everything_whatever_happened(lab: Netlab) -> None:
         ours = [name for name in namespaces.names(owner) if name not in before]
         assert len(ours) == 3
         processes = processes_in(ours)
-        # The sleeper, the carrier of packets, and the gateway daemon.
+        # The sleeper, the emulator of links, and the gateway daemon.
         assert len(processes) == 3
         assert len(folders_of(owner)) == len(folders) + 1
         raise ZeroDivisionError
@@ -161,7 +163,7 @@ def _owner_of(process: psutil.Process) -> str:
 
 def test_without_root_or_iproute2_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(namespaces.os, "geteuid", lambda: 1000)
+        patch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(NetlabUnavailable, match=r"needs root|iproute2"), open_netlab():
             pass
     monkeypatch.setenv("PATH", "")

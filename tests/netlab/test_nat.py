@@ -93,7 +93,7 @@ def outcomes(world: World) -> dict[Situation, Outcome]:
     # The onlooker is known at its own port only: from another one it is a stranger.
     strangers = {situation: dial(onlooker, world.outside(situation)) for situation in heard}
     return {
-        situation: Outcome(*both, strangers=line_of(strangers[situation]))
+        situation: Outcome(both[0], both[1], line_of(strangers[situation]))
         for situation, both in heard.items()
     }
 

@@ -32,7 +32,7 @@ from typing import Literal
 from p2p.testing.netlab import namespaces
 from p2p.testing.netlab.gateway import start_gateway
 from p2p.testing.netlab.hosts import Host
-from p2p.testing.netlab.links import Carrier, End, Link, Uplink
+from p2p.testing.netlab.links import Emulator, End, Link, Uplink
 from p2p.testing.netlab.nat import LAN, WAN, NatKind, Policy, rules
 from p2p.testing.netlab.networks import Attachment, Network
 
@@ -195,8 +195,10 @@ class Netlab:
         self._macs = itertools.count(1)
         self._public_inside = itertools.count(1)
         namespace = prefix + INTERNET
-        self._carrier = Carrier(namespace, seed)
-        self._internet = Network(namespace, _INTERNET_ADDRESSES, bridge=None, carrier=self._carrier)
+        self._emulator = Emulator(namespace, seed)
+        self._internet = Network(
+            namespace, _INTERNET_ADDRESSES, bridge=None, emulator=self._emulator
+        )
         namespaces.add(namespace)
         namespaces.ip(namespace, f"address add {self._internet.gateway}/32 dev lo")
         _set(namespace, {"ipv4/ip_forward": 1})
@@ -262,7 +264,7 @@ class Netlab:
             namespace, WAN, link, macs
         )
         bridge = End(namespace, LAN, mac)
-        inside = Network(namespace, addresses, bridge=bridge, carrier=self._carrier)
+        inside = Network(namespace, addresses, bridge=bridge, emulator=self._emulator)
         namespaces.ip(
             namespace,
             # Without a querier among us a bridge that snoops would keep multicast from some.
@@ -293,7 +295,7 @@ class Netlab:
             host.stop_processes()
         for router in self.routers.values():
             router.close()
-        self._carrier.close()
+        self._emulator.close()
         for name in namespaces.names(self._prefix):
             namespaces.remove(name)
 
@@ -332,9 +334,7 @@ def _check_addresses(addresses: str, policy: Policy, parent: Router | None) -> N
         parent = parent.parent
 
 
-def _set(
-    namespace: str, settings: Mapping[str, int], *, only_if_there: bool = False
-) -> None:
+def _set(namespace: str, settings: Mapping[str, int], *, only_if_there: bool = False) -> None:
     """Write settings of a namespace's network into the kernel."""
     lines = [f"echo {value} > /proc/sys/net/{name}" for name, value in settings.items()]
     if only_if_there:
