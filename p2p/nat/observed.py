@@ -173,15 +173,21 @@ class Observations:
         self, kind: str, about: Literal["host", "listen", "mapping"] = "host"
     ) -> list[_Observation]:
         """The last that each observer's host said in one family: our address may have changed."""
+        ours = [one for one in self._held.values() if one.seen.kind == kind]
+        # Who sees another host by now, through whatever port, no more stands for the old one.
+        host_now = {
+            (_observer_key(one.observer_host), one.local.host): one.seen.host for one in ours
+        }
         latest: dict[str, _Observation] = {}
-        for one in self._held.values():
+        for one in ours:
+            observer = _observer_key(one.observer_host)
             fits = {
                 "host": True,
                 "listen": one.uses_listen_port,
                 "mapping": one.shows_mapping,
             }[about]
-            if fits and one.seen.kind == kind:
-                latest[_observer_key(one.observer_host)] = one
+            if fits and host_now[observer, one.local.host] == one.seen.host:
+                latest[observer] = one
         return list(latest.values())
 
 

@@ -156,6 +156,18 @@ def test_a_new_address_takes_over_as_soon_as_two_say_so() -> None:
     assert world.all.confirmed() == (moved,)
 
 
+def test_another_host_seen_through_another_port_ends_the_old_address() -> None:
+    world = World()
+    for observer in ("5.6.7.1", "5.6.8.1"):
+        world.see(observer, OUTSIDE)
+    world.now_s = 10.0
+    # The listening port is taken by what is left of the old connection.
+    for observer in ("5.6.7.1", "5.6.8.1"):
+        world.see(observer, TcpAddress("ip4", "8.8.4.4", 999), from_listen_port=False)
+    assert world.all.confirmed() == world.all.suspected() == ()
+    assert world.all.external_host("ip4") == "8.8.4.4"
+
+
 def test_what_was_seen_outlives_its_connection_for_a_while() -> None:
     world = World()
     for observer in ("5.6.7.1", "5.6.8.1"):
