@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.host.budget import Budget
-from p2p.host.yamux import (
-    INBOUND_STREAMS_MAX,
-    UNREAD_BYTES_MAX,
-    UNSENT_FLOOR_BYTES,
-    YamuxSession,
-)
+from p2p.host.yamux import INBOUND_STREAMS_MAX, YamuxSession
 from p2p.host.yamux_control import ANSWERS_MAX
 from p2p.host.yamux_frame import (
     ACK,
@@ -26,6 +21,7 @@ from p2p.host.yamux_frame import (
     WINDOW_UPDATE,
     YamuxViolation,
 )
+from p2p.host.yamux_streams import UNREAD_BYTES_MAX, UNSENT_FLOOR_BYTES
 from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.wires import Frame, frames_of, listener, opened, outgoing, wire
 
