@@ -144,6 +144,7 @@ def every_tie(dtype: str) -> np.ndarray:
     return np.concatenate([values, -values, np.array([np.inf, -np.inf], np.float32)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_every_tie_goes_to_even(dtype: str) -> None:
     flat = every_tie(dtype)
