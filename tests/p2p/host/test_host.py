@@ -361,6 +361,7 @@ async def test_ping_sends_back_what_it_gets(
         await stream.receive_some()
 
 
+@pytest.mark.slow
 async def test_handlers_that_outlive_a_connection_count_against_its_peer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

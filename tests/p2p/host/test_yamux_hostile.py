@@ -122,6 +122,7 @@ def test_answers_that_go_out_do_not_add_up() -> None:
         outgoing(session)
 
 
+@pytest.mark.slow
 def test_single_bytes_do_not_cost_many_times_their_size() -> None:
     session = listener()
     stream_id = opened(session)
