@@ -46,6 +46,8 @@ from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.portal import CallerJobs, Portal
+from p2p.relay.directory import open_relay_directory
+from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
@@ -80,6 +82,7 @@ __all__ = [
     "RecordInvalid",
     "RecordValidator",
     "RefusedError",
+    "RelayKeeper",
     "RelayLimits",
     "RemoteError",
     "RpcCall",
@@ -95,6 +98,7 @@ __all__ = [
     "open_dht",
     "open_guest",
     "open_node",
+    "open_relay_directory",
     "open_service_nursery",
     "owned_subkey",
     "parse_peer_id_untrusted",

@@ -131,6 +131,30 @@ def node(
     ] = None,
     initial_peers: InitialPeers = None,
     private: Private = None,
+    relay: Annotated[
+        bool, typer.Option("--relay", help="Pass bytes on between peers that cannot meet.")
+    ] = False,
+    relay_peers: Annotated[
+        int | None, typer.Option(min=1, help="Peers that may hold a reservation at once.")
+    ] = None,
+    relay_circuits: Annotated[
+        int | None, typer.Option(min=1, help="Circuits at once, in all.")
+    ] = None,
+    relay_rate: Annotated[
+        float | None, typer.Option(min=0.01, help="MB/s that all circuits carry together.")
+    ] = None,
+    relay_hourly: Annotated[
+        float | None, typer.Option(min=0.001, help="GB that all circuits carry in an hour.")
+    ] = None,
+    relay_circuit_rate: Annotated[
+        float | None, typer.Option(min=0.01, help="MB/s that one circuit carries.")
+    ] = None,
+    relay_circuit_size: Annotated[
+        float | None, typer.Option(min=0.1, help="MB that one circuit carries each way.")
+    ] = None,
+    relay_circuit_minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="How long one circuit lasts, idle or not.")
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
@@ -145,9 +169,9 @@ def node(
     It listens on all interfaces at port 31337 unless told otherwise, keeps its identity from one
     start to the next, trains nothing, and runs until Ctrl-C.
 
-    Example: manyhands node --listen /ip4/0.0.0.0/tcp/4001
+    Example: manyhands node --listen /ip4/0.0.0.0/tcp/4001 --relay --relay-rate 10
     """
-    from tools.node import NodeOptions, run_node
+    from tools.node import NodeOptions, relay_limits, run_node
 
     _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
     run_node(
@@ -157,6 +181,16 @@ def node(
             identity_path=identity,
             initial_peers=_split(initial_peers),
             private_path=private,
+            relay=relay,
+            relay_limits=relay_limits(
+                peers=relay_peers,
+                circuits=relay_circuits,
+                megabytes_per_s=relay_rate,
+                gigabytes_per_hour=relay_hourly,
+                circuit_megabytes_per_s=relay_circuit_rate,
+                circuit_megabytes=relay_circuit_size,
+                circuit_minutes=relay_circuit_minutes,
+            ),
             metrics_port=metrics_port,
             as_json=as_json,
         )
