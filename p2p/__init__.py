@@ -41,7 +41,7 @@ from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
-from p2p.nat import NetReport
+from p2p.nat import AddressReport, NetReport, PortMapping, RelayReport
 from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
@@ -56,6 +56,7 @@ __all__ = [
     "AccessConfig",
     "AccessError",
     "AddressInvalid",
+    "AddressReport",
     "Attempt",
     "CallTimeout",
     "CallerJobs",
@@ -76,6 +77,7 @@ __all__ = [
     "P2PError",
     "Path",
     "PeerId",
+    "PortMapping",
     "Portal",
     "PortalClosed",
     "PutReport",
@@ -84,6 +86,7 @@ __all__ = [
     "RefusedError",
     "RelayKeeper",
     "RelayLimits",
+    "RelayReport",
     "RemoteError",
     "RpcCall",
     "RpcClient",
