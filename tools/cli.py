@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tools import relay_options
 from tools.access import Private
 from tools.access import app as access
 from tools.bench.command import app as bench
@@ -131,30 +132,14 @@ def node(
     ] = None,
     initial_peers: InitialPeers = None,
     private: Private = None,
-    relay: Annotated[
-        bool, typer.Option("--relay", help="Pass bytes on between peers that cannot meet.")
-    ] = False,
-    relay_peers: Annotated[
-        int | None, typer.Option(min=1, help="Peers that may hold a reservation at once.")
-    ] = None,
-    relay_circuits: Annotated[
-        int | None, typer.Option(min=1, help="Circuits at once, in all.")
-    ] = None,
-    relay_rate: Annotated[
-        float | None, typer.Option(min=0.01, help="MB/s that all circuits carry together.")
-    ] = None,
-    relay_hourly: Annotated[
-        float | None, typer.Option(min=0.001, help="GB that all circuits carry in an hour.")
-    ] = None,
-    relay_circuit_rate: Annotated[
-        float | None, typer.Option(min=0.01, help="MB/s that one circuit carries.")
-    ] = None,
-    relay_circuit_size: Annotated[
-        float | None, typer.Option(min=0.1, help="MB that one circuit carries each way.")
-    ] = None,
-    relay_circuit_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="How long one circuit lasts, idle or not.")
-    ] = None,
+    relay: relay_options.Relay = False,
+    relay_peers: relay_options.Peers = None,
+    relay_circuits: relay_options.Circuits = None,
+    relay_rate: relay_options.Rate = None,
+    relay_hourly: relay_options.Hourly = None,
+    relay_circuit_rate: relay_options.CircuitRate = None,
+    relay_circuit_size: relay_options.CircuitSize = None,
+    relay_circuit_minutes: relay_options.CircuitMinutes = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import trio
 
-from p2p import RelayLimits, open_dht, open_node, open_relay_directory
+from p2p import (
+    RELAYS_VALIDATOR,
+    DhtConfig,
+    RelayLimits,
+    open_dht,
+    open_node,
+    open_relay_directory,
+)
 from tools.access import private_config
 from tools.addresses import farthest_first, join_command
 from tools.failures import CommandError
@@ -96,7 +103,7 @@ async def _serve(options: NodeOptions) -> None:
     )
     async with (
         open_node(config) as node,
-        open_dht(node, initial_peers=options.initial_peers) as dht,
+        open_dht(node, DhtConfig(validators=(RELAYS_VALIDATOR,)), options.initial_peers) as dht,
         open_relay_directory(node, dht),
     ):
         addresses = farthest_first(node.addresses)
