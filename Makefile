@@ -20,6 +20,9 @@ FUZZ_SECONDS ?= 600
 
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
+# Python keeps what it compiled, even where a shell says otherwise: the tests start hundreds of
+# processes, and pytest takes longer to compile the tests than to run most of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test fuzz check bench netlab soak interop docs lint format types layers clean
 
@@ -73,7 +76,7 @@ format: setup ## reformat, and mend what ruff can mend
 bench: setup ## measure rounds of averaging beside gloo, 15 minutes at most; prints a table
 	@$(BIN)/manyhands bench allreduce
 
-netlab: setup netlab-setup ## cut and slow links in real network namespaces; needs root
+netlab: setup netlab-setup ## NAT, and links that fail, in real network namespaces; needs root
 	@$(BIN)/pytest -rs -s tests/netlab
 
 .PHONY: netlab-setup
