@@ -46,11 +46,14 @@ from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.portal import CallerJobs, Portal
+from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
+from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 
 __all__ = [
+    "RELAYS_VALIDATOR",
     "AccessConfig",
     "AccessError",
     "AddressInvalid",
@@ -82,6 +85,7 @@ __all__ = [
     "RecordInvalid",
     "RecordValidator",
     "RefusedError",
+    "RelayKeeper",
     "RelayLimits",
     "RelayReport",
     "RemoteError",
@@ -98,6 +102,7 @@ __all__ = [
     "open_dht",
     "open_guest",
     "open_node",
+    "open_relay_directory",
     "open_service_nursery",
     "owned_subkey",
     "parse_peer_id_untrusted",

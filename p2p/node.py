@@ -28,6 +28,7 @@ from p2p.peerstore import Peerstore, is_dialable
 if TYPE_CHECKING:
     from p2p.nat.whereabouts import Whereabouts
     from p2p.relay.client import RelayClient
+    from p2p.relay.keeper import RelayKeeper
     from p2p.relay.server import RelayServer
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Node:
         self.offload = offload
         self.relay_client: RelayClient | None = None
         """Reserves at relays, so that others reach us through them; None in simulations."""
+        self.relay_keeper: RelayKeeper | None = None
+        """Holds reservations at relays, if this node may need any."""
         self.relay_server: RelayServer | None = None
         """The relay that this node serves as, if it does."""
         self.whereabouts: Whereabouts | None = None

@@ -64,6 +64,7 @@ async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterato
                     wanted=RELAYS_WANTED if config.relay_client == "always" else 0,
                 )
             )
+            node.relay_keeper = keeper
             if config.relay_client == "auto":
                 nursery = await stack.enter_async_context(open_service_nursery())
                 nursery.start_soon(_want_relays_while_private, here, keeper)

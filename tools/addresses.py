@@ -7,16 +7,21 @@ from collections.abc import Iterable
 
 
 def farthest_first(addresses: Iterable[str]) -> tuple[str, ...]:
-    """Sort multiaddresses so that those which more computers can dial come first."""
+    """Sort multiaddresses so that those which more computers can dial come first.
 
-    def nearness(address: str) -> int:
+    A way through a relay reaches as far as the relay's own address, and comes after direct ones
+    that do.
+    """
+
+    def nearness(address: str) -> float:
+        detour = 0.5 if "/p2p-circuit" in address else 0.0
         try:
             host = ipaddress.ip_address(address.split("/")[2])
         except (IndexError, ValueError):
-            return 0  # a name: whoever announces one means it for others
+            return detour  # a name: whoever announces one means it for others
         if host.is_loopback or host.is_link_local:
-            return 2
-        return 1 if host.is_private else 0
+            return 2 + detour
+        return (1 if host.is_private else 0) + detour
 
     return tuple(sorted(addresses, key=nearness))
 

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from tools import relay_options
 from tools.access import Private
 from tools.access import app as access
 from tools.bench.command import app as bench
@@ -132,6 +133,14 @@ def node(
     ] = None,
     initial_peers: InitialPeers = None,
     private: Private = None,
+    relay: relay_options.Relay = False,
+    relay_peers: relay_options.Peers = None,
+    relay_circuits: relay_options.Circuits = None,
+    relay_rate: relay_options.Rate = None,
+    relay_hourly: relay_options.Hourly = None,
+    relay_circuit_rate: relay_options.CircuitRate = None,
+    relay_circuit_size: relay_options.CircuitSize = None,
+    relay_circuit_minutes: relay_options.CircuitMinutes = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
@@ -146,9 +155,9 @@ def node(
     It listens on all interfaces at port 31337 unless told otherwise, keeps its identity from one
     start to the next, trains nothing, and runs until Ctrl-C.
 
-    Example: manyhands node --listen /ip4/0.0.0.0/tcp/4001
+    Example: manyhands node --listen /ip4/0.0.0.0/tcp/4001 --relay --relay-rate 10
     """
-    from tools.node import NodeOptions, run_node
+    from tools.node import NodeOptions, relay_limits, run_node
 
     _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
     run_node(
@@ -158,6 +167,16 @@ def node(
             identity_path=identity,
             initial_peers=_split(initial_peers),
             private_path=private,
+            relay=relay,
+            relay_limits=relay_limits(
+                peers=relay_peers,
+                circuits=relay_circuits,
+                megabytes_per_s=relay_rate,
+                gigabytes_per_hour=relay_hourly,
+                circuit_megabytes_per_s=relay_circuit_rate,
+                circuit_megabytes=relay_circuit_size,
+                circuit_minutes=relay_circuit_minutes,
+            ),
             metrics_port=metrics_port,
             as_json=as_json,
         )

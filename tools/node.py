@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
-from p2p import open_dht, open_node
+from p2p import (
+    RELAYS_VALIDATOR,
+    DhtConfig,
+    RelayLimits,
+    open_dht,
+    open_node,
+    open_relay_directory,
+)
 from tools.access import private_config
 from tools.addresses import farthest_first, join_command
 from tools.failures import CommandError
@@ -32,10 +39,43 @@ class NodeOptions:
     """Other nodes of the same swarm."""
     private_path: Path | None = None
     """File that says who may connect; None lets everybody in."""
+    relay: bool = False
+    """Serve as a relay, too: pass bytes on between others."""
+    relay_limits: RelayLimits = field(default_factory=RelayLimits)
+    """What the relay gives to others."""
     metrics_port: int | None = None
     """Where to serve Prometheus metrics, on loopback; None serves none."""
     as_json: bool = False
     """Print one JSON object when ready instead of a page for people."""
+
+
+def relay_limits(
+    *,
+    peers: int | None = None,
+    circuits: int | None = None,
+    megabytes_per_s: float | None = None,
+    gigabytes_per_hour: float | None = None,
+    circuit_megabytes_per_s: float | None = None,
+    circuit_megabytes: float | None = None,
+    circuit_minutes: float | None = None,
+) -> RelayLimits:
+    """The limits that an operator names, in the units of people; the others as they are.
+
+    What one peer may have is never more than what all may have together.
+    """
+    named = {
+        "reservations_max": peers,
+        "circuits_max": circuits,
+        "bytes_per_s": megabytes_per_s and megabytes_per_s * 1e6,
+        "bytes_per_hour": gigabytes_per_hour and gigabytes_per_hour * 1e9,
+        "circuit_bytes_per_s": circuit_megabytes_per_s and circuit_megabytes_per_s * 1e6,
+        "circuit_bytes_each_way": circuit_megabytes and circuit_megabytes * 1e6,
+        "circuit_duration_s": circuit_minutes and circuit_minutes * 60,
+    }
+    usual = RelayLimits()
+    limits = replace(usual, **{name: int(value) for name, value in named.items() if value})
+    # Twice a circuit's rate for a peer with several, as it is unless the operator changes it.
+    return replace(limits, peer_bytes_per_s=2 * limits.circuit_bytes_per_s)
 
 
 def run_node(options: NodeOptions) -> None:
@@ -57,14 +97,22 @@ async def _serve(options: NodeOptions) -> None:
         announce=options.announce,
         identity_path=identity_path,
         # Beside the key, so that a node that starts again knows whom to call.
+        relay=options.relay,
+        relay_limits=options.relay_limits,
         peerstore_path=identity_path.with_name(f"{identity_path.name}.peers"),
     )
-    async with open_node(config) as node, open_dht(node, initial_peers=options.initial_peers):
+    async with (
+        open_node(config) as node,
+        open_dht(node, DhtConfig(validators=(RELAYS_VALIDATOR,)), options.initial_peers) as dht,
+        open_relay_directory(node, dht),
+    ):
         addresses = farthest_first(node.addresses)
         if options.as_json:
             print_json({"peer_id": node.peer_id, "addresses": addresses})
         else:
             _welcome(node.peer_id, addresses)
+            if options.relay:
+                _tell_limits(options.relay_limits)
         await trio.sleep_forever()
 
 
@@ -79,6 +127,18 @@ def _welcome(peer_id: str, addresses: tuple[str, ...]) -> None:
         if addresses[0] != addresses[-1]:
             screen.print(f"On this computer this works too: {join_command(addresses[-1])}")
     screen.print("Ctrl-C stops the node.")
+
+
+def _tell_limits(limits: RelayLimits) -> None:
+    screen = console()
+    screen.print(
+        f"It serves as a relay: {limits.reservations_max} peers, {limits.circuits_max} circuits, "
+        f"{limits.bytes_per_s / 1e6:.0f} MB/s and {limits.bytes_per_hour / 1e9:.0f} GB an hour "
+        f"in all; each circuit {limits.circuit_bytes_per_s / 1e6:.1f} MB/s, "
+        f"{limits.circuit_bytes_each_way / 1e6:.0f} MB each way, "
+        f"{limits.circuit_duration_s / 60:.0f} minutes.",
+        highlight=False,
+    )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,17 @@ from types import TracebackType
 import torch
 from torch import nn
 
-from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, Portal, open_dht, open_node
+from p2p import (
+    Dht,
+    DhtConfig,
+    Node,
+    NodeConfig,
+    PeerId,
+    Portal,
+    open_dht,
+    open_node,
+    open_relay_directory,
+)
 from training.config import SwarmConfig
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
@@ -157,7 +167,11 @@ def join(
 async def _open_network(
     node_config: NodeConfig, dht_config: DhtConfig, initial_peers: tuple[str, ...]
 ) -> AsyncIterator[tuple[Node, Dht]]:
-    async with open_node(node_config) as node, open_dht(node, dht_config, initial_peers) as dht:
+    async with (
+        open_node(node_config) as node,
+        open_dht(node, dht_config, initial_peers) as dht,
+        open_relay_directory(node, dht),
+    ):
         yield node, dht
 
 

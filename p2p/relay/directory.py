@@ -53,19 +53,17 @@ RELAYS_VALIDATOR = SchemaValidator(key_pattern=RELAYS_KEY, kind=RelayRecord, own
 
 
 @asynccontextmanager
-async def open_relay_directory(
-    node: Node, dht: Dht, keeper: RelayKeeper | None = None
-) -> AsyncIterator[None]:
-    """Announce the node while it serves as a relay that the public can dial, until the block ends.
+async def open_relay_directory(node: Node, dht: Dht) -> AsyncIterator[None]:
+    """Announce the node if it serves as a relay, and find relays for its keeper if it has one.
 
-    Args:
-        keeper: gets the relays that are found, whenever it is short of them.
+    A relay is announced while the public can dial it; relays are looked for whenever the keeper is
+    short of them.
     """
     async with open_service_nursery() as nursery:
         if node.relay_server is not None:
             nursery.start_soon(_announce_always, node, dht)
-        if keeper is not None:
-            nursery.start_soon(_look_always, node, dht, keeper)
+        if node.relay_keeper is not None:
+            nursery.start_soon(_look_always, node, dht, node.relay_keeper)
         yield
 
 

@@ -19,7 +19,6 @@ from p2p.address import (
 )
 from p2p.binary_address import tcp_address_of_untrusted
 from p2p.errors import AddressInvalid, MessageInvalid, P2PError, RefusedError
-from p2p.host.identify import PING_PROTOCOL
 from p2p.host.transport import ConnectionInfo, Identified, OnIdentified, Transport
 from p2p.nat.report import RelayReport
 from p2p.node import Node
@@ -217,6 +216,9 @@ class RelayKeeper:
 
     async def _ping(self, peer_id: PeerId) -> float:
         """The shortest of a few round trips; the first holds the agreement on the protocol."""
+        # Imported here because it loads py-libp2p, which simulations do without.
+        from p2p.host.identify import PING_PROTOCOL
+
         stream = await self._node.open_stream(peer_id, PING_PROTOCOL)
         times_s = []
         try:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from p2p import MessageInvalid
+import random
+
+from p2p import MessageInvalid, encode
 from p2p.address import TcpAddress
+from p2p.dht import Entry
 from p2p.dial import dcutr
+from p2p.relay.directory import RelayRecord, found_untrusted
+from p2p.relay.keeper import _dialable_untrusted
+from p2p.relay.protobuf import bytes_untrusted, fields_untrusted
 from p2p.relay.schema import (
     CircuitLimit,
     Hop,
     Reservation,
     Stop,
+    check_voucher_untrusted,
     decode_hop_untrusted,
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
     framed,
     read_message_untrusted,
+    voucher,
 )
-from tests.fuzz.known import ALICE
+from tests.fuzz.known import ALICE, BOB
 from tests.fuzz.target import EndOfInput, InputStream, Target, finish
 
 LIMIT = CircuitLimit(duration_s=60, bytes_each_way=1_000)
@@ -28,6 +36,9 @@ HOP = Hop(
     limit=LIMIT,
     status=100,
 )
+NOW_S = 1_800_000_000.0
+VOUCHER = voucher(ALICE, BOB.peer_id, int(NOW_S) + 60)
+VOUCHER_PAYLOAD = bytes_untrusted(fields_untrusted(VOUCHER), 3) or b"none"
 STOP = Stop(type=0, peer_id=ALICE.peer_id, limit=LIMIT, status=100)
 
 CONNECT = dcutr.PunchMessage(
@@ -79,6 +90,23 @@ def run_dcutr_framed(data: bytes) -> None:
         assert message.type is kind
 
 
+def run_voucher(data: bytes) -> None:
+    try:
+        check_voucher_untrusted(data, ALICE.peer_id, BOB.peer_id, NOW_S)
+    except MessageInvalid:
+        return
+    # Only what alice has signed for bob passes; the envelope around it may differ.
+    assert VOUCHER_PAYLOAD in data
+
+
+def run_directory(data: bytes) -> None:
+    entries = {"any": Entry(data, 60.0, ALICE.peer_id, 1)}
+    for peer_id, texts in found_untrusted(entries, BOB.peer_id, random.Random(1)).items():
+        for address in _dialable_untrusted(peer_id, texts):
+            assert address.peer_id == ALICE.peer_id
+            assert address.port > 0
+
+
 _FIELDS = tuple(
     f"p2p.relay.{name}"
     for name in (
@@ -123,5 +151,20 @@ TARGETS = (
         run=run_dcutr_framed,
         seeds=(dcutr.framed(CONNECT), b"\xff\xff\xff\xff\x0f"),
         covers=("p2p.dial.dcutr.receive_untrusted",),
+    ),
+    Target(
+        name="relay.voucher",
+        run=run_voucher,
+        seeds=(VOUCHER, voucher(ALICE, BOB.peer_id, 0), b""),
+        covers=("p2p.relay.schema.check_voucher_untrusted",),
+    ),
+    Target(
+        name="relay.directory",
+        run=run_directory,
+        seeds=(encode(RelayRecord(("/ip4/5.6.7.8/tcp/1", "/ip6/::1/tcp/2"))), b"\xc1"),
+        covers=(
+            "p2p.relay.directory.found_untrusted",
+            "p2p.relay.keeper._dialable_untrusted",
+        ),
     ),
 )

@@ -97,3 +97,36 @@ def test_a_copy_stays_as_it_was() -> None:
     store.forget(ALICE)
     assert copied.saved() == saved
     assert store.saved() == []
+
+
+RELAY = Identity.generate(random.Random(77)).peer_id
+CIRCUIT = f"/ip4/8.8.8.8/tcp/1/p2p/{RELAY}/p2p-circuit"
+
+
+def test_circuits_are_kept_behind_direct_addresses() -> None:
+    store = Peerstore()
+    store.add_untrusted(ALICE, [CIRCUIT, "/ip4/10.0.0.1/tcp/1"])
+    assert [str(one) for one in store.addresses_of(ALICE)] == [
+        f"/ip4/10.0.0.1/tcp/1/p2p/{ALICE}",
+        f"{CIRCUIT}/p2p/{ALICE}",
+    ]
+    restored = Peerstore()
+    restored.restore_untrusted(store.saved())
+    assert restored.addresses_of(ALICE) == store.addresses_of(ALICE)
+
+
+def test_circuits_to_the_relay_itself_or_to_others_are_left_out() -> None:
+    store = Peerstore()
+    store.add_untrusted(RELAY, [CIRCUIT, f"{CIRCUIT}/p2p/{ALICE}"])
+    store.add_untrusted(ALICE, [f"{CIRCUIT}{CIRCUIT}", "/ip4/0.0.0.0/tcp/1" + CIRCUIT[21:]])
+    assert store.addresses_of(RELAY) == store.addresses_of(ALICE) == ()
+
+
+def test_a_proven_circuit_displaces_no_proven_direct_address() -> None:
+    store = Peerstore()
+    for text in ("/ip4/8.8.4.4/tcp/1", "/ip4/10.0.0.1/tcp/1", CIRCUIT):
+        store.on_reached(ALICE, parse_address(text))
+    assert [str(address) for _, address in store.proven()] == [
+        f"/ip4/10.0.0.1/tcp/1/p2p/{ALICE}",
+        f"/ip4/8.8.4.4/tcp/1/p2p/{ALICE}",
+    ]

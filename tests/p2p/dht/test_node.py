@@ -7,8 +7,9 @@ import trio
 from trio.testing import MockClock
 
 from p2p import AddressInvalid, Identity, Message, RecordInvalid, UnreachableError, encode
+from p2p.address import CircuitAddress, parse_tcp_address
 from p2p.dht import DhtConfig, SchemaValidator, StoreLimits, open_dht, owned_subkey
-from p2p.testing import SimNetwork
+from p2p.testing import SimNetwork, run_sim
 from tests.p2p.dht.swarms import QUICK, open_swarm
 
 
@@ -300,3 +301,21 @@ async def test_a_broken_initial_address_is_named(address: str, autojump_clock: M
 def test_the_config_is_checked(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         DhtConfig(**options)  # type: ignore[arg-type]
+
+
+def test_who_is_reached_through_relays_only_is_a_client() -> None:
+    async def main(network: SimNetwork) -> None:
+        async with (
+            network.open_node("alice") as alice,
+            network.open_node("bob") as bob,
+            open_dht(alice) as dht,
+        ):
+            relay = parse_tcp_address(alice.addresses[0])
+            bob._transport.set_addresses((CircuitAddress(relay),))
+            assert bob.addresses == (f"{relay}/p2p-circuit/p2p/{bob.peer_id}",)
+            async with open_dht(bob, initial_peers=alice.addresses) as bobs:
+                assert (await bobs.put("key", b"value", ttl_s=60)).replicas > 0
+                assert bobs.peers == (alice.peer_id,)
+                assert dht.peers == ()
+
+    run_sim(1, main)

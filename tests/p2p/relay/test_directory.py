@@ -66,9 +66,10 @@ async def keeper_in_dht(
         open_dht(bob, initial_peers=bootstrap.addresses) as dht,
         open_relay_client(bob._transport, bob.peer_id) as client,
         open_relay_keeper(bob, bob._transport, client, on_change=told.append) as keeper,
-        open_relay_directory(bob, dht, keeper),
     ):
-        yield bob, keeper
+        bob.relay_keeper = keeper
+        async with open_relay_directory(bob, dht):
+            yield bob, keeper
 
 
 def test_who_is_short_of_relays_finds_them_and_holds_on() -> None:
