@@ -20,6 +20,7 @@ from tools.bench.command import app as bench
 from tools.failures import ILL, WELL, Failure, explain
 from tools.logs import set_up_logs
 from tools.output import console, print_json
+from tools.simulate.command import simulate
 
 logger = logging.getLogger(__name__)
 
@@ -283,6 +284,7 @@ def peers(
     )
 
 
+app.command()(simulate)
 app.add_typer(bench)
 app.add_typer(access)
 
