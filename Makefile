@@ -20,6 +20,9 @@ FUZZ_SECONDS ?= 600
 
 # One thread per process in numeric libraries: the tests run many processes on few cores.
 export OMP_NUM_THREADS := 1
+# Python keeps what it compiled, even where a shell says otherwise: the tests start hundreds of
+# processes, and pytest takes longer to compile the tests than to run most of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test fuzz check bench netlab soak interop docs lint format types layers clean
 

@@ -5,6 +5,7 @@ import os
 # Before numpy or torch is imported: many test processes share few cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if PROCESSES in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays to the end: garbage is searched among later objects only."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

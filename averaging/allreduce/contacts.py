@@ -111,8 +111,11 @@ class Contacts(Generic[Peer]):
         """
         holders = []
         for number, (peer, contact) in enumerate(self._contacts.items()):
-            answer, failures = contact.answer, self._failures(piece, peer)
-            if answer is None or failures >= _FETCHES_MAX or not _holds(answer, piece):
+            answer = contact.answer
+            if answer is None or not _holds(answer, piece):
+                continue
+            failures = self._failures(piece, peer)
+            if failures >= _FETCHES_MAX:
                 continue
             held = answer.pieces[piece].digest
             if held == digest or (digest is None and not _outdated(answer, plan)):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from averaging.allreduce.half import all_finite, convert
+from averaging.codecs.floating import convert
 
 Array = np.ndarray[Any, Any]
 
@@ -78,6 +78,21 @@ def blocks(elements: int, block_elements: int = BLOCK_ELEMENTS) -> Iterator[slic
 def accumulator_dtype(dtype: np.dtype[Any], values: Sequence[Array]) -> np.dtype[Any]:
     """What sums of these values are kept in: float32, or float64 when anything is float64."""
     return np.result_type(np.float32, dtype, *(part.dtype for part in values))
+
+
+def all_finite(values: Array) -> bool:
+    """Whether no value is infinite or not a number; exact, and without a temporary.
+
+    As whole numbers the bits of floats are in order: with the sign bit set they are the larger
+    ones when read as unsigned, and the negative ones when read as signed.
+    """
+    if not values.size:
+        return True
+    size = values.dtype.itemsize
+    unsigned = values.view(f"u{size}")
+    infinite = int(np.array(np.inf, values.dtype).view(f"u{size}"))
+    sign = 1 << (8 * size - 1)
+    return int(unsigned.max()) < (sign | infinite) and int(values.view(f"i{size}").max()) < infinite
 
 
 def store(total: Array, out: Array) -> None:

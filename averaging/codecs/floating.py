@@ -116,7 +116,7 @@ class FloatingWire:
             size_bytes = _size_bytes(run)
             stored = _stored(rest[:size_bytes], run.dtype_name)
             part = out[run.start - start : run.stop - start]
-            convert(stored, run.dtype_name, part, self.dtype.name)
+            convert(stored, part, source_dtype=run.dtype_name)
             rest = rest[size_bytes:]
 
     def stored_in(self, payload: Array) -> Array | None:
@@ -144,16 +144,23 @@ class FloatingWire:
             start, index = end, index + 1
 
 
-def convert(source: Array, source_dtype: str, out: Array, out_dtype: str) -> None:
+def convert(
+    source: Array, out: Array, *, source_dtype: str | None = None, out_dtype: str | None = None
+) -> None:
     """Overwrite out with the values of source, rounded once, to the nearest, ties to even.
 
+    PyTorch does it where it is loaded, numpy elsewhere, to the same bits.
+
     Args:
-        source, out: 1-D, contiguous, of one size; bfloat16 is stored as uint16.
+        source, out: 1-D, contiguous, of one size; apart in memory, or one and the same.
+        source_dtype, out_dtype: what they hold, if not what numpy calls it: bfloat16 in uint16.
     """
+    source_dtype, out_dtype = source_dtype or source.dtype.name, out_dtype or out.dtype.name
     if source_dtype == "float64" and ITEM_SIZE_BYTES[out_dtype] == 2:
         source, source_dtype = rounded_to_odd(source), "float32"
     if source_dtype == out_dtype:
-        out[...] = source
+        if source is not out:
+            out[...] = source
     elif "bfloat16" in (source_dtype, out_dtype) or "torch" in sys.modules:
         from averaging import torch_tensors
 
@@ -197,7 +204,7 @@ def _encoded(values: Array, dtype_name: str) -> memoryview:
     native = _native(dtype_name)
     if values.dtype != native:
         converted: Array = np.empty(values.size, native)
-        convert(values, values.dtype.name, converted, dtype_name)
+        convert(values, converted, out_dtype=dtype_name)
         values = converted
     return values.astype(native.newbyteorder("<"), copy=False).view(np.uint8).data
 

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from averaging.allreduce.half import convert
 from averaging.allreduce.mean import accumulator_dtype, blocks, store, write_scaled
+from averaging.codecs.floating import convert
 from averaging.robust.norms import BLOCK_ELEMENTS, square_sum
 from averaging.robust.order import lower_median, median
 

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from averaging.allreduce.half import convert
 from averaging.allreduce.mean import blocks
+from averaging.codecs.floating import convert
 
 Array = np.ndarray[Any, Any]
 Peer = TypeVar("Peer", bound=Hashable)

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from averaging.allreduce.half import convert
 from averaging.allreduce.mean import accumulator_dtype, blocks, store
+from averaging.codecs.floating import convert
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from p2p.errors import StreamBroken
-from p2p.host.stream import BreakScopes
+from p2p.host.stream import BreakScopes, Filling
 from p2p.host.yamux import YamuxSession
 
 STREAM_UNSENT_BYTES_MAX = 1_048_576
@@ -145,24 +145,41 @@ class MuxedStream:
             self._receiving = False
         return data
 
-    async def receive_into(self, out: memoryview) -> int:
-        """Some bytes into the buffer as soon as there are any; how many, 0 at the end."""
-        session = self._session
-        if (
-            self._pushed_back
-            or self._receiving
-            or self._closed
-            or not session.is_open(self._id)
-            or not session.unread_bytes(self._id)
-        ):
-            data = await self.receive_some(len(out))
-            out[: len(data)] = data
-            return len(data)
+    async def fill(self, filling: Filling) -> None:
+        """Receive until the buffer is full, straight into it."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
-        size_bytes = session.take_into(self._id, out, trio.current_time())
-        self._owner.wake_writer()
-        self._ended = not session.is_open(self._id)
-        return size_bytes
+        session = self._session
+        self._receiving = True
+        try:
+            while filling.left_bytes:
+                if self._pushed_back or not self._may_fill():
+                    self._put(filling, self._take(filling.left_bytes))
+                    continue
+                session.fill(self._id, filling, trio.current_time())
+                self._owner.wake_writer()
+                self._ended = not session.is_open(self._id)
+                if filling.left_bytes:
+                    await self._news.park()
+        finally:
+            self._receiving = False
+            session.stop_filling(self._id)
+
+    def _may_fill(self) -> bool:
+        """Whether bytes are there, or may come, that are not read in another way."""
+        session = self._session
+        return (
+            not (self._closed or self.broken)
+            and session.is_open(self._id)
+            and (session.unread_bytes(self._id) > 0 or not session.remote_finished(self._id))
+        )
+
+    def _put(self, filling: Filling, data: bytes | None) -> None:
+        if not data:
+            raise StreamBroken(f"the stream ended {filling.left_bytes} bytes early")
+        filling.room(len(data))[:] = data
+        filling.on_filled(len(data), trio.current_time())
 
     def _take(self, limit: int) -> bytes | None:
         """What can be had at once: bytes, the end, or None for nothing yet."""

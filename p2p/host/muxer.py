@@ -13,13 +13,15 @@ from p2p.host.keepalive import BEAT_S, PING_BEATS, Beat, Keepalive
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.noise import NoiseSession
 from p2p.host.yamux import YamuxSession
-from p2p.host.yamux_frame import YamuxViolation
+from p2p.host.yamux_frame import Received, YamuxViolation
 
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 32_768, 1_048_576
 """What is sealed and handed to the socket at once; what comes meanwhile waits for it."""
-_BATCH_S_SHORT, _BATCH_S_LONG = 0.002, 0.02
+_BATCH_S_SHORT, _BATCH_S_LONG = 0.008, 0.02
 FAREWELL_S = 1.0
 """How long a leaving side waits for its last words to get out and the peer to hang up."""
+# Opened straight into the buffer of whoever waits for it; for less, that is not worth the asking.
+_LARGE_BYTES = 16_384
 # A read full of tiny frames takes as long to digest as a hundred ordinary ones.
 _FRAMES_PER_TURN = 1_024
 
@@ -137,18 +139,30 @@ class Muxer:
         await self.lost.wait()
 
     async def _read(self) -> None:
-        while True:
-            pieces = await self._noise.receive()
-            if not pieces:
-                return
+        noise, session = self._noise, self.session
+        while await noise.wait_record():
             self._keepalive.on_heard()
             now_s = trio.current_time()
-            for piece in pieces:
-                if self._on_bytes(piece, now_s) > _FRAMES_PER_TURN:
+            received = Received()
+            while (size_bytes := noise.next_size_bytes()) is not None:
+                large = size_bytes >= _LARGE_BYTES
+                if received.frames > _FRAMES_PER_TURN or (
+                    large and session.awaits_news(size_bytes, received)
+                ):
+                    # What came before may tell a stream's user where it wants what comes now.
+                    self._tell(received)
+                    received = Received()
                     await trio.lowlevel.checkpoint()
+                place = session.place(size_bytes) if large else None
+                if place is None:
+                    session.on_bytes(noise.open_next(size_bytes), now_s, received)
+                else:
+                    noise.open_next_into(place)
+                    session.on_placed(size_bytes, now_s, received)
+            self._tell(received)
 
-    def _on_bytes(self, piece: bytes, now_s: float) -> int:
-        received = self.session.on_bytes(piece, now_s)
+    def _tell(self, received: Received) -> None:
+        """Tell the users of streams what has come."""
         for stream_id in received.opened:
             # It may have been reset in the same breath.
             if self.session.is_open(stream_id):
@@ -162,7 +176,6 @@ class Muxer:
             if stream is not None:
                 stream.on_news()
         self.wake_writer()
-        return received.frames
 
     def _welcome(self, stream: MuxedStream) -> None:
         if self._leaving:

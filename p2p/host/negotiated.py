@@ -9,7 +9,7 @@ import trio
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
 from p2p.host.muxed_stream import MuxedStream
-from p2p.host.stream import Path, Stream
+from p2p.host.stream import Filling, Path, Stream
 from p2p.peer_id import PeerId
 
 
@@ -44,10 +44,10 @@ class NegotiatedStream(Stream):
             await self._read_answer()
         return await self._muxed.receive_some(max_bytes)
 
-    async def receive_into(self, out: memoryview) -> int:
+    async def fill(self, filling: Filling) -> None:
         if not self._agreed:
             await self._read_answer()
-        return await self._muxed.receive_into(out)
+        await self._muxed.fill(filling)
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         if size_bytes and not self._agreed:

@@ -1,7 +1,7 @@
 """Record layers: how bytes are cut into sealed records, and put together again (core).
 
     /noise                   length (2 bytes), ChaCha20-Poly1305, records of at most 65 535 bytes
-    /manyhands/aes-gcm/1     length (4 bytes), AES-256-GCM, plaintexts of at most 256 KiB
+    /manyhands/aes-gcm/1     length (4 bytes), AES-256-GCM, plaintexts of at most 512 KiB
 
 Nonces count the records of each direction. Both ciphers release the GIL while they work.
 
@@ -23,11 +23,12 @@ from p2p.errors import StreamBroken
 from p2p.host.budget import Share
 
 TAG_BYTES = 16
+NOT_SEALED = "a record was not sealed by the peer"
 KEY_BYTES = 32
 BUFFERS_BYTES_MAX = 4_194_304
 """What the buffers of one connection may grow to, as long as all connections have room for it.
 
-A record that has begun is always given its room: 256 KiB, where both sides chose AES-GCM.
+A record that has begun is always given its room: 512 KiB, where both sides chose AES-GCM.
 """
 _BUFFER_BYTES_MIN = 8_192
 _BUFFER_BYTES_MAX = 1_048_576
@@ -67,11 +68,12 @@ AES_GCM = RecordLayer(
     protocol="/manyhands/aes-gcm/1",
     cipher=AESGCM,
     length=struct.Struct(">I"),
-    plain_bytes_max=262_144,
+    plain_bytes_max=524_288,
     alone_bytes_min=32_768,
-    frame_data_bytes_max=262_144,
+    # A payload that fills a record, and the head of its message before it.
+    frame_data_bytes_max=524_288 + 4_096,
     # 64 GiB of full records: 2^32 blocks of AES, far from where a forgery gets likely.
-    records_per_key=2**18,
+    records_per_key=2**17,
     rekeys=True,
 )
 
@@ -207,11 +209,16 @@ class RecordReader:
         self._held = held or Share.alone(BUFFERS_BYTES_MAX)
         self._held.take(len(self._buffer))
         self._most_bytes = 0
+        self._was_full = False
 
     def room(self) -> memoryview:
         """Where the next bytes go; never empty."""
         held, size = self._end - self._start, len(self._buffer)
-        if self._start and size - self._end < size // 2:
+        if not held:
+            self._start = self._end = 0
+        if self._was_full and size < _BUFFER_BYTES_MAX and self._held.room >= size:
+            self._move(2 * size, held)
+        elif self._start and size - self._end < size // 2:
             self._move(size, held)
         elif self._end == size:
             # Nothing was taken out and all is full: a record that is larger than the buffer.
@@ -243,13 +250,14 @@ class RecordReader:
     def on_read(self, size_bytes: int) -> None:
         """So many bytes have been put into the room."""
         self._end += size_bytes
+        self._was_full = self._end == len(self._buffer)
         self._most_bytes = max(self._most_bytes, size_bytes)
 
-    def open_one(self) -> bytes | None:
-        """The next plaintext, if a whole record is there; it may be empty.
+    def next_size_bytes(self) -> int | None:
+        """The size of the next plaintext, if a whole record is there; it may be 0.
 
         Raises:
-            StreamBroken: what came was not sealed by the peer.
+            StreamBroken: a record is longer than any may be, or too short for its seal.
         """
         head = self._layer.length.size
         if self._end - self._start < head:
@@ -257,31 +265,39 @@ class RecordReader:
         (size,) = self._layer.length.unpack_from(self._buffer, self._start)
         if size > self._layer.plain_bytes_max + TAG_BYTES:
             raise StreamBroken(f"a record of {size} bytes is over the limit")
-        begin = self._start + head
-        if self._end - begin < size:
-            return None
+        if size < TAG_BYTES:
+            raise StreamBroken(NOT_SEALED)
+        return None if self._end - self._start - head < size else size - TAG_BYTES
+
+    def open_next(self, size_bytes: int) -> bytes:
+        """The next plaintext, of the size that next_size_bytes() gave.
+
+        Raises:
+            StreamBroken: what came was not sealed by the peer.
+        """
+        nonce, sealed = self._next_sealed(size_bytes)
+        try:
+            with sealed:
+                return self._key.aead.decrypt(nonce, sealed, None)
+        except InvalidTag:
+            raise StreamBroken(NOT_SEALED) from None
+
+    def open_next_into(self, out: memoryview) -> None:
+        """The same, into a buffer of that size; it is spoiled when the seal is not the peer's."""
+        nonce, sealed = self._next_sealed(len(out))
+        try:
+            with sealed:
+                self._key.aead.decrypt_into(nonce, sealed, None, out)
+        except InvalidTag:
+            raise StreamBroken(NOT_SEALED) from None
+
+    def _next_sealed(self, size_bytes: int) -> tuple[bytes, memoryview]:
+        """Take the next record out: its nonce, and what is sealed."""
         # First the nonce: it may bring a new key.
         nonce = self._key.next_nonce()
-        try:
-            with memoryview(self._buffer) as view:
-                plain = self._key.aead.decrypt(nonce, view[begin : begin + size], None)
-        except InvalidTag:
-            raise StreamBroken("a record was not sealed by the peer") from None
-        self._start = begin + size
-        return plain
-
-    def open_all(self) -> list[bytes]:
-        """All plaintexts that have come whole, without the empty ones; raises StreamBroken."""
-        plains: list[bytes] = []
-        while (plain := self.open_one()) is not None:
-            if plain:
-                plains.append(plain)
-        size, held = len(self._buffer), self._end - self._start
-        if self._end == size < _BUFFER_BYTES_MAX and self._held.room >= size:
-            self._move(2 * size, held)
-        elif not held:
-            self._start = self._end = 0
-        return plains
+        begin = self._start + self._layer.length.size
+        self._start = begin + size_bytes + TAG_BYTES
+        return nonce, memoryview(self._buffer)[begin : self._start]
 
     def take_unopened(self) -> bytes:
         """What came and was not opened: it belongs to the layer that follows on this one."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from p2p.host.budget import Budget, Share
-from p2p.host.yamux import INBOUND_STREAMS_MAX, UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
+from p2p.host.yamux import INBOUND_STREAMS_MAX
+from p2p.host.yamux_streams import UNREAD_BYTES_MAX, UNSENT_BYTES_MAX
 from p2p.host.yamux_window import PROMISED_BYTES_MAX
 from p2p.peer_id import PeerId
 

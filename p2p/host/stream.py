@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import trio
@@ -13,6 +14,31 @@ from p2p.peer_id import PeerId
 
 Path = Literal["direct", "punched", "relayed"]
 """How the bytes of a connection travel."""
+
+
+@dataclass(eq=False)
+class Filling:
+    """A buffer that is filled as bytes come, for whoever waits until it is full."""
+
+    buffer: memoryview
+    size_bytes: int = 0
+    """How much of it has been filled."""
+    heard_at_s: float = 0.0
+    """When bytes last came, on trio's clock."""
+
+    @property
+    def left_bytes(self) -> int:
+        """How much it still wants."""
+        return len(self.buffer) - self.size_bytes
+
+    def room(self, size_bytes: int) -> memoryview:
+        """Where the next bytes go."""
+        return self.buffer[self.size_bytes : self.size_bytes + size_bytes]
+
+    def on_filled(self, size_bytes: int, now_s: float) -> None:
+        """So many more bytes are in."""
+        self.size_bytes += size_bytes
+        self.heard_at_s = now_s
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -36,8 +62,12 @@ class Stream(trio.abc.HalfCloseableStream):
         """Exactly so many bytes; raises StreamBroken when the other side ends before."""
 
     @abstractmethod
-    async def receive_into(self, out: memoryview) -> int:
-        """Some bytes into the buffer, which is not empty; how many, 0 when the other side ended."""
+    async def fill(self, filling: Filling) -> None:
+        """Receive until the buffer is full; raises StreamBroken when the other side ends before.
+
+        Bytes go straight into it, without waking the caller for each. A cancelled call leaves in
+        it what has come; the next one goes on there.
+        """
 
     @abstractmethod
     def reset(self) -> None:

@@ -13,7 +13,7 @@ and stays readable. So an answer given early survives the reset that stops the r
 from __future__ import annotations
 
 from p2p.host.budget import Share
-from p2p.host.yamux_control import ControlFrames
+from p2p.host.stream import Filling
 from p2p.host.yamux_frame import (
     ACK,
     DATA,
@@ -22,7 +22,6 @@ from p2p.host.yamux_frame import (
     HEADER_BYTES,
     PING,
     RST,
-    STREAM_ID_END,
     SYN,
     WINDOW_UPDATE,
     FrameReader,
@@ -32,18 +31,14 @@ from p2p.host.yamux_frame import (
     frame,
 )
 from p2p.host.yamux_stream import StreamState
-from p2p.host.yamux_turns import FIRST_FRAME_BYTES_MAX, Turns
-from p2p.host.yamux_window import PROMISED_BYTES_MAX, RECEIVE_WINDOW_MAX, Windows
+from p2p.host.yamux_streams import YamuxStreams
+from p2p.host.yamux_turns import FIRST_FRAME_BYTES_MAX
+from p2p.host.yamux_window import RECEIVE_WINDOW_MAX
 
 FRAME_DATA_MAX = 65_507
 """The data of one frame, unless the records beneath take more; with its header it fills a record
 of Noise."""
 INBOUND_STREAMS_MAX = 256
-UNREAD_BYTES_MAX = 67_108_864
-"""Unread bytes of all streams together; the stream that goes beyond is reset."""
-UNSENT_BYTES_MAX = 16_777_216
-"""Queued bytes of all streams together; beyond it each stream may queue UNSENT_FLOOR_BYTES."""
-UNSENT_FLOOR_BYTES = 16_384
 _SEND_WINDOW_MAX = 2**31
 # A stream that we closed swallows this much of what was on its way, then resets the sender.
 _SWALLOWED_BYTES_MAX = 65_536
@@ -51,7 +46,7 @@ _SWALLOWED_BYTES_MAX = 65_536
 _ABANDONED_TICKS_MAX = 6
 
 
-class YamuxSession:
+class YamuxSession(YamuxStreams):
     """Both directions of one connection; the owner moves bytes and wakes who waits."""
 
     def __init__(
@@ -63,63 +58,14 @@ class YamuxSession:
         promised: Share | None = None,
         frame_data_max: int = FRAME_DATA_MAX,
     ) -> None:
-        self._streams: dict[int, StreamState] = {}
-        self._next_id = 1 if dialer else 2
+        super().__init__(dialer=dialer, unread=unread, unsent=unsent, promised=promised)
         self._remote_ids = RemoteIds(parity=0 if dialer else 1)
-        self._inbound_count = 0
-        self.windows = Windows(promised or Share.alone(PROMISED_BYTES_MAX))
         self._frame_data_max = frame_data_max
         self._pinged: tuple[int, float] | None = None
-        self._unread = unread or Share.alone(UNREAD_BYTES_MAX)
-        self._unsent = unsent or Share.alone(UNSENT_BYTES_MAX)
-        self._control = ControlFrames()
-        self._turns = Turns()
         self._reader = FrameReader()
+        self._just_sent: set[int] = set()
+        """Whose data is in the last batch: what follows on it has not rested."""
         self.remote_gone_away = False
-
-    # Questions about streams. A stream that is unknown has been reset or is closed both ways.
-
-    def is_open(self, stream_id: int) -> bool:
-        """Whether the stream has not been reset, and not been closed by both sides."""
-        return stream_id in self._streams
-
-    def room_bytes(self, stream_id: int, limit_bytes: int) -> int:
-        """How much may be queued to keep at most limit_bytes unsent, and all within the budget."""
-        unsent = self._streams[stream_id].unsent_bytes
-        shared = max(self._unsent.room, UNSENT_FLOOR_BYTES - unsent)
-        return max(0, min(limit_bytes - unsent, shared))
-
-    def unread_bytes(self, stream_id: int) -> int:
-        """How much has come and was not taken."""
-        return self._streams[stream_id].unread_bytes
-
-    def remote_finished(self, stream_id: int) -> bool:
-        """Whether no more will come than what is unread."""
-        return self._streams[stream_id].remote_finished
-
-    def finished(self, stream_id: int) -> bool:
-        """Whether we promised to send no more."""
-        return self._streams[stream_id].finishing
-
-    def unsent_bytes_of(self, stream_id: int) -> int:
-        """What the stream has queued and not sent; nothing when it has ended."""
-        state = self._streams.get(stream_id)
-        return state.unsent_bytes if state else 0
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What all streams together have queued and not sent."""
-        return self._unsent.used
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all stream ids have been used; only a new connection helps."""
-        return self._next_id >= STREAM_ID_END
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether something can be sent now."""
-        return bool(self._control) or bool(self._turns)
 
     # What our side does.
 
@@ -138,7 +84,7 @@ class YamuxSession:
         state = self._streams[stream_id]
         assert not state.finishing
         if len(data):
-            rested = not state.outbox
+            rested = not state.outbox and stream_id not in self._just_sent
             state.outbox.append(memoryview(data))
             state.unsent_bytes += len(data)
             self._unsent.take(len(data))
@@ -156,6 +102,7 @@ class YamuxSession:
         if state is None:
             return
         state.abandoned = True
+        state.filling = None
         self._unread.give(state.unread_bytes)
         state.swallowed_bytes = state.unread_bytes
         state.unread_bytes = 0
@@ -165,14 +112,6 @@ class YamuxSession:
             return
         self.finish(stream_id)
         self._stop_if_flooded(stream_id, state)
-
-    def reset(self, stream_id: int) -> None:
-        """End both ways now; what is queued or unread is dropped."""
-        state = self._streams.get(stream_id)
-        if state is not None:
-            self._forget(stream_id)
-            if not state.stopped:
-                self._control.add(frame(WINDOW_UPDATE, RST, stream_id, 0))
 
     def on_tick(self) -> None:
         """Called every few seconds: streams that we closed long ago are reset at last."""
@@ -198,20 +137,49 @@ class YamuxSession:
         self._on_taken(stream_id, len(data), now_s)
         return data
 
-    def take_into(self, stream_id: int, out: memoryview, now_s: float | None = None) -> int:
-        """The same, into a buffer; how many bytes it got."""
-        size_bytes = self._streams[stream_id].take_into(out)
-        self._on_taken(stream_id, size_bytes, now_s)
-        return size_bytes
+    def fill(self, stream_id: int, filling: Filling, now_s: float) -> None:
+        """Put what is unread into the buffer, and what comes until it is full or stop_filling()."""
+        state = self._streams[stream_id]
+        if state.unread_bytes:
+            size_bytes = state.take_into(filling.room(filling.left_bytes))
+            filling.on_filled(size_bytes, now_s)
+            self._on_taken(stream_id, size_bytes, now_s)
+        state.filling = filling if filling.left_bytes else None
+
+    def stop_filling(self, stream_id: int) -> None:
+        """What comes waits until it is taken."""
+        if stream_id in self._streams:
+            self._streams[stream_id].filling = None
+
+    def place(self, size_bytes: int) -> memoryview | None:
+        """Where the next so many bytes of the peer should go at once, if they belong together.
+
+        on_placed() must follow; None means that on_bytes() should.
+        """
+        if self._reader.data_left_bytes < size_bytes:
+            return None
+        state = self._streams.get(self._reader.data_stream_id)
+        if state is None or state.filling is None or state.filling.left_bytes < size_bytes:
+            return None
+        return state.filling.room(size_bytes)
+
+    def on_placed(self, size_bytes: int, now_s: float, received: Received) -> None:
+        """The peer's next bytes are where place() said."""
+        stream_id = self._reader.data_stream_id
+        flags = self._reader.skip(size_bytes)
+        self._on_filled(stream_id, self._streams[stream_id], size_bytes, now_s, received)
+        self._on_end_flags(stream_id, flags, received)
+
+    def awaits_news(self, size_bytes: int, received: Received) -> bool:
+        """Whether so many bytes come next for a stream whose user should hear what came before."""
+        reader = self._reader
+        return reader.data_left_bytes >= size_bytes and reader.data_stream_id in received.touched
 
     def _on_taken(self, stream_id: int, size_bytes: int, now_s: float | None) -> None:
         state = self._streams[stream_id]
         self._unread.give(size_bytes)
-        state.uncredited_bytes += size_bytes
-        if not state.remote_finished:
-            if state.uncredited_bytes * 2 >= state.receive_window_bytes:
-                self._grant(stream_id, state, 0, now_s)
-        elif state.over:
+        self._credit(stream_id, state, size_bytes, now_s)
+        if state.over:
             self._forget(stream_id)
 
     def ping(self, value: int, now_s: float | None = None) -> None:
@@ -229,6 +197,7 @@ class YamuxSession:
         Each header and each run of data is a piece of its own; data is not copied.
         """
         frames: list[bytes | memoryview] = [*self._control.take()]
+        self._just_sent.clear()
         size = sum(map(len, frames))
         while self._turns and size < limit_bytes:
             stream_id, passes = self._turns.next(may_pass=2 * size < limit_bytes)
@@ -237,6 +206,7 @@ class YamuxSession:
                 most = FIRST_FRAME_BYTES_MAX if passes else min(self._frame_data_max, limit_bytes)
                 parts, part_size = state.cut(min(most, state.send_window_bytes))
                 self._unsent.give(part_size)
+                self._just_sent.add(stream_id)
                 frames.append(frame(DATA, 0, stream_id, part_size))
                 frames += parts
                 size += part_size + HEADER_BYTES
@@ -259,19 +229,22 @@ class YamuxSession:
 
     # What the peer does.
 
-    def on_bytes(self, data: bytes, now_s: float | None = None) -> Received:
+    def on_bytes(
+        self, data: bytes, now_s: float | None = None, received: Received | None = None
+    ) -> Received:
         """Take in bytes of the peer.
 
         Args:
             now_s: times the answer to a ping; None leaves it untimed.
+            received: what bytes before led to, which nobody has been told yet.
 
         Raises:
             YamuxViolation: they break the rules.
         """
-        received = Received()
+        received = received or Received()
         for kind, flags, stream_id, length, piece in self._reader.read(data):
             if piece is not None:
-                self._on_data(stream_id, flags, piece, received)
+                self._on_data(stream_id, flags, piece, now_s, received)
             else:
                 received.frames += 1
                 if kind == PING:
@@ -329,9 +302,16 @@ class YamuxSession:
         self._control.count_answer()
         received.opened.append(stream_id)
 
-    def _on_data(self, stream_id: int, flags: int, data: bytes, received: Received) -> None:
+    def _on_data(
+        self, stream_id: int, flags: int, data: bytes, now_s: float | None, received: Received
+    ) -> None:
         state = self._streams.get(stream_id)
-        if state is not None:
+        if state is not None and state.filling is not None:
+            room = state.filling.room(len(data))
+            room[:] = data[: len(room)]
+            self._on_filled(stream_id, state, len(room), now_s, received)
+            data = data[len(room) :]
+        if state is not None and data:
             if state.abandoned:
                 state.swallowed_bytes += len(data)
                 self._stop_if_flooded(stream_id, state)
@@ -342,6 +322,22 @@ class YamuxSession:
                 self._unread.take(len(data))
             received.touched[stream_id] = None
         self._on_end_flags(stream_id, flags, received)
+
+    def _on_filled(
+        self,
+        stream_id: int,
+        state: StreamState,
+        size_bytes: int,
+        now_s: float | None,
+        received: Received,
+    ) -> None:
+        filling = state.filling
+        assert filling is not None
+        filling.on_filled(size_bytes, now_s or 0.0)
+        self._credit(stream_id, state, size_bytes, now_s)
+        if not filling.left_bytes:
+            state.filling = None
+            received.touched[stream_id] = None
 
     def _on_end_flags(self, stream_id: int, flags: int, received: Received) -> None:
         state = self._streams.get(stream_id)
@@ -359,19 +355,11 @@ class YamuxSession:
         if state.over:
             self._forget(stream_id)
 
-    # Helpers.
-
     def _reset_remote(self, stream_id: int, received: Received) -> None:
         """Reset a stream for what the peer did; our owner of it hears of it."""
         self.reset(stream_id)
         received.reset.append(stream_id)
         received.touched[stream_id] = None
-
-    def _stop(self, stream_id: int, state: StreamState) -> None:
-        """The peer wants no more: what is queued is dropped, what is unread stays."""
-        self._turns.discard(stream_id)
-        self._unsent.give(state.drop_outbox())
-        state.stopped = state.finishing = state.fin_sent = True
 
     def _stop_if_flooded(self, stream_id: int, state: StreamState) -> None:
         if state.swallowed_bytes > _SWALLOWED_BYTES_MAX and not state.remote_finished:
@@ -380,21 +368,3 @@ class YamuxSession:
                 self.reset(stream_id)
             else:
                 state.reset_due = True
-
-    def _line_up(self, stream_id: int, state: StreamState, *, rested: bool) -> None:
-        if state.sendable:
-            self._turns.add(stream_id, rested=rested)
-
-    def _grant(self, stream_id: int, state: StreamState, flags: int, now_s: float | None) -> None:
-        """Top the peer's credit up, and widen the window if there is reason and room."""
-        delta = self.windows.grant(state, now_s)
-        self._control.add(frame(WINDOW_UPDATE, flags, stream_id, delta))
-
-    def _forget(self, stream_id: int) -> None:
-        state = self._streams.pop(stream_id)
-        self._turns.discard(stream_id)
-        self._unsent.give(state.drop_outbox())
-        self._unread.give(state.unread_bytes)
-        self.windows.forget(state)
-        if state.inbound:
-            self._inbound_count -= 1

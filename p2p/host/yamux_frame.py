@@ -46,8 +46,10 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._header = bytearray()
-        self._data_left_bytes = 0
-        self._data_stream_id = 0
+        self.data_left_bytes = 0
+        """How much of a frame's data is still to come."""
+        self.data_stream_id = 0
+        """Whose data that is."""
         self._data_flags = 0
 
     def read(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes | None]]:
@@ -58,13 +60,12 @@ class FrameReader:
         position = 0
         end = len(data)
         while position < end:
-            if self._data_left_bytes:
-                size = min(self._data_left_bytes, end - position)
-                self._data_left_bytes -= size
-                flags = 0 if self._data_left_bytes else self._data_flags
+            if self.data_left_bytes:
+                size = min(self.data_left_bytes, end - position)
+                flags = self.skip(size)
                 piece = data[position : position + size]
                 position += size
-                yield DATA, flags, self._data_stream_id, size, piece
+                yield DATA, flags, self.data_stream_id, size, piece
                 continue
             size = min(HEADER_BYTES - len(self._header), end - position)
             self._header += data[position : position + size]
@@ -75,9 +76,14 @@ class FrameReader:
                 if version != 0:
                     raise YamuxViolation(f"version {version}")
                 if kind == DATA:
-                    self._data_left_bytes = length
-                    self._data_stream_id, self._data_flags = stream_id, flags
+                    self.data_left_bytes = length
+                    self.data_stream_id, self._data_flags = stream_id, flags
                 yield kind, flags, stream_id, length, None
+
+    def skip(self, size_bytes: int) -> int:
+        """So much data of a frame has come another way; the flags of the frame if that was all."""
+        self.data_left_bytes -= size_bytes
+        return 0 if self.data_left_bytes else self._data_flags
 
 
 class RemoteIds:

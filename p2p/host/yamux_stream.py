@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from p2p.host.stream import Filling
+
 INITIAL_WINDOW = 262_144
 """What either side may send on a new stream, as the specification fixes it."""
 # Each piece of data is an object; small ones are joined, or a peer that sends single bytes would
@@ -41,6 +43,8 @@ class StreamState:
     swallowed_bytes: int = 0
     reset_due: bool = False
     """What is queued goes out, then the stream is reset."""
+    filling: Filling | None = None
+    """Where what comes goes at once, since somebody waits for just that; then nothing is unread."""
 
     @property
     def over(self) -> bool:

@@ -43,6 +43,7 @@ class RpcCall(Generic[Sent, Received]):
         self._sent_bytes_max = sent_bytes_max
         self._received_bytes_max = received_bytes_max
         self._payload_bytes_max = payload_bytes_max
+        self._awaiting_payload: Received | None = None
         self.request: Any = None
         """At the callee: the message that opened the call."""
         self.request_payload: bytes = b""
@@ -100,11 +101,9 @@ class RpcCall(Generic[Sent, Received]):
         if received is None:
             return None
         kind, body, payload = received
+        self._awaiting_payload = None
         if kind == schema.MESSAGE:
-            message = decode_untrusted(
-                body, self._received_type, size_bytes_max=self._received_bytes_max
-            )
-            return message, payload
+            return self._decoded(body), payload
         raise_control_untrusted(kind, body)
 
     async def receive_into(
@@ -117,23 +116,26 @@ class RpcCall(Generic[Sent, Received]):
                 exactly that size that it goes to; what it raises ends the call.
         """
 
-        def decoded(body: bytes) -> Received:
-            message: Received = decode_untrusted(
-                body, self._received_type, size_bytes_max=self._received_bytes_max
-            )
-            return message
+        def buffer_of(body: bytes, size_bytes: int) -> memoryview:
+            self._awaiting_payload = self._decoded(body)
+            return buffer_for(self._awaiting_payload, size_bytes)
 
         received = await self._frames.next_into_untrusted(
-            self._received_bytes_max,
-            self._payload_bytes_max,
-            lambda body, size_bytes: buffer_for(decoded(body), size_bytes),
+            self._received_bytes_max, self._payload_bytes_max, buffer_of
         )
         if received is None:
             return None
         kind, body, payload = received
         if kind != schema.MESSAGE:
             raise_control_untrusted(kind, body)
-        return decoded(body), payload
+        message, self._awaiting_payload = self._awaiting_payload, None
+        return self._decoded(body) if message is None else message, payload
+
+    def _decoded(self, body: bytes) -> Received:
+        message: Received = decode_untrusted(
+            body, self._received_type, size_bytes_max=self._received_bytes_max
+        )
+        return message
 
     async def finish_sending(self) -> None:
         """Tell the other side that no more messages come."""

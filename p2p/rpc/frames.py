@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from p2p.errors import MessageInvalid, StreamBroken
-from p2p.host.stream import Stream
+from p2p.host.stream import Filling, Stream
 from p2p.rpc import schema
 
 BufferFor = Callable[[bytes, int], memoryview]
@@ -24,10 +24,13 @@ class FrameReader:
         self._stream = stream
         self._header = b""
         self._body: bytes | None = None
-        self._payload: memoryview | None = None
-        self._filled_bytes = 0
-        self.heard_at_s = trio.current_time()
+        self._payload: Filling | None = None
+        self._heard_at_s = trio.current_time()
+
+    @property
+    def heard_at_s(self) -> float:
         """When bytes last came, within a frame too; on trio's clock."""
+        return max(self._heard_at_s, self._payload.heard_at_s if self._payload else 0.0)
 
     async def next_untrusted(
         self, body_bytes_max: int, payload_bytes_max: int
@@ -60,7 +63,7 @@ class FrameReader:
                     raise StreamBroken("the stream ended within a frame")
                 return None
             self._header += part
-            self.heard_at_s = trio.current_time()
+            self._heard_at_s = trio.current_time()
         kind, body_size, payload_size = schema.HEADER.unpack(self._header)
         is_message = kind == schema.MESSAGE
         body_limit = body_bytes_max if is_message else schema.CONTROL_BYTES_MAX
@@ -68,18 +71,16 @@ class FrameReader:
             raise MessageInvalid(f"frame of {body_size} + {payload_size} bytes is over the limits")
         if self._body is None:
             self._body = await self._stream.receive_exactly(body_size) if body_size else b""
-        if self._payload is None:
-            self._payload = buffer_for(self._body, payload_size) if payload_size else _EMPTY
-            assert len(self._payload) == payload_size
-        # Piece by piece, so that a large payload on a slow path is seen to progress.
-        while left := payload_size - self._filled_bytes:
-            taken_bytes = await self._stream.receive_into(self._payload[self._filled_bytes :])
-            if not taken_bytes:
-                raise StreamBroken(f"the stream ended {left} bytes early")
-            self._filled_bytes += taken_bytes
-            self.heard_at_s = trio.current_time()
-        body, payload = self._body, self._payload
-        self._header, self._body, self._payload, self._filled_bytes = b"", None, None, 0
+        payload = _EMPTY
+        if payload_size:
+            if self._payload is None:
+                self._payload = Filling(buffer_for(self._body, payload_size))
+            payload = self._payload.buffer
+            assert len(payload) == payload_size
+            await self._stream.fill(self._payload)
+            self._heard_at_s = self._payload.heard_at_s
+        body = self._body
+        self._header, self._body, self._payload = b"", None, None
         return kind, body, payload
 
 

@@ -11,7 +11,7 @@ from enum import Enum
 import trio
 
 from p2p.errors import RefusedError, StreamBroken
-from p2p.host.stream import BreakScopes, Path, Stream
+from p2p.host.stream import BreakScopes, Filling, Path, Stream
 from p2p.peer_id import PeerId
 from p2p.testing.lane import Lane
 
@@ -181,10 +181,13 @@ class SimStream(Stream):
         whole = view.obj
         return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
 
-    async def receive_into(self, out: memoryview) -> int:
-        data = await self.receive_some(len(out))
-        out[: len(data)] = data
-        return len(data)
+    async def fill(self, filling: Filling) -> None:
+        while left_bytes := filling.left_bytes:
+            data = await self.receive_some(left_bytes)
+            if not data:
+                raise StreamBroken(f"the stream ended {left_bytes} bytes early")
+            filling.room(len(data))[:] = data
+            filling.on_filled(len(data), trio.current_time())
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         parts: list[bytes] = []

@@ -245,6 +245,7 @@ async def test_who_counts_by_itself_follows_the_others(network: SimNetwork) -> N
     assert {swarm.report(number).round.number for number in range(3)} == {2}
 
 
+@pytest.mark.slow
 @simulated
 async def test_a_cancelled_step_leaves_all_workable(network: SimNetwork) -> None:
     async with AsyncExitStack() as stack:

@@ -353,6 +353,7 @@ def test_flat_vectors_that_differ_from_the_spec_are_refused(flat: np.ndarray) ->
         spec.write_back(flat, tensors)
 
 
+@pytest.mark.slow
 def test_arrays_of_numpy_do_not_load_torch() -> None:
     code = """
 import sys

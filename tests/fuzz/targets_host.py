@@ -27,6 +27,7 @@ from p2p.host.yamux_frame import YamuxViolation
 from tests.fuzz.known import ALICE, BOB
 from tests.fuzz.target import Choices, EndOfInput, InputStream, Target, finish
 from tests.fuzz.yamux_machine import Machine
+from tests.p2p.host.receiving import next_plains
 
 PROTOCOLS = ("/manyhands/dht/1", "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0")
 
@@ -172,7 +173,7 @@ async def read_all(session: NoiseSession) -> bytes:
     """Everything up to the end of the stream, or to the first record that is not theirs."""
     received = b""
     try:
-        while pieces := await session.receive():
+        while pieces := await next_plains(session):
             received += b"".join(pieces)
     except StreamBroken:
         pass

@@ -14,6 +14,7 @@ from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.routing import networks_of
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
+from p2p.host.stream import Filling
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peerstore import Peerstore
 from p2p.rpc import schema as rpc
@@ -53,10 +54,13 @@ class _Said:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]
         return part
 
-    async def receive_into(self, out: memoryview) -> int:
-        part = await self.receive_some(len(out))
-        out[: len(part)] = part
-        return len(part)
+    async def fill(self, filling: Filling) -> None:
+        while filling.left_bytes:
+            part = await self.receive_some(filling.left_bytes)
+            if not part:
+                raise StreamBroken("the end")
+            filling.room(len(part))[:] = part
+            filling.on_filled(len(part), 0.0)
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]

@@ -187,6 +187,7 @@ def test_several_guests_take_turns_in_one_loop() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_nothing_stays_behind() -> None:
     async def main() -> None:
         async with open_guest() as guest, two_nodes(guest) as (alice, bob):

@@ -1,6 +1,5 @@
 """One trainer of the equivalence tests: logs which micro-batches went into which global step."""
 
-import importlib
 import json
 import os
 import signal
@@ -104,12 +103,6 @@ def train(options: dict[str, Any], dtype_name: str) -> None:
         while any(peer.step < STEPS for peer in swarm.peers):
             time.sleep(0.01)
         torch.save(dict(model.named_parameters()), folder / f"{dtype_name}-{index}.pt")
-
-
-# What takes long to import is imported here once, by the process that all others are forked from;
-# PyTorch imports the half of itself when the first optimizer is made.
-importlib.import_module("p2p.host.host")
-make_optimizer(make_model(torch.float32)).zero_grad()
 
 
 def run(options: dict[str, Any]) -> None:

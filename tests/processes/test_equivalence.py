@@ -22,7 +22,7 @@ from training import join
 
 # Real processes, forked from one that has imported everything already: seconds saved for each.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([equivalence_peer.__name__])
+CONTEXT.set_forkserver_preload(["tests.processes.equivalence_preload"])
 LIMIT_S = 120.0
 # The largest difference of any parameter after twenty steps.
 DIFFERENCE_MAX = {"float64": 1e-10, "float32": 1e-5}

@@ -38,6 +38,7 @@ def loaded(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_help_loads_no_network_and_a_node_loads_no_numbers() -> None:
     assert loaded("tools.cli").isdisjoint({"torch", "numpy", "scipy", "sklearn", "trio", "p2p"})
     heavy = {"torch", "numpy", "scipy", "sklearn", "training", "averaging"}

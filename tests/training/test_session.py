@@ -62,7 +62,7 @@ def assert_equal_to_one_process(trainers: Sequence[SimTrainer], steps: int) -> N
             np.testing.assert_allclose(trainer.theta, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("count", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_peers_step_together_and_equal_one_process(count: int) -> None:
     async def main(network: SimNetwork) -> None:
         network.default_latency_s = 0.002
@@ -79,6 +79,7 @@ def test_peers_step_together_and_equal_one_process(count: int) -> None:
     run_sim(1, main)
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_micro_batch_keeps_everybody_together() -> None:
     """Each peer alone has the whole global batch at once; still nobody runs ahead."""
 
@@ -94,7 +95,9 @@ def test_a_batch_of_one_micro_batch_keeps_everybody_together() -> None:
     run_sim(2, main)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+)
 def test_a_crashed_peers_samples_leave_the_sums(seed: int) -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 4, compute_s=(0.05, 0.06, 0.07)) as trainers:
@@ -151,8 +154,11 @@ async def get_in(
     return late
 
 
-@pytest.mark.parametrize("compute_s", [0.001, 0.01, 1.0])
-@pytest.mark.parametrize("elements", [10, 20_000])
+@pytest.mark.parametrize(
+    "compute_s",
+    [0.001, *(pytest.param(compute_s, marks=pytest.mark.slow) for compute_s in (0.01, 1.0))],
+)
+@pytest.mark.parametrize("elements", [pytest.param(10, marks=pytest.mark.slow), 20_000])
 def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int) -> None:
     """Also when steps are much faster than the download of the state."""
 
@@ -175,6 +181,7 @@ def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int
     run_sim(3, main)
 
 
+@pytest.mark.slow
 def test_a_newcomer_gets_in_though_donors_die() -> None:
     async def main(network: SimNetwork) -> None:
         network.default_bytes_per_s = 2e5
@@ -215,6 +222,7 @@ def test_a_frozen_peer_is_left_behind_and_catches_up() -> None:
     run_sim(5, main)
 
 
+@pytest.mark.slow
 def test_one_that_computes_far_longer_than_usual_is_not_waited_for_long() -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:
@@ -299,6 +307,7 @@ def test_two_swarms_that_grew_apart_become_one() -> None:
     run_sim(9, main)
 
 
+@pytest.mark.slow
 def test_averaging_the_state_makes_all_bits_equal() -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:

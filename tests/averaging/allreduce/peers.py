@@ -12,11 +12,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import trio
 
+from averaging.allreduce import manifest
 from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.partition import Piece
 from averaging.allreduce.result import RoundResult
+from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.service import Allreduce, open_allreduce
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import (
@@ -144,6 +148,23 @@ def group_of(
         previous=b"",
     )
     return group
+
+
+def end_signed_by(node: Node, group: Group, piece: Piece, /, **changes: Any) -> PieceEnd:
+    """The end of a piece that all contributed to with weight 1, but for the changes."""
+    count = len(group.members)
+    end = PieceEnd(
+        group_id=group.group_id,
+        piece=piece.number,
+        owner=piece.owner,
+        plan=0,
+        chunks=(bytes(32),) * len(piece.chunks),
+        included=(len(piece.chunks),) * count,
+        weights=(1.0,) * count,
+        reasons=("",) * count,
+        signature=bytes(64),
+    )
+    return manifest.signed_piece_end(msgspec.structs.replace(end, **changes), node.identity.sign)
 
 
 def vectors_for(count: int, elements: int, dtype: str = "float32", seed: int = 0) -> list[Array]:

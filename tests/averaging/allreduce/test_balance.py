@@ -357,6 +357,7 @@ def test_planned_seconds_count_both_directions() -> None:
     assert planned_seconds([node(None)], (7,), 4) == (0.0,)
 
 
+@pytest.mark.slow
 def test_planning_needs_no_scipy_where_water_filling_will_do() -> None:
     program = (
         "import sys; from averaging.allreduce.balance import Capacity, solve;"

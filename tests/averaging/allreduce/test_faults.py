@@ -134,6 +134,7 @@ async def test_a_frozen_aggregator_is_found_by_its_silence(network: SimNetwork) 
         assert 2.5 <= result.transfer_seconds < 5.5
 
 
+@pytest.mark.slow
 @simulated
 async def test_two_aggregators_may_crash_one_after_the_other(network: SimNetwork) -> None:
     """The second while it averages what the first had left."""

@@ -45,6 +45,7 @@ from tests.averaging.allreduce.peers import (
     Array,
     Peer,
     connect_all,
+    end_signed_by,
     group_of,
     mean_of,
     open_peers,
@@ -82,21 +83,8 @@ class Liar:
     def end(self, piece: Piece | None = None, *, value: float = 0.0, **changes: Any) -> PieceEnd:
         """A true end of a piece of these values, but for the changes; always signed."""
         piece = piece or self.own[-1]
-        count = len(self.group.members)
-        end = PieceEnd(
-            group_id=self.group.group_id,
-            piece=piece.number,
-            owner=self.number,
-            plan=0,
-            chunks=tuple(blake3(payload).digest() for payload in self.payloads(piece, value)),
-            included=(len(piece.chunks),) * count,
-            weights=(1.0,) * count,
-            reasons=("",) * count,
-            signature=bytes(64),
-        )
-        return manifest.signed_piece_end(
-            msgspec.structs.replace(end, **changes), self.node.identity.sign
-        )
+        chunks = tuple(blake3(payload).digest() for payload in self.payloads(piece, value))
+        return end_signed_by(self.node, self.group, piece, **{"chunks": chunks, **changes})
 
     def whole(self, value: float = 0.0) -> Answers:
         """All pieces with their ends, as the protocol has it."""

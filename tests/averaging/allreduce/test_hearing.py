@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from averaging.allreduce import manifest
 from averaging.allreduce.outputs import Hold
-from averaging.allreduce.partition import Piece, partition
+from averaging.allreduce.partition import partition
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import (
     ASK,
@@ -34,6 +33,7 @@ from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import (
     Array,
     connect_all,
+    end_signed_by,
     group_of,
     mean_of,
     open_peers,
@@ -64,20 +64,10 @@ class Answerer:
         self.asked += 1
         return self.answer
 
-    def end(self, piece: Piece, owner: int) -> PieceEnd:
-        """An end in the name of any owner, signed by this member."""
-        end = PieceEnd(
-            group_id=self.group.group_id,
-            piece=piece.number,
-            owner=owner,
-            plan=0,
-            chunks=(bytes(32),) * len(piece.chunks),
-            included=(0,) * len(self.group.members),
-            weights=(0.0,) * len(self.group.members),
-            reasons=("",) * len(self.group.members),
-            signature=NO_SIGNATURE,
-        )
-        return manifest.signed_piece_end(end, self.node.identity.sign)
+    def end(self, **changes: int) -> PieceEnd:
+        """The end of somebody else's piece, but for the changes, signed by this member."""
+        piece = next(piece for piece in self.pieces if piece.owner == other_of(self))
+        return end_signed_by(self.node, self.group, piece, **changes)
 
     def held(self) -> tuple[PieceStatus, ...]:
         """It claims to hold everything, though it will not give it."""
@@ -150,11 +140,9 @@ LIES: dict[str, Callable[[Answerer], Answer]] = {
             liar.node.identity.sign,
         ),
     ),
-    "evidence that it signed itself": lambda liar: Answer(
-        liar.lost, evidence=(liar.end(liar.pieces[0], liar.pieces[0].owner),)
-    ),
+    "evidence that it signed itself": lambda liar: Answer(liar.lost, evidence=(liar.end(),)),
     "evidence of a piece that does not exist": lambda liar: Answer(
-        liar.lost, evidence=(msgspec.structs.replace(liar.end(liar.pieces[0], 0), piece=99),)
+        liar.lost, evidence=(liar.end(piece=99),)
     ),
     "pieces that it does not give": lambda liar: Answer(liar.held()),
 }

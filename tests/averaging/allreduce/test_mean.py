@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from averaging.allreduce.mean import BLOCK_ELEMENTS, Contribution, weighted_mean
+from averaging.allreduce.mean import BLOCK_ELEMENTS, Contribution, all_finite, weighted_mean
 
 Array = np.ndarray[Any, Any]
 
@@ -123,3 +123,21 @@ def test_nothing_to_average_is_fine() -> None:
     mean = weighted_mean([Contribution(1.0, np.empty(0, "float32"))], np.dtype("float32"))
     assert mean is not None
     assert mean.shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_bad_values_are_found_wherever_they_are(dtype: str) -> None:
+    kind = np.finfo(dtype)
+    good = np.array([kind.max, kind.min, kind.smallest_subnormal, -0.0, 0.0, -1.0], dtype)
+    assert all_finite(good)
+    assert all_finite(good[:0])
+    for place in range(len(good)):
+        for bad in (np.inf, -np.inf, np.nan, -np.nan):
+            spoilt = good.copy()
+            spoilt[place] = bad
+            assert not all_finite(spoilt)
+
+
+def test_every_half_is_finite_or_not() -> None:
+    for half in np.arange(2**16, dtype=np.uint16).view(np.float16)[::7]:
+        assert all_finite(np.array([half])) == bool(np.isfinite(half))

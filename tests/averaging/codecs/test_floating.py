@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from averaging.codecs.floating import FloatingWire, Run
+from averaging.codecs.floating import FloatingWire, Run, convert
 from p2p import MessageInvalid
 
 FLAT_DTYPES = ("float16", "float32", "float64")
@@ -144,6 +144,7 @@ def every_tie(dtype: str) -> np.ndarray:
     return np.concatenate([values, -values, np.array([np.inf, -np.inf], np.float32)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_every_tie_goes_to_even(dtype: str) -> None:
     flat = every_tie(dtype)
@@ -168,6 +169,32 @@ def test_numpy_and_torch_convert_to_the_same_bits(
     without_torch(monkeypatch)
     assert bytes(wire.encode(flat, 0, flat.size)) == by_torch
     assert wire.decode(by_torch, 0, flat.size).tobytes() == back_by_torch
+
+
+@pytest.mark.parametrize("converter", ["torch", "numpy"])
+@pytest.mark.parametrize("out_dtype", FLAT_DTYPES)
+@pytest.mark.parametrize("source_dtype", FLAT_DTYPES)
+def test_any_bits_are_converted_as_numpy_casts_them(
+    source_dtype: str, out_dtype: str, converter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if converter == "numpy":
+        without_torch(monkeypatch)
+    size = SIZES[source_dtype]
+    random = np.frombuffer(np.random.default_rng(0).bytes(100_001 * size), source_dtype)
+    with np.errstate(all="ignore"):
+        source = np.concatenate([random, every_tie("float16").astype(source_dtype)])
+        expected = source.astype(out_dtype)
+    out = np.empty(source.size, out_dtype)
+    convert(source, out)
+    numbers = ~np.isnan(expected)
+    assert out[numbers].tobytes() == expected[numbers].tobytes()
+    assert np.isnan(out[~numbers]).all()
+
+
+def test_what_is_converted_to_itself_stays() -> None:
+    values = np.array([1.5, np.inf, 1e-300])
+    convert(values, values)
+    assert values.tolist() == [1.5, np.inf, 1e-300]
 
 
 @pytest.mark.parametrize("flat_dtype", ["float32", "float64"])

@@ -209,6 +209,7 @@ async def test_a_failed_group_meets_again_in_its_bucket(autojump_clock: MockCloc
         assert max(member.seconds for member in failed) <= 2.0
 
 
+@pytest.mark.slow
 async def test_a_newcomer_follows_into_the_round_of_its_bucket(autojump_clock: MockClock) -> None:
     config = MatchmakingConfig(group_size_max=2, grid=True)
     async with open_swarm(SimNetwork(9), 4, config) as members:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from averaging.allreduce.half import all_finite
+from averaging.allreduce.mean import all_finite
 from averaging.robust.aggregate import aggregate
 from averaging.robust.norms import refused_norms, square_sum
 from averaging.robust.rule import Rule

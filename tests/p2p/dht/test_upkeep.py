@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -35,6 +36,7 @@ async def test_a_newcomer_is_handed_what_it_is_near_to(autojump_clock: MockClock
         assert len(carol._state.store) == 20
 
 
+@pytest.mark.slow
 async def test_a_crowd_of_newcomers_does_not_bury_the_records(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         _, alice = await swarm.add("alice")

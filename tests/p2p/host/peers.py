@@ -17,6 +17,7 @@ from p2p.host.handshake import KEY_PREFIX, SIGNED_PREFIX, SessionKeys
 from p2p.host.multistream import MULTISTREAM, line, proposal
 from p2p.host.noise import NoiseSession
 from p2p.host.records import NOISE
+from tests.p2p.host.receiving import next_plains
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size_bytes: int) -> bytes:
@@ -111,7 +112,7 @@ class RawDialer:
         answer = line(MULTISTREAM) + line(protocol)
         received = b""
         while len(received) < len(answer):
-            plains = await session.receive()
+            plains = await next_plains(session)
             assert plains, "hung up"
             received += b"".join(plains)
             assert answer.startswith(received[: len(answer)]), "the answer was no"

@@ -15,6 +15,7 @@ from p2p.host.noise import NoiseSession
 from p2p.host.swarm_key import write_swarm_key
 from p2p.wire import Message, decode_untrusted, encode
 from tests.p2p.host.peers import raw_connection, until
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.host.test_access import AUTHORITY, Member, open_served, talk
 
 YAMUX = "/yamux/1.0.0"
@@ -28,7 +29,7 @@ def sized(message: Message) -> bytes:
 async def all_that_comes(session: NoiseSession) -> bytes:
     """What the node says until it hangs up."""
     said = b""
-    while plains := await session.receive():
+    while plains := await next_plains(session):
         said += b"".join(plains)
     return said
 
@@ -39,7 +40,7 @@ async def exchange(session: NoiseSession, token: Token) -> DenyList | None:
     said = b""
     bodies: list[bytes] = []
     while len(bodies) < 2:
-        plains = await session.receive()
+        plains = await next_plains(session)
         assert plains, "hung up"
         said += b"".join(plains)
         while len(said) >= 4 and len(said) >= (end := 4 + int.from_bytes(said[:4], "big")):

@@ -12,6 +12,7 @@ from p2p.host.access import Hello, Listing
 from p2p.host.swarm_key import proof, read_swarm_key, write_swarm_key
 from p2p.wire import Message, decode_untrusted, encode
 from tests.p2p.host.peers import raw_connection, until
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.host.test_access import open_served
 
 AUTHORITY, ALICE = (Identity.generate(random.Random(seed)) for seed in range(2))
@@ -82,7 +83,7 @@ async def test_only_the_proof_of_this_handshake_is_answered(kind: str, tmp_path:
             "zeros": bytes(32),
         }[kind]
         await session.send([b"\xff\xff" + said])
-        answer = b"".join(await session.receive())
+        answer = b"".join(await next_plains(session))
         if kind == "right":
             assert answer == b"\xff\xff" + proof(key, b"responder", hash_, *ids)
             await dialer.agree_over(session, "/yamux/1.0.0")

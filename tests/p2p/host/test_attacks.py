@@ -20,6 +20,7 @@ from p2p.host.yamux import INBOUND_STREAMS_MAX
 from p2p.host.yamux_frame import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE
 from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.peers import RawDialer, raw_connection, until
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.host.wires import wire
 from tests.p2p.worlds import PROTOCOL, echo
 
@@ -264,7 +265,7 @@ async def test_strange_but_harmless_frames() -> None:
         await session.send([wire((PING, SYN, 0, 5))])
         received = b""
         while wire((PING, ACK, 0, 5)) not in received:
-            received += b"".join(await session.receive())
+            received += b"".join(await next_plains(session))
         assert dialer.identity.peer_id not in target.node.connected_peers
         await target.check_serving()
 
@@ -277,12 +278,12 @@ async def test_more_streams_than_allowed_are_refused(mock_clock: MockClock) -> N
         refused = wire((WINDOW_UPDATE, RST, ids[-1], 0))
         received = b""
         while refused not in received:
-            received += b"".join(await session.receive())
+            received += b"".join(await next_plains(session))
         await target.check_serving()
         # Who says nothing on a stream loses it.
         mock_clock.jump(NEGOTIATION_TIMEOUT_S + 0.1)
         while wire((WINDOW_UPDATE, RST, 1, 0)) not in received:
-            received += b"".join(await session.receive())
+            received += b"".join(await next_plains(session))
 
 
 async def test_streams_opened_and_reset_without_end() -> None:

@@ -11,6 +11,7 @@ from p2p import Identity, NodeConfig
 from p2p.host.multistream import MULTISTREAM, line
 from p2p.host.yamux_frame import DATA, FIN, RST, SYN, WINDOW_UPDATE
 from tests.p2p.host.peers import RawDialer, raw_connection, receive_exactly
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.host.test_attacks import hang_up_of, open_target
 from tests.p2p.host.wires import wire
 from tests.p2p.worlds import PROTOCOL
@@ -36,7 +37,7 @@ async def test_mplex_is_refused_under_noise_and_its_frames_end_the_connection() 
         await session.send([line(MULTISTREAM) + line("/mplex/6.7.0")])
         received = b""
         while NO not in received:
-            received += b"".join(await session.receive())
+            received += b"".join(await next_plains(session))
         # New stream 0, then a message with an absurd length.
         await session.send([b"\x00\x05hello" + b"\x02\xff\xff\xff\xff\x7f" + bytes(500)])
         await hang_up_of(dialer)
@@ -114,7 +115,7 @@ async def test_who_never_grants_room_stops_only_its_own_streams() -> None:
         await wait_all_tasks_blocked(0.05)
         await target.check_serving()
         # Reading on, they are not cut off either: our own streams merely wait for room.
-        received = await session.receive()
+        received = await next_plains(session)
         assert received
 
 
@@ -127,7 +128,7 @@ async def test_windows_of_four_gibibytes_again_and_again() -> None:
         await session.send([wire((DATA, FIN, 1, 5)), b"hello"])
         received = b""
         while b"hello" not in received:
-            received += b"".join(await session.receive())
+            received += b"".join(await next_plains(session))
 
 
 async def test_our_own_words_sent_back_to_us() -> None:
@@ -136,7 +137,7 @@ async def test_our_own_words_sent_back_to_us() -> None:
         said = line(MULTISTREAM) + line(PROTOCOL)
         await session.send([wire((DATA, SYN, 1, len(said)), said)])
         for _ in range(5):
-            for piece in await session.receive():
+            for piece in await next_plains(session):
                 await session.send([piece])
         await session.send([wire((DATA, RST, 1, 0))])
         await target.check_serving()

@@ -17,6 +17,7 @@ from p2p.host.multistream import MULTISTREAM, line, proposal
 from p2p.host.records import NOISE
 from p2p.host.transport import DialError
 from tests.p2p.host.peers import RawDialer, receive_exactly
+from tests.p2p.host.receiving import next_plains
 
 ALICE, BOB, EVE = (Identity.generate(random.Random(seed)) for seed in range(3))
 
@@ -46,9 +47,9 @@ async def test_two_peers_meet_and_exchange_bytes() -> None:
     [bob] = bobs
     assert (alice.peer_id, bob.peer_id) == (BOB.peer_id, ALICE.peer_id)
     await alice.send([b"hello"])
-    assert await bob.receive() == [b"hello"]
+    assert await next_plains(bob) == [b"hello"]
     await bob.send([b"and you"])
-    assert await alice.receive() == [b"and you"]
+    assert await next_plains(alice) == [b"and you"]
 
 
 async def test_what_a_dialer_sends_ahead_is_not_lost() -> None:
@@ -61,7 +62,7 @@ async def test_what_a_dialer_sends_ahead_is_not_lost() -> None:
 
         nursery.start_soon(dial)
         bob = await upgrade(right, BOB, None, rules=Rules())
-    assert await bob.receive() == [b"frames ahead"]
+    assert await next_plains(bob) == [b"frames ahead"]
 
 
 async def test_an_impostor_is_found_out_before_we_name_ourselves() -> None:

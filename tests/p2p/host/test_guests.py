@@ -15,6 +15,7 @@ from p2p.host.gate import KEPT_SHARE, Gate
 from p2p.host.guests import Guests
 from p2p.host.host import Host
 from tests.p2p.host.peers import RawDialer, raw_connection, until
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.worlds import PROTOCOL, echo
 
 ALICE, BOB, EVE = (Identity.generate().peer_id for _ in range(3))
@@ -117,7 +118,7 @@ async def test_who_is_allowed_is_served() -> None:
         stream = await trio.open_tcp_stream(host, int(port))
         async with stream:
             session = await RawDialer(stream, identity).upgrade()
-            assert await session.receive()
+            assert await next_plains(session)
 
 
 async def test_who_is_denied_cannot_connect() -> None:
@@ -168,7 +169,7 @@ async def test_who_is_turned_away_leaves_nothing_in_the_budget_of_buffers() -> N
         for _ in range(3):
             async with raw_connection(bob.addresses[0]) as late:
                 session = await late.upgrade()
-                while await session.receive():
+                while await next_plains(session):
                     pass
         assert len(bob.connections) == 7
         held = sum(connection.session._held.used for connection in host._open_connections())

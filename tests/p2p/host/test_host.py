@@ -27,6 +27,7 @@ from p2p.host import shares
 from p2p.host.host import CONNECTIONS_PER_PEER_MAX
 from p2p.host.muxer import FAREWELL_S
 from tests.p2p.host.peers import raw_connection, until
+from tests.p2p.host.receiving import next_plains
 from tests.p2p.host.wires import pattern
 from tests.p2p.worlds import PROTOCOL, echo
 
@@ -263,7 +264,7 @@ async def test_a_peer_that_came_back_is_reached_on_its_newest_connection() -> No
             await bob.open_stream(identity.peer_id, PROTOCOL)
             received = b""
             while b"/multistream/1.0.0" not in received:
-                received += b"".join(await session.receive())
+                received += b"".join(await next_plains(session))
 
 
 async def test_one_peer_cannot_hold_connections_without_end() -> None:
@@ -273,7 +274,7 @@ async def test_one_peer_cannot_hold_connections_without_end() -> None:
         async def hold() -> None:
             async with raw_connection(bob.addresses[0], identity) as dialer:
                 session = await dialer.upgrade()
-                while await session.receive():
+                while await next_plains(session):
                     pass
 
         for count in range(1, CONNECTIONS_PER_PEER_MAX + 4):
@@ -302,7 +303,7 @@ async def test_another_process_with_our_key_is_not_a_peer(tmp_path: Path) -> Non
         raw_connection(bob.addresses[0], identity) as twin,
     ):
         session = await twin.shake_hands()
-        assert await session.receive() == []
+        assert await next_plains(session) == []
         assert bob.connections == ()
 
 
@@ -360,6 +361,7 @@ async def test_ping_sends_back_what_it_gets(
         await stream.receive_some()
 
 
+@pytest.mark.slow
 async def test_handlers_that_outlive_a_connection_count_against_its_peer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

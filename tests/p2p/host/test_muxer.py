@@ -22,6 +22,7 @@ MUCH = RECEIVE_WINDOW + 2 * STREAM_UNSENT_BYTES_MAX
 # Cancellation
 
 
+@pytest.mark.slow
 async def test_two_hundred_cancelled_writes_leave_the_other_streams_intact() -> None:
     async with open_pair() as pair:
         witness = await pair.open()

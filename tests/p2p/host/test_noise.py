@@ -10,6 +10,7 @@ from p2p import Identity, StreamBroken
 from p2p.host.handshake import SessionKeys
 from p2p.host.noise import NoiseSession, is_aes_faster
 from p2p.host.records import NOISE
+from tests.p2p.host.receiving import next_plains
 
 PLAIN_MAX = NOISE.plain_bytes_max
 
@@ -55,7 +56,7 @@ async def test_bytes_cross_however_they_are_split() -> None:
             await near_stream.send_eof()
 
         nursery.start_soon(trickle)
-        while pieces := await far.receive():
+        while pieces := await next_plains(far):
             received += b"".join(pieces)
     assert received == b"".join(sent)
 
@@ -64,8 +65,8 @@ async def test_what_was_pushed_back_comes_first() -> None:
     near, far = session_pair()
     await near.send([b"later"])
     far.push_back(b"earlier")
-    assert await far.receive() == [b"earlier"]
-    assert await far.receive() == [b"later"]
+    assert await next_plains(far) == [b"earlier"]
+    assert await next_plains(far) == [b"later"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ async def test_records_that_the_peer_did_not_seal(tampered: bytes) -> None:
     session = NoiseSession(far_stream, keys()[0])
     await stream.send_all(tampered)
     with pytest.raises(StreamBroken, match="not sealed"):
-        await session.receive()
+        await next_plains(session)
 
 
 async def test_records_cannot_be_replayed_or_left_out() -> None:
@@ -99,20 +100,20 @@ async def test_records_cannot_be_replayed_or_left_out() -> None:
             await near_stream.send_all(records[index])
         with pytest.raises(StreamBroken, match="not sealed"):
             while True:
-                await far.receive()
+                await next_plains(far)
 
 
 async def test_a_stream_that_ends_or_breaks() -> None:
     near, far = session_pair()
     await near.send([b"last"])
     await near.send_eof()
-    assert await far.receive() == [b"last"]
-    assert await far.receive() == []
+    assert await next_plains(far) == [b"last"]
+    assert await next_plains(far) == []
     await far.aclose()
     with pytest.raises(StreamBroken):
         await far.send([b"x"])
     with pytest.raises(StreamBroken):
-        await far.receive()
+        await next_plains(far)
 
 
 async def test_nonces_run_out_rather_than_repeat() -> None:
@@ -137,13 +138,13 @@ async def test_both_sides_switch_to_aes_and_bytes_go_on() -> None:
     assert await near.receive_one() == b"agreed"
     near.switch_to_aes()
     assert near.layer.protocol == far.layer.protocol == "/manyhands/aes-gcm/1"
-    assert await near.receive() == [b"under aes"]
+    assert await next_plains(near) == [b"under aes"]
     sent = random.Random(3).randbytes(1_000_000)
     received = b""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(near.send, [b"a", memoryview(sent), b"z"])
         while len(received) < len(sent) + 2:
-            received += b"".join(await far.receive())
+            received += b"".join(await next_plains(far))
     assert received == b"a" + sent + b"z"
 
 
@@ -152,7 +153,7 @@ async def test_a_side_that_did_not_switch_is_found_out() -> None:
     far.switch_to_aes()
     await near.send([b"still noise"])
     with pytest.raises(StreamBroken):
-        await far.receive()
+        await next_plains(far)
 
 
 async def test_aes_keys_hang_on_the_handshake() -> None:
@@ -166,16 +167,16 @@ async def test_aes_keys_hang_on_the_handshake() -> None:
     far.switch_to_aes()
     await near.send([b"hello"])
     with pytest.raises(StreamBroken, match="not sealed"):
-        await far.receive()
+        await next_plains(far)
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:
     near, far = session_pair()
     with trio.move_on_after(0) as scope:
-        await far.receive()
+        await next_plains(far)
     assert scope.cancelled_caught
     await near.send([b"hello"])
-    assert await far.receive() == [b"hello"]
+    assert await next_plains(far) == [b"hello"]
 
 
 def test_which_cipher_is_faster_is_measured_once() -> None:

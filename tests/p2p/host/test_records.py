@@ -11,6 +11,7 @@ from p2p import StreamBroken
 from p2p.host import records
 from p2p.host.budget import Budget
 from p2p.host.records import AES_GCM, NOISE, RecordLayer, RecordReader, Sealer, packed
+from tests.p2p.host.receiving import opened
 
 KEY = bytes(range(32))
 LAYERS = pytest.mark.parametrize("layer", [NOISE, AES_GCM], ids=["noise", "aes"])
@@ -26,7 +27,7 @@ def feed(reader: RecordReader, sealed: bytes, size_bytes: int) -> list[bytes]:
             room[: len(part)] = part
         reader.on_read(len(part))
         position += len(part)
-        plains += reader.open_all()
+        plains += opened(reader)
     return plains
 
 

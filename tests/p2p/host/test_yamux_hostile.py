@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.host.budget import Budget
-from p2p.host.yamux import (
-    INBOUND_STREAMS_MAX,
-    UNREAD_BYTES_MAX,
-    UNSENT_FLOOR_BYTES,
-    YamuxSession,
-)
+from p2p.host.yamux import INBOUND_STREAMS_MAX, YamuxSession
 from p2p.host.yamux_control import ANSWERS_MAX
 from p2p.host.yamux_frame import (
     ACK,
@@ -26,6 +21,7 @@ from p2p.host.yamux_frame import (
     WINDOW_UPDATE,
     YamuxViolation,
 )
+from p2p.host.yamux_streams import UNREAD_BYTES_MAX, UNSENT_FLOOR_BYTES
 from p2p.host.yamux_window import RECEIVE_WINDOW, RECEIVE_WINDOW_MAX
 from tests.p2p.host.wires import Frame, frames_of, listener, opened, outgoing, wire
 
@@ -126,6 +122,7 @@ def test_answers_that_go_out_do_not_add_up() -> None:
         outgoing(session)
 
 
+@pytest.mark.slow
 def test_single_bytes_do_not_cost_many_times_their_size() -> None:
     session = listener()
     stream_id = opened(session)

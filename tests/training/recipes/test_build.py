@@ -43,6 +43,7 @@ def test_the_same_seed_gives_the_same_parameters() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
+@pytest.mark.slow
 def test_dtype_holds_for_parameters_and_inputs() -> None:
     double = recipe(dtype="float64")
     assert next(build_model(double).parameters()).dtype == torch.float64

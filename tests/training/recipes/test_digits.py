@@ -1,6 +1,7 @@
 """The built-in recipe: its data, its model, and that one process learns it."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -30,6 +31,7 @@ def test_pixels_are_scaled() -> None:
     assert (data.train_inputs.min(), data.train_inputs.max()) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_one_process_learns_it() -> None:
     recipe = load_recipe("digits")
     data, model = build_data(recipe), build_model(recipe)
