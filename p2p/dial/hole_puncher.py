@@ -30,7 +30,7 @@ from p2p.dial.dcutr import (
     receive_untrusted,
 )
 from p2p.dial.punch import PunchCore, PunchResult
-from p2p.errors import MessageInvalid, P2PError
+from p2p.errors import MessageInvalid, P2PError, StreamBroken
 from p2p.host.host import Host
 from p2p.host.listen import interface_networks
 from p2p.host.stream import Stream
@@ -123,6 +123,7 @@ class HolePuncher:
         """The host has a new connection."""
         if info.path != "relayed":
             self._core.on_unrelayed(info.peer_id)
+            self._wake()
             return
         if not info.outbound and not self._is_unrelayed(info.peer_id):
             if self._core.state(info.peer_id) is None:
@@ -156,6 +157,11 @@ class HolePuncher:
         return any(
             one.peer_id == peer_id and one.path != "relayed" for one in self._host.connections()
         )
+
+    async def _wait_unrelayed(self, peer_id: PeerId) -> None:
+        while not self._is_unrelayed(peer_id):
+            # Each new connection is news.
+            await self._news.wait()
 
     # We begin
 
@@ -226,6 +232,10 @@ class HolePuncher:
                 await self._host.dial(peer_id, address, from_listen_port=False)
             except DialError:
                 return
+            except Exception:
+                # A stranger's bytes must not take the node down; the operator gets the traceback.
+                logger.exception("dial_crashed address=%s", address)
+                return
             nursery.cancel_scope.cancel()
 
         with trio.move_on_after(limit_s):
@@ -256,13 +266,19 @@ class HolePuncher:
             self._complain(peer_id, refusal)
             stream.reset()
             return
+        tries = _Tries(trio.current_time())
         try:
-            tries = await self._exchange(stream)
+            await self._exchange(stream, tries)
         except MessageInvalid as exc:
             self._complain(peer_id, str(exc))
             raise
-        if tries.tried:
-            await self._dial(peer_id, tries.tried)
+        except StreamBroken:
+            # It does without SYNC when it has reached us plainly, which we may notice after it.
+            with trio.move_on_after(PLAIN_S_MAX):
+                await self._wait_unrelayed(peer_id)
+        else:
+            if tries.tried:
+                await self._dial(peer_id, tries.tried)
         if self._is_unrelayed(peer_id):
             self._report_success(peer_id, tries, began=False)
         elif tries.count >= rules.TRIES:
@@ -270,9 +286,9 @@ class HolePuncher:
             self._core.on_failed(peer_id, trio.current_time())
             self._report(peer_id, "failed", tries, reason, began=False)
 
-    async def _exchange(self, stream: Stream) -> _Tries:
-        """Answer CONNECT, and return when SYNC has come."""
-        tries = _Tries(trio.current_time(), mine=rules.offers(self._observed(), self._own()))
+    async def _exchange(self, stream: Stream, tries: _Tries) -> None:
+        """Answer CONNECT, and return when SYNC has come; notes in tries what was said."""
+        tries.mine = rules.offers(self._observed(), self._own())
         with trio.fail_after(EXCHANGE_TIMEOUT_S):
             asked = await receive_untrusted(stream, PunchType.CONNECT)
             is_ours = asked.try_number is not None
@@ -289,7 +305,6 @@ class HolePuncher:
             await stream.send_all(framed(self._message(PunchType.CONNECT, tries)))
             await receive_untrusted(stream, PunchType.SYNC)
             await stream.aclose()
-        return tries
 
     def _refusal(self, stream: Stream) -> str | None:
         if stream.path != "relayed":

@@ -70,7 +70,6 @@ def test_punched(lab: Netlab, dialer: Any, waiter: Any) -> None:
     assert (here["outcome"], there["outcome"]) == ("punched", "punched"), (here, there)
     assert (here["began"], there["began"]) == (False, True)
     assert here["tries"] == 1
-    print(here, there)
     assert sorted(dialing.hear("settled")["paths"]) == ["punched", "relayed"]
     for stream, path in (
         ("second", "punched"), ("first again", "relayed"), ("second again", "punched"),
@@ -114,5 +113,6 @@ def test_neighbours_behind_one_router_use_their_own_network(lab: Netlab) -> None
     home = lab.add_router("home", link=LINK)
     alice, bob = home.add_host("alice"), home.add_host("bob")
     dialing, waiting = meet(lab, alice, bob)
-    assert waiting.hear("result")["outcome"] == "punched"
+    said = waiting.hear("result")
+    assert said["outcome"] == "punched", said
     assert dialing.hear("second")["path"] == "punched"

@@ -37,9 +37,9 @@ async def test_the_smaller_peer_id_stays_the_dialer(wants_aes: bool) -> None:
     assert alice.handshake_hash == bob.handshake_hash
     assert alice.layer == bob.layer
     await alice.send([b"hello"])
-    assert await bob.receive() == [b"hello"]
+    assert await bob.receive_one() == b"hello"
     await bob.send([b"and you"])
-    assert await alice.receive() == [b"and you"]
+    assert await alice.receive_one() == b"and you"
 
 
 @pytest.mark.parametrize(("me", "victim"), [(ALICE, BOB), (BOB, ALICE)])
