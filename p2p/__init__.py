@@ -46,6 +46,16 @@ from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.portal import CallerJobs, Portal
+from p2p.probe.client import (
+    Measured,
+    Pinged,
+    ask_about,
+    measure_download,
+    measure_upload,
+    ping,
+)
+from p2p.probe.limits import BandwidthLimits
+from p2p.probe.schema import Told
 from p2p.relay.reservations import RelayLimits
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
@@ -55,6 +65,7 @@ __all__ = [
     "AccessError",
     "AddressInvalid",
     "Attempt",
+    "BandwidthLimits",
     "CallTimeout",
     "CallerJobs",
     "Dht",
@@ -65,6 +76,7 @@ __all__ = [
     "Identity",
     "IdentityError",
     "ListenError",
+    "Measured",
     "Message",
     "MessageInvalid",
     "Method",
@@ -74,6 +86,7 @@ __all__ = [
     "P2PError",
     "Path",
     "PeerId",
+    "Pinged",
     "Portal",
     "PortalClosed",
     "PutReport",
@@ -88,16 +101,21 @@ __all__ = [
     "SchemaValidator",
     "Stream",
     "StreamBroken",
+    "Told",
     "UnreachableError",
+    "ask_about",
     "decode_untrusted",
     "deny_list_text",
     "encode",
+    "measure_download",
+    "measure_upload",
     "open_dht",
     "open_guest",
     "open_node",
     "open_service_nursery",
     "owned_subkey",
     "parse_peer_id_untrusted",
+    "ping",
     "read_deny_list",
     "read_token",
     "rpc_client",

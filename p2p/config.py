@@ -10,6 +10,7 @@ from p2p.address import parse_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
+from p2p.probe.limits import BandwidthLimits
 from p2p.relay.reservations import RelayLimits
 
 
@@ -74,6 +75,8 @@ class NodeConfig:
     """Serve as a relay: pass bytes on between others, within relay_limits."""
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
     """What a relay gives to others; what one can spare differs."""
+    bandwidth_limits: BandwidthLimits = field(default_factory=BandwidthLimits)
+    """How much others may measure the speed of our line."""
 
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""

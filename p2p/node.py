@@ -239,6 +239,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
     from p2p.host.host import open_host
+    from p2p.probe.service import open_probe
     from p2p.relay.client import open_relay_client
     from p2p.relay.server import open_relay_server
 
@@ -275,6 +276,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)
             )
+        await stack.enter_async_context(open_probe(node, config.bandwidth_limits))
         yield node
 
 
