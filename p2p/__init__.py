@@ -21,6 +21,9 @@ from p2p.dht import (
     open_dht,
     owned_subkey,
 )
+from p2p.discovery.interfaces import interfaces
+from p2p.discovery.mdns import Mdns, open_mdns
+from p2p.discovery.networks import Interface
 from p2p.errors import (
     AccessError,
     AddressInvalid,
@@ -41,7 +44,15 @@ from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
-from p2p.nat import NetReport
+from p2p.nat import (
+    AddressReport,
+    Behind,
+    Mapping,
+    NetReport,
+    PortMapping,
+    Reachability,
+    RelayReport,
+)
 from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
@@ -64,8 +75,10 @@ __all__ = [
     "AccessConfig",
     "AccessError",
     "AddressInvalid",
+    "AddressReport",
     "Attempt",
     "BandwidthLimits",
+    "Behind",
     "CallTimeout",
     "CallerJobs",
     "Dht",
@@ -75,7 +88,10 @@ __all__ = [
     "Held",
     "Identity",
     "IdentityError",
+    "Interface",
     "ListenError",
+    "Mapping",
+    "Mdns",
     "Measured",
     "Message",
     "MessageInvalid",
@@ -87,13 +103,16 @@ __all__ = [
     "Path",
     "PeerId",
     "Pinged",
+    "PortMapping",
     "Portal",
     "PortalClosed",
     "PutReport",
+    "Reachability",
     "RecordInvalid",
     "RecordValidator",
     "RefusedError",
     "RelayLimits",
+    "RelayReport",
     "RemoteError",
     "RpcCall",
     "RpcClient",
@@ -107,10 +126,12 @@ __all__ = [
     "decode_untrusted",
     "deny_list_text",
     "encode",
+    "interfaces",
     "measure_download",
     "measure_upload",
     "open_dht",
     "open_guest",
+    "open_mdns",
     "open_node",
     "open_service_nursery",
     "owned_subkey",

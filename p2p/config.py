@@ -77,6 +77,9 @@ class NodeConfig:
     """What a relay gives to others; what one can spare differs."""
     bandwidth_limits: BandwidthLimits = field(default_factory=BandwidthLimits)
     """How much others may measure the speed of our line."""
+    mdns: bool = False
+    """Find libp2p peers on this machine's networks, and be found there; not by default, since it
+    tells everybody on them."""
 
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""

@@ -16,6 +16,7 @@ from p2p.address import TcpAddress, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
+from p2p.discovery.networks import Interface
 from p2p.errors import AddressInvalid, Attempt, StreamBroken, UnreachableError
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, Transport
@@ -59,6 +60,7 @@ class Node:
         dial_timeout_s: float = 10.0,
         clock_skew_s: float = 0.0,
         peerstore: Peerstore | None = None,
+        interfaces: Callable[[], tuple[Interface, ...]] | None = None,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
@@ -79,7 +81,13 @@ class Node:
             on_reached=self._on_reached,
             dial_timeout_s=dial_timeout_s,
             rng=rng,
+            interfaces=interfaces,
         )
+
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        """Where this machine's own interfaces can be dialed, whatever is announced."""
+        return self._transport.listening_on
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -238,6 +246,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         AddressInvalid: an address in the config is none.
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
+    from p2p.discovery.interfaces import interfaces
+    from p2p.discovery.mdns import open_mdns
     from p2p.host.host import open_host
     from p2p.probe.service import open_probe
     from p2p.relay.client import open_relay_client
@@ -269,6 +279,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
             peerstore=peerstore,
+            interfaces=interfaces,
         )
         nursery.start_soon(_watch_network, node)
         node.relay_client = await stack.enter_async_context(open_relay_client(host))
@@ -277,6 +288,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
                 open_relay_server(host, identity, config.relay_limits)
             )
         await stack.enter_async_context(open_probe(node, config.bandwidth_limits))
+        if config.mdns:
+            await stack.enter_async_context(open_mdns(node))
         yield node
 
 

@@ -11,6 +11,8 @@ import trio
 
 from p2p.address import TcpAddress
 from p2p.dial.backoff import BackOff
+from p2p.dial.order import start_of
+from p2p.discovery.networks import Interface
 from p2p.errors import Attempt, UnreachableError
 from p2p.host.transport import DialError, Transport
 from p2p.peer_id import PeerId
@@ -44,12 +46,14 @@ class Dialer:
         on_reached: Callable[[PeerId, TcpAddress], None],
         dial_timeout_s: float,
         rng: random.Random,
+        interfaces: Callable[[], tuple[Interface, ...]] | None = None,
     ) -> None:
         self._transport = transport
         self._nursery = nursery
         self._is_connected = is_connected
         self._on_reached = on_reached
         self._dial_timeout_s = dial_timeout_s
+        self._interfaces = interfaces or tuple
         self._races: dict[PeerId, _Race] = {}
         self.back_off = BackOff(rng)
 
@@ -75,18 +79,26 @@ class Dialer:
             if not joined or set(addresses) <= set(race.addresses):
                 raise UnreachableError(peer_id, race.attempts)
 
+    async def _dial(
+        self, peer_id: PeerId, address: TcpAddress, addresses: tuple[TcpAddress, ...]
+    ) -> None:
+        """Dial one of several addresses, when its turn comes and for as long as it may take."""
+        start = start_of(address, addresses, self._interfaces())
+        await trio.sleep(start.delay_s)
+        timeout_s = min(self._dial_timeout_s, start.timeout_s_max)
+        with trio.move_on_after(timeout_s):
+            return await self._transport.dial(peer_id, address)
+        raise DialError(f"no answer in {timeout_s:g} s")
+
     async def _run(self, peer_id: PeerId, race: _Race) -> None:
         causes: dict[TcpAddress, str] = {}
         due, paused = self.back_off.split(race.addresses, trio.current_time())
 
         async def attempt(address: TcpAddress, nursery: trio.Nursery) -> None:
             try:
-                with trio.fail_after(self._dial_timeout_s):
-                    await self._transport.dial(peer_id, address)
+                await self._dial(peer_id, address, race.addresses)
             except DialError as exc:
                 causes[address] = str(exc)
-            except trio.TooSlowError:
-                causes[address] = f"no answer in {self._dial_timeout_s:g} s"
             except Exception:
                 # A stranger's bytes must not take the node down; the operator gets the traceback.
                 logger.exception("dial_crashed address=%s", address)

@@ -132,6 +132,10 @@ class Host:
     def addresses(self) -> tuple[TcpAddress, ...]:
         return self._addresses
 
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        return listening_addresses(self._listeners)
+
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         if handler is None:
             self._handlers.pop(protocol, None)

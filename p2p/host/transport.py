@@ -39,6 +39,10 @@ class Transport(Protocol):
     def addresses(self) -> tuple[TcpAddress, ...]:
         """Where others can dial us; empty for a client."""
 
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        """Where our own interfaces can be dialed, whatever is announced; empty for a client."""
+
     async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
         """Connect to the peer at one address; raises DialError (never for being connected)."""
 

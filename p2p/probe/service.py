@@ -65,10 +65,10 @@ class _Probe:
             is_relay=node.relay_server is not None,
             connections=len(node.connections),
             sees_you_at=seen[-1] if seen else "",
-            subject_at=self._subject_places_untrusted(caller, request),
+            subject_at=self._places_of_subject(caller, request),
         )
 
-    def _subject_places_untrusted(self, caller: PeerId, request: schema.About) -> tuple[str, ...]:
+    def _places_of_subject(self, caller: PeerId, request: schema.About) -> tuple[str, ...]:
         if not request.subject:
             return ()
         subject = parse_peer_id_untrusted(request.subject)

@@ -75,6 +75,10 @@ class SimTransport:
     def addresses(self) -> tuple[TcpAddress, ...]:
         return () if self._client_mode else (self.listening,)
 
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        return self.addresses
+
     async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
         if not self._is_up:
             raise DialError("this node has crashed")

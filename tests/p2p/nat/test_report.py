@@ -1,27 +1,56 @@
 """NetReport says in one line how others can reach this node."""
 
+from typing import Any
+
 import pytest
 
-from p2p import NetReport, open_node
+from p2p import NetReport, PeerId, open_node
+from p2p.nat import PortMapping, RelayReport
+
+PUBLIC = "/ip4/8.8.8.8/tcp/1"
 
 
 @pytest.mark.parametrize(
-    ("addresses", "client_mode", "line"),
+    ("facts", "line"),
     [
-        (("/ip4/8.8.8.8/tcp/1",), False, "reachable at /ip4/8.8.8.8/tcp/1; 6 connections"),
-        ((), False, "reachable at no address; 6 connections"),
-        ((), True, "reachable at client only; 6 connections"),
+        ({"addresses": (PUBLIC,)}, f"not probed from outside, told to others: {PUBLIC}"),
+        (
+            {"addresses": (PUBLIC,), "reachability": "public", "behind": "nothing"},
+            f"reachable from outside, told to others: {PUBLIC}; nothing in the way",
+        ),
+        ({}, "not probed from outside, told to others: no address"),
+        ({"client_mode": True}, "client only"),
+        (
+            {
+                "reachability": "private",
+                "behind": "nat",
+                "mapping": "endpoint-dependent",
+                "relays": (RelayReport(PeerId("12D3KooWabcdefgh"), PUBLIC, 60.0, None),),
+            },
+            "not reachable from outside, told to others: no address; behind a NAT; "
+            "endpoint-dependent mapping; relays: abcdefgh",
+        ),
+        (
+            {
+                "addresses": (PUBLIC,),
+                "reachability": "private",
+                "behind": "double-nat",
+                "port_mapping": PortMapping("upnp", PUBLIC, 1, 60.0, "a second NAT is behind it"),
+            },
+            f"not reachable from outside, told to others: {PUBLIC}; behind two NATs in a row; "
+            "port mapped by upnp (of no use: a second NAT is behind it)",
+        ),
     ],
 )
-def test_one_line(addresses: tuple[str, ...], client_mode: bool, line: str) -> None:
-    report = NetReport(
-        addresses=addresses,
-        client_mode=client_mode,
-        connections_direct=1,
-        connections_punched=2,
-        connections_relayed=3,
-    )
-    assert str(report) == line
+def test_one_line(facts: dict[str, Any], line: str) -> None:
+    defaults: dict[str, Any] = {
+        "addresses": (),
+        "client_mode": False,
+        "connections_direct": 1,
+        "connections_punched": 2,
+        "connections_relayed": 3,
+    }
+    assert str(NetReport(**defaults | facts)) == f"{line}; 6 connections"
 
 
 async def test_a_nodes_report_counts_its_connections() -> None:
