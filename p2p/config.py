@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from p2p.address import parse_address
+from p2p.address import parse_address, parse_tcp_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
@@ -77,20 +77,30 @@ class NodeConfig:
     """What a relay gives to others; what one can spare differs."""
     bandwidth_limits: BandwidthLimits = field(default_factory=BandwidthLimits)
     """How much others may measure the speed of our line."""
-    mdns: bool = False
-    """Find libp2p peers on this machine's networks, and be found there; not by default, since it
-    tells everybody on them."""
 
+    dial_back: bool = True
+    """Ask peers to dial us, to learn whether outsiders get through, and dial those who ask us."""
+    port_mapping: bool = True
+    """Ask the router for a port by UPnP, NAT-PMP or PCP."""
+    relays: tuple[str, ...] = ()
+    """Addresses of relays to use beside those that are found."""
+    relay_client: Literal["auto", "never", "always"] = "auto"
+    """Hold reservations at relays: auto while outsiders do not get through to us."""
+    hole_punching: bool = True
+    """Try to replace relayed connections by direct ones."""
+    mdns: bool = False
+    """Find peers on the same local network, and be found there."""
     record_layer: Literal["auto", "noise"] = "auto"
     """auto: AES-GCM records with peers of our kind if both are faster with them; noise: never."""
 
     def __post_init__(self) -> None:
-        for name in ("listen", "announce"):
+        for name in ("listen", "announce", "relays"):
             addresses = getattr(self, name)
             if isinstance(addresses, str):
                 raise ValueError(f"{name} takes several addresses: write ({addresses!r},)")
             for address in addresses:
-                parse_address(address)
+                parse = parse_tcp_address if name == "listen" else parse_address
+                parse(address)
         for name in ("allow_peers", "deny_peers"):
             for text in getattr(self, name):
                 try:
@@ -99,6 +109,10 @@ class NodeConfig:
                     raise ValueError(f"{name}: {exc}") from exc
         if not self.dial_timeout_s > 0:
             raise ValueError("dial_timeout_s must be positive")
+        if self.relay_client not in ("auto", "never", "always"):
+            raise ValueError(
+                f"relay_client must be auto, never or always, not {self.relay_client!r}"
+            )
         if self.record_layer not in ("auto", "noise"):
             raise ValueError(f"record_layer must be auto or noise, not {self.record_layer!r}")
         for name in (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from p2p import peerstore_file
-from p2p.address import TcpAddress, parse_address
+from p2p.address import Address, TcpAddress, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
@@ -61,12 +61,15 @@ class Node:
         clock_skew_s: float = 0.0,
         peerstore: Peerstore | None = None,
         interfaces: Callable[[], tuple[Interface, ...]] | None = None,
+        listening: Callable[[], tuple[TcpAddress, ...]] = tuple,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
         self.client_mode = client_mode
         self.rng = rng
         self.offload = offload
+        self.listening = listening
+        """Where this machine's own interfaces can be dialed now, whatever is announced."""
         self.relay_client: RelayClient | None = None
         """Reserves at relays, so that others reach us through them; None in simulations."""
         self.relay_server: RelayServer | None = None
@@ -83,11 +86,6 @@ class Node:
             rng=rng,
             interfaces=interfaces,
         )
-
-    @property
-    def listening_on(self) -> tuple[TcpAddress, ...]:
-        """Where this machine's own interfaces can be dialed, whatever is announced."""
-        return self._transport.listening_on
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -124,7 +122,7 @@ class Node:
         """Whether a connection to the peer is open."""
         return any(info.peer_id == peer_id for info in self._transport.connections())
 
-    def _on_reached(self, peer_id: PeerId, address: TcpAddress) -> None:
+    def _on_reached(self, peer_id: PeerId, address: Address) -> None:
         self._peerstore.on_reached(peer_id, address)
         self._peerstore.touch(peer_id, self.wall_time_s())
 
@@ -269,7 +267,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             )
             # Whom we reached before the last stop still has a place that strangers leave free.
             for peer_id, address in peerstore.proven():
-                host.remember(peer_id, address.host)
+                if isinstance(address, TcpAddress):
+                    host.remember(peer_id, address.host)
         node = Node(
             identity,
             host,
@@ -280,6 +279,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             dial_timeout_s=config.dial_timeout_s,
             peerstore=peerstore,
             interfaces=interfaces,
+            listening=host.listening,
         )
         nursery.start_soon(_watch_network, node)
         node.relay_client = await stack.enter_async_context(open_relay_client(host))

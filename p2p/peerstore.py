@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-from p2p.address import TcpAddress, is_unspecified, parse_address_untrusted, sort_addresses
+from p2p.address import (
+    Address,
+    CircuitAddress,
+    first_hop,
+    is_unspecified,
+    parse_address_untrusted,
+    sort_addresses,
+)
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
@@ -25,13 +32,13 @@ class Peerstore:
 
     def __init__(self, *, peers_max: int = _PEERS_MAX) -> None:
         self._peers_max = peers_max
-        self._addresses: OrderedDict[PeerId, tuple[TcpAddress, ...]] = OrderedDict()
-        self._proven: dict[PeerId, tuple[TcpAddress, ...]] = {}
+        self._addresses: OrderedDict[PeerId, tuple[Address, ...]] = OrderedDict()
+        self._proven: dict[PeerId, tuple[Address, ...]] = {}
         self._seen_at_s: dict[PeerId, float] = {}
 
     def add_untrusted(self, peer_id: PeerId, addresses: Iterable[str]) -> None:
         """Remember addresses, the newest first; what is no address of this peer is left out."""
-        fresh: list[TcpAddress] = []
+        fresh: list[Address] = []
         for text in addresses:
             try:
                 address = parse_address_untrusted(text)
@@ -40,16 +47,19 @@ class Peerstore:
                 continue
             if address.peer_id not in (None, peer_id) or not is_dialable(address):
                 continue
+            if isinstance(address, CircuitAddress) and address.relay_id == peer_id:
+                continue
             fresh.append(address.of(peer_id))
             if len(fresh) == _ADDRESSES_PER_PEER_MAX:
                 break
         if fresh:
             self._put(peer_id, tuple(fresh))
 
-    def on_reached(self, peer_id: PeerId, address: TcpAddress) -> None:
-        """The peer has proved its identity at this address."""
+    def on_reached(self, peer_id: PeerId, address: Address) -> None:
+        """The peer has proved its identity at this address; circuits displace no direct ones."""
         proven = dict.fromkeys((address.of(peer_id), *self._proven.get(peer_id, ())))
-        self._proven[peer_id] = tuple(proven)[:_PROVEN_PER_PEER_MAX]
+        direct_first = sorted(proven, key=lambda one: isinstance(one, CircuitAddress))
+        self._proven[peer_id] = tuple(direct_first)[:_PROVEN_PER_PEER_MAX]
         self._put(peer_id, ())
 
     def touch(self, peer_id: PeerId, now_s: float) -> None:
@@ -65,7 +75,7 @@ class Peerstore:
         copied._seen_at_s = self._seen_at_s.copy()
         return copied
 
-    def proven(self) -> Iterator[tuple[PeerId, TcpAddress]]:
+    def proven(self) -> Iterator[tuple[PeerId, Address]]:
         """Where peers have proved their identity to us."""
         for peer_id, addresses in self._proven.items():
             for address in addresses:
@@ -96,7 +106,7 @@ class Peerstore:
                     self.on_reached(peer.peer_id, parse_address_untrusted(text))
             self.touch(peer.peer_id, peer.seen_at_s)
 
-    def _put(self, peer_id: PeerId, fresh: tuple[TcpAddress, ...]) -> None:
+    def _put(self, peer_id: PeerId, fresh: tuple[Address, ...]) -> None:
         proven = self._proven.get(peer_id, ())
         others = dict.fromkeys((*fresh, *self._addresses.get(peer_id, ())))
         for address in proven:
@@ -109,8 +119,8 @@ class Peerstore:
             self._proven.pop(forgotten, None)
             self._seen_at_s.pop(forgotten, None)
 
-    def addresses_of(self, peer_id: PeerId) -> tuple[TcpAddress, ...]:
-        """Known addresses, public before private before loopback."""
+    def addresses_of(self, peer_id: PeerId) -> tuple[Address, ...]:
+        """Known addresses, public before private before loopback, circuits last."""
         return sort_addresses(self._addresses.get(peer_id, ()))
 
     def forget(self, peer_id: PeerId) -> None:
@@ -120,6 +130,6 @@ class Peerstore:
         self._seen_at_s.pop(peer_id, None)
 
 
-def is_dialable(address: TcpAddress) -> bool:
+def is_dialable(address: Address) -> bool:
     """Whether a dial can make sense: port 0 and 0.0.0.0 are for listening only."""
-    return address.port > 0 and not is_unspecified(address)
+    return first_hop(address).port > 0 and not is_unspecified(address)

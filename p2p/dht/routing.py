@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from p2p.address import network_of, parse_address_untrusted, scope
+from p2p.address import CircuitAddress, network_of, parse_address_untrusted, scope
 from p2p.dht.key import KEY_BITS, bucket_index, random_key_in_bucket
 from p2p.errors import MessageInvalid
 from p2p.peer_id import PeerId
@@ -59,6 +59,9 @@ def networks_of(addresses: tuple[str, ...]) -> tuple[str, ...]:
             address = parse_address_untrusted(text)
         except MessageInvalid:
             # A kind of address that we do not know says nothing of its owner.
+            continue
+        if isinstance(address, CircuitAddress):
+            # It tells where the relay is.
             continue
         if scope(address) == "public":
             networks[network_of(address.host)] = None

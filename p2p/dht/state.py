@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
 from p2p.dht.key import node_key
 from p2p.dht.record import Record
@@ -46,11 +47,14 @@ class DhtState:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where we can be dialed, as we tell others: without our peer id, which they know."""
+        """Where we can be dialed, as we tell others: without our peer id, which they know.
+
+        Who is reached through relays only is a client: lookups shall not wait for relays.
+        """
         current = self.node.addresses
         if current != self._node_addresses:
             bare = (address.removesuffix(f"/p2p/{self.node.peer_id}") for address in current)
-            fit = tuple(address for address in bare if len(address) <= ADDRESS_LENGTH_MAX)
+            fit = tuple(address for address in bare if _is_fit(address))
             self._node_addresses, self._addresses = current, fit[:ADDRESSES_MAX]
         return self._addresses
 
@@ -66,8 +70,9 @@ class DhtState:
 
     def on_request(self, caller: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer asked us something; it is a contact unless it is a client."""
-        if addresses:
-            self._on_seen(contact_untrusted(caller, addresses))
+        direct = tuple(address for address in addresses if not is_circuit(address))
+        if direct:
+            self._on_seen(contact_untrusted(caller, direct))
 
     def on_answer(self, contact: Contact, wall_ms: int) -> None:
         """A peer answered us."""
@@ -134,3 +139,7 @@ def _life_left_s(record: Record, wire: WireRecord) -> float:
     """What a holder says is left, but never more than the owner signed."""
     remaining_ms = min(wire.remaining_ms, record.life_ms) if record.owner else wire.remaining_ms
     return remaining_ms / 1000
+
+
+def _is_fit(address: str) -> bool:
+    return len(address) <= ADDRESS_LENGTH_MAX and not is_circuit(address)

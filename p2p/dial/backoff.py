@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from p2p.address import TcpAddress
+from p2p.address import Address
 from p2p.errors import Attempt
 
 FIRST_PAUSE_S = 1.0
@@ -36,9 +36,9 @@ class BackOff:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._failures: OrderedDict[TcpAddress, _Failure] = OrderedDict()
+        self._failures: OrderedDict[Address, _Failure] = OrderedDict()
 
-    def on_failed(self, address: TcpAddress, cause: str, now_s: float) -> None:
+    def on_failed(self, address: Address, cause: str, now_s: float) -> None:
         """A dial of this address did not lead to its peer."""
         last = self._failures.pop(address, None)
         in_a_row = last.in_a_row + 1 if last else 1
@@ -49,7 +49,7 @@ class BackOff:
         if len(self._failures) > _ADDRESSES_MAX:
             self._failures.popitem(last=False)
 
-    def forgive(self, addresses: Iterable[TcpAddress]) -> None:
+    def forgive(self, addresses: Iterable[Address]) -> None:
         """These work, or somebody asks for them by name."""
         for address in addresses:
             self._failures.pop(address, None)
@@ -59,8 +59,8 @@ class BackOff:
         self._failures.clear()
 
     def split(
-        self, addresses: tuple[TcpAddress, ...], now_s: float
-    ) -> tuple[tuple[TcpAddress, ...], tuple[Attempt, ...]]:
+        self, addresses: tuple[Address, ...], now_s: float
+    ) -> tuple[tuple[Address, ...], tuple[Attempt, ...]]:
         """The addresses to try now, in order, and why the others are not tried."""
         due = tuple(one for one in addresses if not self._is_paused(one, now_s))
         if not due:
@@ -74,6 +74,6 @@ class BackOff:
                 paused.append(Attempt(str(address), cause))
         return due, tuple(paused)
 
-    def _is_paused(self, address: TcpAddress, now_s: float) -> bool:
+    def _is_paused(self, address: Address, now_s: float) -> bool:
         failure = self._failures.get(address)
         return failure is not None and now_s < failure.until_s

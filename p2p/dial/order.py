@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from p2p.address import TcpAddress, scope
+from p2p.address import Address, CircuitAddress, TcpAddress, scope
 from p2p.discovery.networks import Interface, interface_towards
 
 LAN_HEAD_START_S = 0.1
@@ -38,12 +38,12 @@ class Start:
 
 
 def start_of(
-    address: TcpAddress, addresses: Iterable[TcpAddress], interfaces: tuple[Interface, ...]
+    address: Address, addresses: Iterable[Address], interfaces: tuple[Interface, ...]
 ) -> Start:
     """How to go about one of a peer's addresses; without interfaces all begin at once."""
-    if not interfaces:
+    if not interfaces or isinstance(address, CircuitAddress):
         return Start()
-    others = [one for one in addresses if one != address]
+    others = [one for one in addresses if one != address and not isinstance(one, CircuitAddress)]
     match _kind(address, interfaces):
         case "foreign":
             return Start(FOREIGN_DELAY_S if others else 0.0, FOREIGN_TIMEOUT_S)

@@ -217,6 +217,8 @@ def _addresses_untrusted(
         except MessageInvalid:
             # Peers announce kinds of addresses that we do not know, too.
             continue
+        if not isinstance(address, TcpAddress):
+            continue
         near = interface_towards(address.host, interfaces)
         if near is None or address.port == 0 or address.peer_id is None:
             continue

@@ -67,7 +67,7 @@ class Mdns:
 
     async def announce(self, *, farewell: bool = False) -> None:
         """Tell each network where we are there, or that we go."""
-        listening = self._node.listening_on
+        listening = self._node.listening()
         life_s = 0 if farewell else LIFE_S
         for interface in self._joined:
             await self._send(self._lan.advert(listening, interface, life_s=life_s), interface)
@@ -105,7 +105,7 @@ class Mdns:
 
     async def _on_datagram(self, data: bytes, source_host: str) -> None:
         outcome = self._lan.on_datagram_untrusted(
-            data, source_host, self._joined, self._node.listening_on, trio.current_time()
+            data, source_host, self._joined, self._node.listening(), trio.current_time()
         )
         for found in outcome.found:
             self._on_found(found)
@@ -142,7 +142,7 @@ class Mdns:
 
 def _interfaces_for(node: Node, found: tuple[Interface, ...]) -> tuple[Interface, ...]:
     """Loopback for a node that keeps to this machine, else all other interfaces."""
-    listening = node.listening_on
+    listening = node.listening()
     keeps_to_itself = bool(listening) and all(
         address.kind in ("ip4", "ip6") and ipaddress.ip_address(address.host).is_loopback
         for address in listening

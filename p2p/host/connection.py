@@ -61,7 +61,7 @@ async def upgrade(
     dialer = expected is not None
     cause = "the connection was closed during the handshake"
     try:
-        plain = _PlainBytes(stream)
+        plain = PlainBytes(stream)
         await _agree(plain, (NOISE.protocol,), dialer=dialer)
         session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
         if reason := rules.refusal(session.peer_id):
@@ -117,7 +117,7 @@ async def _agree(
         raise DialError(f"the other side does not speak {protocols[-1]}") from exc
 
 
-class _PlainBytes:
+class PlainBytes:
     """Exact reads from a socket, no further than asked."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:

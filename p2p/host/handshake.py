@@ -58,16 +58,32 @@ async def handshake(stream: ByteStream, identity: Identity, expected: PeerId | N
     """
     state = _State(identity, is_initiator=expected is not None)
     if expected is not None:
-        await stream.send_all(state.write_untrusted(b""))
-        peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
-        if peer_id != expected:
-            raise DialError(f"impostor: {peer_id} answers there, not {expected}")
+        peer_id = await _meet(stream, state, expected)
         await stream.send_all(state.write_untrusted(state.proof()))
     else:
         state.read_untrusted(await _receive(stream))
         await stream.send_all(state.write_untrusted(state.proof()))
         peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
     return state.keys(peer_id)
+
+
+async def prove_there(stream: ByteStream, identity: Identity, expected: PeerId) -> None:
+    """Let the listener prove that it is the expected peer, and go no further with the handshake.
+
+    Raises:
+        DialError: somebody else is there.
+        MessageInvalid: what came is no valid handshake.
+    """
+    await _meet(stream, _State(identity, is_initiator=True), expected)
+
+
+async def _meet(stream: ByteStream, state: _State, expected: PeerId) -> PeerId:
+    """The first two messages, as the dialer."""
+    await stream.send_all(state.write_untrusted(b""))
+    peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
+    if peer_id != expected:
+        raise DialError(f"impostor: {peer_id} answers there, not {expected}")
+    return peer_id
 
 
 async def _receive(stream: ByteStream) -> bytes:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import trio
 
-from p2p.address import TcpAddress, parse_address
+from p2p.address import Address, CircuitAddress, TcpAddress, parse_address
 from p2p.config import NodeConfig
 from p2p.errors import StreamBroken
-from p2p.host import identify, multistream
+from p2p.host import identify
 from p2p.host.access import Access
 from p2p.host.allocator import keep_freed_memory
 from p2p.host.budget import Budget, Share
@@ -19,22 +19,29 @@ from p2p.host.connection import Rules, upgrade
 from p2p.host.crossing import loser_of, preferred
 from p2p.host.gate import Gate
 from p2p.host.guests import Guests
-from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
+from p2p.host.listen import (
+    dial_cause,
+    listening_addresses,
+    local_address,
+    open_listeners,
+    remote_address,
+)
 from p2p.host.live import LiveConnection, retire
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
-from p2p.host.negotiated import NegotiatedStream
 from p2p.host.noise import is_aes_faster
 from p2p.host.records import BUFFERS_BYTES_MAX
+from p2p.host.relayed import Relayed
 from p2p.host.serve import serve_stream
 from p2p.host.shares import Shares
 from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.host.swarm_key import read_swarm_key
-from p2p.host.transport import ConnectionInfo, DialError
+from p2p.host.transport import ConnectionInfo, DialError, Identified, OnIdentified
 from p2p.identity import Identity
 from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.relay.schema import CircuitLimit
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +115,12 @@ class Host:
             access=self._access,
         )
         announced = tuple(parse_address(text) for text in config.announce)
-        self._addresses = () if config.client_mode else announced or listening_addresses(listeners)
+        self._addresses: tuple[Address, ...] = announced or self.listening()
+        if config.client_mode:
+            self._addresses = ()
+        self._relayed = Relayed(self, identity.peer_id, self._upgrade, self._begin)
+        self.on_identified: list[OnIdentified] = []
+        """Told what each new connection's peer says of itself; while empty, nobody is asked."""
         self._accepting = trio.CancelScope()
         self._nursery: trio.Nursery
 
@@ -116,7 +128,8 @@ class Host:
         """Begin to accept connections, with tasks in the nursery."""
         self._nursery = nursery
         self.set_handler(identify.PING_PROTOCOL, identify.serve_ping)
-        self.set_handler(identify.IDENTIFY_PROTOCOL, self._serve_identify)
+        told = identify.IdentifyServer(self._identity.public_key, self, self._handlers)
+        self.set_handler(identify.IDENTIFY_PROTOCOL, told)
         nursery.start_soon(self._accept_all)
 
     async def close(self) -> None:
@@ -129,12 +142,20 @@ class Host:
     # Transport
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
+    def addresses(self) -> tuple[Address, ...]:
         return self._addresses
 
-    @property
-    def listening_on(self) -> tuple[TcpAddress, ...]:
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        self._addresses = addresses
+
+    def listening(self) -> tuple[TcpAddress, ...]:
+        """Where our interfaces can be dialed now; they come and go."""
         return listening_addresses(self._listeners)
+
+    def identified(self, peer_id: PeerId) -> Identified | None:
+        """What the peer said of itself on the newest connection that it answered on."""
+        told = [one.identified for one in self._open_connections(peer_id) if one.identified]
+        return told[-1] if told else None
 
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         if handler is None:
@@ -156,13 +177,7 @@ class Host:
         if not usable:
             raise StreamBroken(f"no connection to {short(peer_id)}")
         connection = usable[preferred([one.info for one in usable], self._identity.peer_id)]
-        muxed = connection.muxer.open_stream()
-        try:
-            await muxed.send_all(multistream.proposal(protocol))
-        except BaseException:
-            muxed.reset()
-            raise
-        return NegotiatedStream(muxed, peer_id, protocol, connection.info.path, agreed=False)
+        return await connection.open_stream(protocol)
 
     @contextmanager
     def watched(self, peer_ids: Iterable[PeerId]) -> Iterator[None]:
@@ -183,9 +198,12 @@ class Host:
             for connection in self._open_connections(peer_id):
                 nursery.start_soon(connection.muxer.aclose)
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
         if refusal := self._refusal(peer_id):
             raise DialError(refusal)
+        if isinstance(address, CircuitAddress):
+            await self._relayed.dial(peer_id, address)
+            return
         try:
             stream = await trio.open_tcp_stream(address.host, address.port)
         except (OSError, ValueError) as exc:
@@ -196,21 +214,13 @@ class Host:
         if remote is not None:
             self.remember(peer_id, remote.host)
 
-    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+    async def accept_relayed(self, stream: Stream, source: PeerId, limit: CircuitLimit) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone.
 
         Raises:
             DialError: the peer is not the one that the relay named, or no libp2p peer.
         """
-        address = f"/p2p/{stream.peer_id}/p2p-circuit/p2p/{source}"
-        with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-            connection = await self._upgrade(stream, address, None, path="relayed")
-        if connection.info.peer_id != source:
-            stream.reset()
-            await connection.session.aclose()
-            raise DialError(f"impostor: {connection.info.peer_id} came, announced as {source}")
-        self._begin(connection)
-        await connection.muxer.lost.wait()
+        await self._relayed.accept(stream, source, limit)
 
     # Connections
 
@@ -287,6 +297,7 @@ class Host:
         address: TcpAddress | str,
         expected: PeerId | None,
         path: Path = "direct",
+        limit: CircuitLimit | None = None,
     ) -> LiveConnection:
         """Turn a byte stream into a connection; whatever fails, the stream is closed."""
         held = self._buffers.open_share()
@@ -303,6 +314,8 @@ class Host:
             outbound=expected is not None,
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
+            local=local_address(stream),
+            limit=limit,
         )
         shares = self._shares.of(noise.peer_id)
         muxer = Muxer(
@@ -337,6 +350,8 @@ class Host:
         for oldest in inbound[:-CONNECTIONS_PER_PEER_MAX]:
             oldest.muxer.abort("too many connections of this peer")
         self._nursery.start_soon(self._run, connection, counted_host)
+        if self.on_identified:
+            self._nursery.start_soon(connection.ask_who, self.on_identified)
         for older in several[:-1]:
             loser = loser_of(older.info, info, self._identity.peer_id)
             if loser is not None:
@@ -382,20 +397,3 @@ class Host:
             await serve_stream(muxed, info, self._handlers)
         finally:
             served.give(1)
-
-    async def _serve_identify(self, stream: Stream) -> None:
-        observed = next(
-            (
-                info.address
-                for info in self.connections()
-                if info.peer_id == stream.peer_id and info.path != "relayed"
-            ),
-            None,
-        )
-        await identify.serve_identify(
-            stream,
-            public_key=self._identity.public_key,
-            listening=self._addresses,
-            observed=parse_address(observed) if observed else None,
-            protocols=tuple(sorted(self._handlers)),
-        )

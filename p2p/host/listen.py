@@ -7,7 +7,7 @@ import errno
 import ifaddr
 import trio
 
-from p2p.address import TcpAddress, is_unspecified, parse_address, sort_addresses
+from p2p.address import TcpAddress, is_unspecified, parse_tcp_address, sort_addresses
 from p2p.errors import ListenError
 
 
@@ -20,7 +20,7 @@ async def open_listeners(addresses: tuple[str, ...]) -> list[trio.SocketListener
     listeners: list[trio.SocketListener] = []
     try:
         for text in addresses:
-            address = parse_address(text)
+            address = parse_tcp_address(text)
             try:
                 listeners += await trio.open_tcp_listeners(address.port, host=address.host)
             except (OSError, ValueError) as exc:
@@ -79,6 +79,16 @@ def remote_address(stream: trio.SocketStream) -> TcpAddress | None:
     """The other end, or None if it has gone again."""
     try:
         return address_of(stream.socket.getpeername())
+    except OSError:
+        return None
+
+
+def local_address(stream: trio.abc.HalfCloseableStream) -> TcpAddress | None:
+    """Our own end of a socket; None of a stream through a relay, or of one that is gone."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        return address_of(stream.socket.getsockname())
     except OSError:
         return None
 

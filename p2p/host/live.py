@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import trio
 
+from p2p.host import identify, multistream
 from p2p.host.muxer import Muxer
+from p2p.host.negotiated import NegotiatedStream
 from p2p.host.noise import NoiseSession
-from p2p.host.transport import ConnectionInfo
+from p2p.host.transport import ConnectionInfo, Identified, OnIdentified
 
 # The peer may learn of the survivor half a round trip later, and opens streams on the other until.
 _RETIRE_AFTER_S = 2.0
@@ -24,6 +26,25 @@ class LiveConnection:
     muxer: Muxer
     ends_at_s: float
     """When the peer's token ends, on trio's clock."""
+    identified: Identified | None = None
+    """What the peer says of itself, once it has been asked and has answered."""
+
+    async def open_stream(self, protocol: str) -> NegotiatedStream:
+        """A stream on this connection; raises StreamBroken when it is lost or going away."""
+        muxed = self.muxer.open_stream()
+        try:
+            await muxed.send_all(multistream.proposal(protocol))
+        except BaseException:
+            muxed.reset()
+            raise
+        return NegotiatedStream(muxed, self.info, protocol, agreed=False)
+
+    async def ask_who(self, tell: list[OnIdentified]) -> None:
+        """Ask the peer once who it is; one that does not answer is told of to nobody."""
+        self.identified = await identify.ask(self.info, self.open_stream)
+        if self.identified is not None and not self.muxer.lost.is_set():
+            for callback in tuple(tell):
+                callback(self.info, self.identified)
 
 
 async def retire(loser: LiveConnection, survivor: LiveConnection) -> None:

@@ -9,8 +9,8 @@ import trio
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
 from p2p.host.muxed_stream import MuxedStream
-from p2p.host.stream import Path, Stream
-from p2p.peer_id import PeerId
+from p2p.host.stream import Stream
+from p2p.host.transport import ConnectionInfo
 
 
 class NegotiatedStream(Stream):
@@ -20,11 +20,12 @@ class NegotiatedStream(Stream):
     """
 
     def __init__(
-        self, muxed: MuxedStream, peer_id: PeerId, protocol: str, path: Path, *, agreed: bool
+        self, muxed: MuxedStream, info: ConnectionInfo, protocol: str, *, agreed: bool
     ) -> None:
-        self.peer_id = peer_id
+        self.peer_id = info.peer_id
         self.protocol = protocol
-        self.path = path
+        self.path = info.path
+        self.address = info.address
         self._muxed = muxed
         self._agreed = agreed
         self._refusal: RefusedError | None = None

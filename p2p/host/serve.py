@@ -29,9 +29,7 @@ async def serve_stream(
         with trio.fail_after(NEGOTIATION_TIMEOUT_S):
             protocol = await _agree(muxed, handlers)
         if protocol:
-            await handlers[protocol](
-                NegotiatedStream(muxed, info.peer_id, protocol, info.path, agreed=True)
-            )
+            await handlers[protocol](NegotiatedStream(muxed, info, protocol, agreed=True))
         # A refusal is on its way too; a reset could overtake it.
         await muxed.aclose()
     except* (P2PError, trio.TooSlowError) as group:

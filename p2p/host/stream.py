@@ -30,6 +30,8 @@ class Stream(trio.abc.HalfCloseableStream):
     peer_id: PeerId
     protocol: str
     path: Path
+    address: str
+    """The other end's address, as the connection's socket sees it."""
 
     @abstractmethod
     async def receive_exactly(self, size_bytes: int) -> bytes:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from p2p.address import TcpAddress
+from p2p.address import Address, TcpAddress
 from p2p.errors import P2PError
 from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.peer_id import PeerId
+from p2p.relay.schema import CircuitLimit
 
 
 class DialError(P2PError):
@@ -30,21 +31,48 @@ class ConnectionInfo:
     """On trio's clock."""
     record_layer: str
     """What seals the bytes: /noise, or /manyhands/aes-gcm/1 where both are faster with it."""
+    limit: CircuitLimit | None = None
+    """What a relay lets the connection carry; None when it is not relayed."""
+    local: TcpAddress | None = None
+    """Our end of the socket; None when relayed."""
+    from_listen_port: bool = False
+    """Whether we dialed from the port that we listen on, so that a NAT maps it for both."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What the other end of a connection says of itself and of us; unproven but for its peer id."""
+
+    peer_id: PeerId
+    observed: TcpAddress | None
+    """Our end of the connection, as the peer's socket sees it; None if it told no TCP address."""
+    protocols: frozenset[str]
+    """What it says that it serves."""
+    listening: tuple[Address, ...]
+    """Where it says that it can be dialed."""
+    agent: str
+    """Its program, as it calls itself; printable."""
+
+
+OnIdentified = Callable[[ConnectionInfo, Identified], None]
 
 
 class Transport(Protocol):
     """Connections to proven peers, and streams on them."""
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
-        """Where others can dial us; empty for a client."""
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others can dial us, as set last; empty for a client."""
 
-    @property
-    def listening_on(self) -> tuple[TcpAddress, ...]:
-        """Where our own interfaces can be dialed, whatever is announced; empty for a client."""
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        """From now on tell others these."""
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
-        """Connect to the peer at one address; raises DialError (never for being connected)."""
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
+        """Connect to the peer at one address, through its relay when it names one.
+
+        Raises:
+            DialError: it does not lead to the peer; never for being connected.
+        """
 
     async def open_stream(self, peer_id: PeerId, protocol: str) -> Stream:
         """A stream to a connected peer; raises StreamBroken when there is no connection."""

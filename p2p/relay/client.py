@@ -19,6 +19,7 @@ from p2p.relay.schema import (
     EXCHANGE_TIMEOUT_S,
     HOP_PROTOCOL,
     STOP_PROTOCOL,
+    CircuitLimit,
     Hop,
     HopType,
     Reservation,
@@ -45,7 +46,7 @@ REFRESH_S_MAX = 3_600.0
 class RelayedTransport(Transport, Protocol):
     """A transport that takes connections from a stream, too."""
 
-    async def accept_relayed(self, stream: Stream, source: PeerId) -> None:
+    async def accept_relayed(self, stream: Stream, source: PeerId, limit: CircuitLimit) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone."""
 
 
@@ -158,7 +159,7 @@ class RelayClient:
             self._circuits += 1
         try:
             await _answer(stream, Status.OK)
-            await self._transport.accept_relayed(stream, source)
+            await self._transport.accept_relayed(stream, source, request.limit or CircuitLimit())
         finally:
             self._circuits -= 1
 

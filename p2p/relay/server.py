@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 from multiaddr import Multiaddr
 
-from p2p.address import TcpAddress, parse_address
+from p2p.address import TcpAddress, parse_tcp_address
 from p2p.clock import wall_time_s
 from p2p.errors import MessageInvalid, P2PError, StreamBroken
 from p2p.host.stream import Stream
@@ -116,6 +116,7 @@ class RelayServer:
         addresses = tuple(
             Multiaddr(str(one.of(self._identity.peer_id))).to_bytes()
             for one in self._transport.addresses
+            if isinstance(one, TcpAddress)
         )
         reservation = Reservation(
             expires_at_s=expires_at_s,
@@ -149,7 +150,7 @@ class RelayServer:
     def _address_of(self, peer_id: PeerId) -> TcpAddress | None:
         for info in self._transport.connections():
             if info.peer_id == peer_id and info.path != "relayed":
-                return parse_address(info.address)
+                return parse_tcp_address(info.address)
         return None
 
     @property

@@ -104,8 +104,8 @@ class ConnectionEnd:
 
     def open_stream(self, protocol: str) -> SimStream:
         """Open a stream; the other end hears of it after the link's delay."""
-        near = SimStream(self.info.peer_id, protocol, self._lane, self._forget)
-        far = SimStream(self.far.info.peer_id, protocol, self.far._lane, self.far._forget)
+        near = SimStream(self.info, protocol, self._lane, self._forget)
+        far = SimStream(self.far.info, protocol, self.far._lane, self.far._forget)
         near.attach(far)
         self._streams[near] = None
         self._lane.post(self.far.on_stream, far)

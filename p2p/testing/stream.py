@@ -12,7 +12,7 @@ import trio
 
 from p2p.errors import RefusedError, StreamBroken
 from p2p.host.stream import BreakScopes, Path, Stream
-from p2p.peer_id import PeerId
+from p2p.host.transport import ConnectionInfo
 from p2p.testing.lane import Lane
 
 # These are as in the real host; tests run both side by side.
@@ -37,9 +37,10 @@ class SimStream(Stream):
     path: Path = "direct"
 
     def __init__(
-        self, peer_id: PeerId, protocol: str, lane: Lane, forget: Callable[[SimStream], None]
+        self, info: ConnectionInfo, protocol: str, lane: Lane, forget: Callable[[SimStream], None]
     ) -> None:
-        self.peer_id = peer_id
+        self.peer_id = info.peer_id
+        self.address = info.address
         self.protocol = protocol
         self._lane = lane
         self._forget = forget

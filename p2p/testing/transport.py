@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
-from p2p.address import TcpAddress
+from p2p.address import Address, CircuitAddress, TcpAddress
 from p2p.errors import P2PError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, DialError
@@ -55,7 +55,7 @@ class SimTransport:
     ) -> None:
         self.peer_id = peer_id
         self.listening = listening
-        self._client_mode = client_mode
+        self._addresses: tuple[Address, ...] = () if client_mode else (listening,)
         self._paths = paths
         self._listeners = listeners
         self._nursery = nursery
@@ -72,16 +72,17 @@ class SimTransport:
     # Transport
 
     @property
-    def addresses(self) -> tuple[TcpAddress, ...]:
-        return () if self._client_mode else (self.listening,)
+    def addresses(self) -> tuple[Address, ...]:
+        return self._addresses
 
-    @property
-    def listening_on(self) -> tuple[TcpAddress, ...]:
-        return self.addresses
+    def set_addresses(self, addresses: tuple[Address, ...]) -> None:
+        self._addresses = addresses
 
-    async def dial(self, peer_id: PeerId, address: TcpAddress) -> None:
+    async def dial(self, peer_id: PeerId, address: Address) -> None:
         if not self._is_up:
             raise DialError("this node has crashed")
+        if isinstance(address, CircuitAddress):
+            raise DialError("a simulated network has no circuits")
         target = self._listeners.get((address.host, address.port))
         if target is None:
             await trio.sleep(2 * self._paths.default.latency_s)

@@ -1,0 +1,275 @@
+"""Verdicts: whether outsiders get through to each address of ours, as peers tell who try (core).
+
+For each candidate address peers are asked in turn to dial it back. What they say is believed so:
+
+    unknown --one independent success, or two of different networks--> public
+    unknown --failures by two servers------------------------------> private
+    public  --failures by two servers, and nobody who reached it
+              lately still does-----------------------------------> private
+    private --as from unknown-------------------------------------> public
+    any     --nobody has answered for STALE_S---------------------> unknown
+
+A success is *independent* if we have no connection to that server that we dialed from our listen
+port: otherwise a NAT that filters by address only (RFC 4787, section 5) lets that server in, and
+nobody else. Where there is only one server to ask, its second answer counts as another's.
+
+A verdict that stands is checked again after growing pauses of at most 45 s, and everything at once
+when our network changes, so that whatever happens outside is noticed within a minute.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from p2p.address import TcpAddress, network_of
+from p2p.nat.report import Reachability
+from p2p.peer_id import PeerId
+
+PAUSE_S_MIN = 5.0
+PAUSE_S_MAX = 40.0
+STALE_S = 300.0
+CANDIDATES_MAX = 8
+_ASIDE_S = 60.0
+"""Servers count dial-backs by the minute."""
+_JITTER = 0.1
+_NEEDED = 2
+_SERVERS_MAX = 64
+
+
+class Answer(Enum):
+    """How a server answered when it was asked to dial an address back."""
+
+    REACHED = "reached"
+    FAILED = "failed"
+    REFUSED = "refused"
+    """It does not dial this address, or not now; that says nothing about the address."""
+    SILENT = "silent"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A peer that dials back, and where it is."""
+
+    peer_id: PeerId
+    host: str
+    independent: bool
+    """Whether no NAT has a reason to let it in that it has not for everybody."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whom to ask about which address."""
+
+    address: TcpAddress
+    server: Server
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one address."""
+
+    reachability: Reachability
+    evidence: str
+
+
+@dataclass
+class _Said:
+    """The last that one server said of an address."""
+
+    server: Server
+    reached: bool
+    at_s: float
+    times: int
+    """How often in a row it said so."""
+
+
+@dataclass
+class _Candidate:
+    """An address of ours, and what was said of it."""
+
+    due_s: float
+    pause_s: float = PAUSE_S_MIN
+    reachability: Reachability = "unknown"
+    said: dict[PeerId, _Said] = field(default_factory=dict)
+    is_asked: bool = False
+    """A question is under way."""
+    last_answer_s: float = -math.inf
+
+
+class Verdicts:
+    """Asks about each candidate in turn, and weighs the answers."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._candidates: dict[TcpAddress, _Candidate] = {}
+        self._aside_until_s: dict[tuple[PeerId, TcpAddress | None], float] = {}
+        self._asked_at_s: dict[PeerId, float] = {}
+        self._present: frozenset[PeerId] = frozenset()
+
+    def on_candidates(self, addresses: Sequence[TcpAddress], now_s: float) -> None:
+        """These may be ours now, the likeliest first; new ones are asked about at once."""
+        wanted = dict.fromkeys(addresses[:CANDIDATES_MAX])
+        self._candidates = {
+            address: self._candidates.get(address) or _Candidate(due_s=now_s) for address in wanted
+        }
+
+    def on_changed(self, now_s: float) -> None:
+        """Our network has changed: what was said counts no more, and all is asked again."""
+        self._aside_until_s.clear()
+        for candidate in self._candidates.values():
+            candidate.said.clear()
+            candidate.due_s, candidate.pause_s = now_s, PAUSE_S_MIN
+
+    def next_question(self, servers: Sequence[Server], now_s: float) -> Question | None:
+        """What to ask now, if anything; on_answer() must follow."""
+        self._present = frozenset(server.peer_id for server in servers)
+        for address, candidate in self._candidates.items():
+            if candidate.is_asked or candidate.due_s > now_s:
+                continue
+            able = [one for one in servers if self._free_at_s(one, address) <= now_s]
+            if able:
+                server = min(able, key=lambda one: self._order(one, candidate))
+                candidate.is_asked = True
+                self._asked_at_s.pop(server.peer_id, None)
+                self._asked_at_s[server.peer_id] = now_s
+                if len(self._asked_at_s) > _SERVERS_MAX:
+                    del self._asked_at_s[next(iter(self._asked_at_s))]
+                return Question(address, server)
+        return None
+
+    def wake_at_s(self, servers: Sequence[Server]) -> float:
+        """When there will be something to ask these servers; infinite for never."""
+        return min(
+            (
+                max(candidate.due_s, self._free_at_s(server, address))
+                for address, candidate in self._candidates.items()
+                if not candidate.is_asked
+                for server in servers
+                if _speak_one_family(server, address)
+            ),
+            default=math.inf,
+        )
+
+    def _free_at_s(self, server: Server, address: TcpAddress) -> float:
+        if not _speak_one_family(server, address):
+            return math.inf
+        aside = self._aside_until_s
+        return max(
+            aside.get((server.peer_id, None), -math.inf),
+            aside.get((server.peer_id, address), -math.inf),
+        )
+
+    def _order(self, server: Server, candidate: _Candidate) -> tuple[int, bool, float]:
+        """Who is asked first: who decides most, then the independent, then who waited longest."""
+        said = candidate.said.get(server.peer_id)
+        in_doubt = any(not one.reached for one in candidate.said.values())
+        if in_doubt and candidate.reachability == "public" and said and said.reached:
+            rank = 0
+        elif said is None and candidate.reachability == "unknown":
+            rank = 1
+        else:
+            rank = 2
+        return rank, not server.independent, self._asked_at_s.get(server.peer_id, -math.inf)
+
+    def on_answer(self, question: Question, answer: Answer, now_s: float) -> None:
+        """What became of a question."""
+        candidate = self._candidates.get(question.address)
+        server = question.server
+        if answer in (Answer.REFUSED, Answer.SILENT):
+            whole = answer is Answer.SILENT
+            key = (server.peer_id, None if whole else question.address)
+            self._aside_until_s = {
+                one: until for one, until in self._aside_until_s.items() if until > now_s
+            }
+            self._aside_until_s[key] = now_s + _ASIDE_S
+        if candidate is None:
+            return
+        candidate.is_asked = False
+        if answer in (Answer.REFUSED, Answer.SILENT):
+            # Somebody else may be asked at once.
+            return
+        reached = answer is Answer.REACHED
+        last = candidate.said.pop(server.peer_id, None)
+        times = last.times + 1 if last and last.reached == reached else 1
+        candidate.said[server.peer_id] = _Said(server, reached, now_s, times)
+        candidate.last_answer_s = now_s
+        before = candidate.reachability
+        self._weigh(candidate, reached)
+        in_doubt = any(
+            one.reached != (candidate.reachability == "public") for one in candidate.said.values()
+        )
+        if candidate.reachability != before or in_doubt or candidate.reachability == "unknown":
+            candidate.pause_s = PAUSE_S_MIN
+        jitter = 1 + self._rng.uniform(-_JITTER, _JITTER)
+        candidate.due_s = now_s + candidate.pause_s * jitter
+        candidate.pause_s = min(2 * candidate.pause_s, PAUSE_S_MAX)
+
+    def _weigh(self, candidate: _Candidate, reached: bool) -> None:
+        """The rules that stand atop this file, after an answer."""
+        said = candidate.said.values()
+        for_it = [one for one in said if one.reached]
+        against = [one for one in said if not one.reached]
+        if reached:
+            networks = {network_of(one.server.host) for one in for_it}
+            if (
+                candidate.reachability == "public"
+                or any(one.server.independent for one in for_it)
+                or len(networks) >= _NEEDED
+                or self._is_lone_word(for_it)
+            ):
+                candidate.reachability = "public"
+                candidate.said = {one.server.peer_id: one for one in for_it}
+            return
+        hosts = {one.server.host for one in against}
+        if len(hosts) < _NEEDED and not self._is_lone_word(against):
+            return
+        # The two that reached it last have a say, if they can still be asked.
+        lately = [one for one in for_it if one.server.peer_id in self._present][-_NEEDED:]
+        if candidate.reachability != "public" or not lately:
+            candidate.reachability = "private"
+            candidate.said = {one.server.peer_id: one for one in against}
+
+    def _is_lone_word(self, said: list[_Said]) -> bool:
+        """Whether the only server there is has said it twice."""
+        return len(self._present) == 1 and any(one.times >= _NEEDED for one in said)
+
+    def on_time(self, now_s: float) -> None:
+        """A verdict that nobody has answered for in a long while is none any more."""
+        for candidate in self._candidates.values():
+            if now_s - candidate.last_answer_s > STALE_S and candidate.reachability != "unknown":
+                candidate.reachability = "unknown"
+                candidate.said.clear()
+
+    @property
+    def candidates(self) -> tuple[TcpAddress, ...]:
+        """The addresses that are asked about."""
+        return tuple(self._candidates)
+
+    def verdict(self, address: TcpAddress, now_s: float) -> Verdict:
+        """What is known of an address, and why."""
+        candidate = self._candidates.get(address)
+        if candidate is None:
+            return Verdict("unknown", "It is not for outsiders.")
+        said = candidate.said.values()
+        if not said:
+            waiting = "nobody who dials back is connected"
+            if self._present:
+                waiting = "no peer has answered yet"
+            return Verdict(candidate.reachability, f"Not known from outside: {waiting}.")
+        parts = []
+        for reached, words in ((True, "dialed it back"), (False, "could not dial it")):
+            those = [one for one in said if one.reached == reached]
+            if those:
+                ago_s = now_s - max(one.at_s for one in those)
+                peers = "1 peer" if len(those) == 1 else f"{len(those)} peers"
+                parts.append(f"{peers} {words}, the last {ago_s:.0f} s ago")
+        return Verdict(candidate.reachability, "; ".join(parts) + ".")
+
+
+def _speak_one_family(server: Server, address: TcpAddress) -> bool:
+    """Whether the server is connected over the address's IP family: it dials no other."""
+    return (":" in server.host) == (address.kind == "ip6")
