@@ -87,7 +87,7 @@ class NodeConfig:
     relay_client: Literal["auto", "never", "always"] = "auto"
     """Hold reservations at relays: auto while outsiders do not get through to us."""
     hole_punching: bool = True
-    """Try to replace relayed connections by direct ones."""
+    """Punch holes to peers that are reached through relays; it costs a few packets each."""
     mdns: bool = False
     """Find peers on the same local network, and be found there."""
     record_layer: Literal["auto", "noise"] = "auto"

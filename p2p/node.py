@@ -27,6 +27,7 @@ from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
 
 if TYPE_CHECKING:
+    from p2p.nat.whereabouts import Whereabouts
     from p2p.relay.client import RelayClient
     from p2p.relay.server import RelayServer
 
@@ -34,7 +35,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_NETWORK_LOOK_S = 10.0
 _SAVE_S = 60.0
 
 
@@ -74,6 +74,8 @@ class Node:
         """Reserves at relays, so that others reach us through them; None in simulations."""
         self.relay_server: RelayServer | None = None
         """The relay that this node serves as, if it does."""
+        self.whereabouts: Whereabouts | None = None
+        """What is known of our own addresses; None in simulations."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = peerstore or Peerstore()
@@ -106,13 +108,14 @@ class Node:
     def net_report(self) -> NetReport:
         """How others can reach us, as far as we know."""
         paths = [info.path for info in self.connections]
-        return NetReport(
+        plain = NetReport(
             addresses=self.addresses,
             client_mode=self.client_mode,
             connections_direct=paths.count("direct"),
             connections_punched=paths.count("punched"),
             connections_relayed=paths.count("relayed"),
         )
+        return plain if self.whereabouts is None else self.whereabouts.report_on(plain)
 
     def wall_time_s(self) -> float:
         """Seconds since 1970, as this node believes."""
@@ -125,6 +128,11 @@ class Node:
     def _on_reached(self, peer_id: PeerId, address: Address) -> None:
         self._peerstore.on_reached(peer_id, address)
         self._peerstore.touch(peer_id, self.wall_time_s())
+
+    def on_punched(self, peer_id: PeerId, address: TcpAddress) -> None:
+        """A hole was punched to the peer at this address: it is tried at once when it is lost."""
+        self._dialer.back_off.forgive((address.of(peer_id),))
+        self._on_reached(peer_id, address)
 
     def on_network_changed(self) -> None:
         """Our own addresses have changed: what could not be dialed before is tried again."""
@@ -248,6 +256,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     from p2p.discovery.mdns import open_mdns
     from p2p.host.host import open_host
     from p2p.probe.service import open_probe
+    from p2p.reach import open_reach
     from p2p.relay.client import open_relay_client
     from p2p.relay.server import open_relay_server
 
@@ -279,32 +288,18 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             dial_timeout_s=config.dial_timeout_s,
             peerstore=peerstore,
             interfaces=interfaces,
-            listening=host.listening,
+            listening=lambda: host.listening_on,
         )
-        nursery.start_soon(_watch_network, node)
         node.relay_client = await stack.enter_async_context(open_relay_client(host))
         if config.relay:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)
             )
+        await stack.enter_async_context(open_reach(node, host, config))
         await stack.enter_async_context(open_probe(node, config.bandwidth_limits))
         if config.mdns:
             await stack.enter_async_context(open_mdns(node))
         yield node
-
-
-async def _watch_network(node: Node) -> None:
-    """Notice when the addresses of our interfaces change: another network, or the cable is back."""
-    from p2p.host.listen import interface_hosts
-
-    before = interface_hosts()
-    while True:
-        await trio.sleep(_NETWORK_LOOK_S)
-        now = interface_hosts()
-        if now != before:
-            logger.info("network_changed addresses=%d", len(now))
-            node.on_network_changed()
-        before = now
 
 
 @asynccontextmanager

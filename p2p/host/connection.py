@@ -51,7 +51,8 @@ async def upgrade(
     """Agree on Noise, prove identities, agree on records and yamux; the caller bounds the time.
 
     Args:
-        expected: whom we dialed; None for an inbound connection.
+        expected: whom we dialed; None for an inbound connection. Where the peer dialed us at the
+            same moment and both connected on one socket, the smaller peer id stays the dialer.
         rules: who may stay, and what is agreed on with it.
         held: the budget of the buffers, closed with the session.
 
@@ -66,6 +67,8 @@ async def upgrade(
         session = NoiseSession(stream, await handshake(plain, identity, expected), held=held)
         if reason := rules.refusal(session.peer_id):
             raise DialError(reason)
+        # Where both of us dialed, the handshake has decided.
+        dialer = session.is_dialer
         cause += ", after we had named ourselves: it has no room, or does not want us"
         sealed = _SealedBytes(session)
         if rules.swarm_key is not None:

@@ -2,7 +2,8 @@
 
 Both sides see the same two connections, so both keep the one that the smaller peer id dialed.
 Only dials within moments of each other, and on paths of one kind, cross: a relayed connection
-neither ends a direct one nor takes streams from it. A peer that comes back later is reached on its
+neither ends a direct one nor takes streams from it. It is given up itself when one without a relay
+stands beside it. A peer that comes back later is reached on its
 newest connection, since the older one may be dead without anybody having noticed.
 """
 
@@ -34,9 +35,16 @@ def preferred(several: Sequence[ConnectionInfo], me: PeerId) -> int:
 
 def loser_of(one: ConnectionInfo, other: ConnectionInfo, me: PeerId) -> ConnectionInfo | None:
     """The one of two connections to a peer that is given up, if their dials crossed."""
-    if one.outbound == other.outbound or one.path != other.path:
+    if one.outbound == other.outbound or (one.path == "relayed") != (other.path == "relayed"):
         return None
     if abs(one.opened_at_s - other.opened_at_s) > CROSSING_S:
         return None
     keeps_outbound = me < one.peer_id
     return one if one.outbound != keeps_outbound else other
+
+
+def replaced_of(one: ConnectionInfo, other: ConnectionInfo) -> ConnectionInfo | None:
+    """The relayed one of two connections to a peer, if the other does without a relay."""
+    if (one.path == "relayed") == (other.path == "relayed"):
+        return None
+    return one if one.path == "relayed" else other

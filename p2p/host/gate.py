@@ -20,9 +20,13 @@ import ipaddress
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from p2p.address import network_of
 from p2p.host.rates import Rate
+
+if TYPE_CHECKING:
+    from p2p.config import NodeConfig
 
 KEPT_SHARE = 8
 """One place of so many is kept for those who are known."""
@@ -183,6 +187,19 @@ class Gate:
             and self._connections_of[host_key(host)] < self._connections_per_host_max
             and self._connections_in[network_of(host)] < self._connections_per_range_max
         )
+
+
+def gate_of(config: NodeConfig) -> Gate:
+    """A gate with a node's limits."""
+    return Gate(
+        connections_max=config.inbound_connections_max,
+        connections_per_host_max=config.inbound_connections_per_host_max,
+        handshakes_max=config.handshakes_max,
+        handshakes_per_host_max=config.handshakes_per_host_max,
+        connections_per_range_max=config.inbound_connections_per_range_max,
+        handshakes_per_s=config.handshakes_per_s_max,
+        handshakes_per_s_and_host=config.handshakes_per_s_and_host_max,
+    )
 
 
 def _places(limit: int, *, known: bool) -> int:

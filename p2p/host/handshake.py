@@ -7,6 +7,11 @@ Protocol Framework, revision 34.
     listener   e, ee, s, es, {identity key, signature of s}
     dialer     s, se, {identity key, signature of s}
 
+Two peers that dial each other from their listening ports at the same moment may find themselves on
+one socket, each as its dialer (TCP's simultaneous open). Each then gets the other's first message,
+a bare key, where it expects an answer, which is longer. The one with the smaller peer id stays the
+dialer; the other forgets what it has sent and answers.
+
 Only Ed25519 identities are looked at: no other key of a stranger is ever parsed or computed with.
 """
 
@@ -32,6 +37,8 @@ SIGNED_PREFIX = b"noise-libp2p-static-key:"
 _PROTOCOL = b"Noise_XX_25519_ChaChaPoly_SHA256"
 _KEY_BYTES = len(KEY_PREFIX) + 32
 _LENGTH_BYTES = 2
+_BARE_KEY_BYTES = 32
+"""The size of a dialer's first message; no answer is as short."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,31 @@ async def handshake(stream: ByteStream, identity: Identity, expected: PeerId | N
         DialError: somebody else is there.
         MessageInvalid: what came is no valid handshake.
     """
-    state = _State(identity, is_initiator=expected is not None)
     if expected is not None:
-        peer_id = await _meet(stream, state, expected)
+        state = _State(identity, is_initiator=True)
+        await stream.send_all(state.write_untrusted(b""))
+        answer = await _receive(stream)
+        if len(answer) == _BARE_KEY_BYTES:
+            if expected < identity.peer_id:
+                return await _answer(stream, identity, expected, first=answer)
+            answer = await _receive(stream)
+        peer_id = state.verify_untrusted(state.read_untrusted(answer))
+        _check(peer_id, expected)
         await stream.send_all(state.write_untrusted(state.proof()))
-    else:
-        state.read_untrusted(await _receive(stream))
-        await stream.send_all(state.write_untrusted(state.proof()))
-        peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
+        return state.keys(peer_id)
+    return await _answer(stream, identity, None, first=await _receive(stream))
+
+
+async def _answer(
+    stream: ByteStream, identity: Identity, expected: PeerId | None, *, first: bytes
+) -> SessionKeys:
+    """The listener's part, from the dialer's first message on."""
+    state = _State(identity, is_initiator=False)
+    state.read_untrusted(first)
+    await stream.send_all(state.write_untrusted(state.proof()))
+    peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
+    if expected is not None:
+        _check(peer_id, expected)
     return state.keys(peer_id)
 
 
@@ -74,16 +98,14 @@ async def prove_there(stream: ByteStream, identity: Identity, expected: PeerId) 
         DialError: somebody else is there.
         MessageInvalid: what came is no valid handshake.
     """
-    await _meet(stream, _State(identity, is_initiator=True), expected)
-
-
-async def _meet(stream: ByteStream, state: _State, expected: PeerId) -> PeerId:
-    """The first two messages, as the dialer."""
+    state = _State(identity, is_initiator=True)
     await stream.send_all(state.write_untrusted(b""))
-    peer_id = state.verify_untrusted(state.read_untrusted(await _receive(stream)))
+    _check(state.verify_untrusted(state.read_untrusted(await _receive(stream))), expected)
+
+
+def _check(peer_id: PeerId, expected: PeerId) -> None:
     if peer_id != expected:
         raise DialError(f"impostor: {peer_id} answers there, not {expected}")
-    return peer_id
 
 
 async def _receive(stream: ByteStream) -> bytes:

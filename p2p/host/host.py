@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import trio
@@ -16,39 +16,35 @@ from p2p.host.access import Access
 from p2p.host.allocator import keep_freed_memory
 from p2p.host.budget import Budget, Share
 from p2p.host.connection import Rules, upgrade
-from p2p.host.crossing import loser_of, preferred
-from p2p.host.gate import Gate
+from p2p.host.crossing import loser_of, preferred, replaced_of
+from p2p.host.gate import gate_of
 from p2p.host.guests import Guests
-from p2p.host.listen import (
-    dial_cause,
-    listening_addresses,
-    local_address,
-    open_listeners,
-    remote_address,
-)
+from p2p.host.inbound import Inbound
+from p2p.host.listen import dial_cause, listening_addresses, open_listeners, remote_address
 from p2p.host.live import LiveConnection, retire
 from p2p.host.muxed_stream import MuxedStream
 from p2p.host.muxer import Muxer
 from p2p.host.noise import is_aes_faster
+from p2p.host.punch_table import Part
+from p2p.host.punches import Punches
 from p2p.host.records import BUFFERS_BYTES_MAX
 from p2p.host.relayed import Relayed
 from p2p.host.serve import serve_stream
 from p2p.host.shares import Shares
+from p2p.host.sockets import DialingSockets, local_address
 from p2p.host.stream import Path, Stream, StreamHandler
 from p2p.host.swarm_key import read_swarm_key
 from p2p.host.transport import ConnectionInfo, DialError, Identified, OnIdentified
 from p2p.identity import Identity
-from p2p.metrics import CONNECTIONS, HANDSHAKES_REFUSED
+from p2p.metrics import CONNECTIONS
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.relay.schema import CircuitLimit
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT_S = 10.0
 CONNECTIONS_PER_PEER_MAX = 8
 """Inbound ones; two peers that dial each other at once have two. The oldest gives way."""
-_ACCEPT_PAUSE_S = 0.1
 
 
 @asynccontextmanager
@@ -86,21 +82,12 @@ class Host:
         self._listeners = listeners
         self._handlers: dict[str, StreamHandler] = {}
         self._connections: dict[PeerId, list[LiveConnection]] = {}
-        self._gate = Gate(
-            connections_max=config.inbound_connections_max,
-            connections_per_host_max=config.inbound_connections_per_host_max,
-            handshakes_max=config.handshakes_max,
-            handshakes_per_host_max=config.handshakes_per_host_max,
-            connections_per_range_max=config.inbound_connections_per_range_max,
-            handshakes_per_s=config.handshakes_per_s_max,
-            handshakes_per_s_and_host=config.handshakes_per_s_and_host_max,
-        )
+        self._gate = gate_of(config)
         self._guests = Guests(
             allowed=config.allow_peers,
             denied=config.deny_peers,
             others_may_ask=config.access is not None,
         )
-        self._handshakes: dict[int, trio.CancelScope] = {}
         held_max = config.buffered_bytes_max
         self._shares = Shares(held_max)
         self._buffers = Budget(total_max=held_max, share_max=BUFFERS_BYTES_MAX)
@@ -114,14 +101,23 @@ class Host:
             swarm_key=read_swarm_key(config.swarm_key_path) if config.swarm_key_path else None,
             access=self._access,
         )
-        announced = tuple(parse_address(text) for text in config.announce)
-        self._addresses: tuple[Address, ...] = announced or self.listening()
-        if config.client_mode:
-            self._addresses = ()
-        self._relayed = Relayed(self, identity.peer_id, self._upgrade, self._begin)
+        announced: tuple[Address, ...] = tuple(parse_address(text) for text in config.announce)
+        self._addresses = () if config.client_mode else announced or self.listening_on
+        self._sockets = DialingSockets(listeners)
+        self._punches = Punches(self._sockets, self._upgrade_punched, self._begin)
+        self._inbound = Inbound(
+            listeners,
+            self._gate,
+            self._guests,
+            self._punches,
+            upgrade=self._upgrade,
+            begin=self._begin,
+        )
+        self.on_connected: list[Callable[[ConnectionInfo], None]] = []
+        """Called with each new connection, before anything else goes over it; must not raise."""
         self.on_identified: list[OnIdentified] = []
         """Told what each new connection's peer says of itself; while empty, nobody is asked."""
-        self._accepting = trio.CancelScope()
+        self._relayed = Relayed(self, identity.peer_id, self._upgrade, self._begin)
         self._nursery: trio.Nursery
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -130,11 +126,11 @@ class Host:
         self.set_handler(identify.PING_PROTOCOL, identify.serve_ping)
         told = identify.IdentifyServer(self._identity.public_key, self, self._handlers)
         self.set_handler(identify.IDENTIFY_PROTOCOL, told)
-        nursery.start_soon(self._accept_all)
+        nursery.start_soon(self._inbound.accept_all)
 
     async def close(self) -> None:
         """Accept nobody any more, and say farewell to all at once, bounded in time."""
-        self._accepting.cancel()
+        self._inbound.close()
         async with trio.open_nursery() as nursery:
             for connection in self._open_connections():
                 nursery.start_soon(connection.muxer.say_farewell)
@@ -148,8 +144,8 @@ class Host:
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
         self._addresses = addresses
 
-    def listening(self) -> tuple[TcpAddress, ...]:
-        """Where our interfaces can be dialed now; they come and go."""
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
         return listening_addresses(self._listeners)
 
     def identified(self, peer_id: PeerId) -> Identified | None:
@@ -198,21 +194,55 @@ class Host:
             for connection in self._open_connections(peer_id):
                 nursery.start_soon(connection.muxer.aclose)
 
-    async def dial(self, peer_id: PeerId, address: Address) -> None:
+    async def dial(
+        self, peer_id: PeerId, address: Address, *, from_listen_port: bool = True
+    ) -> None:
+        """Connect to the peer at one address; raises DialError (never for being connected).
+
+        Args:
+            from_listen_port: False for a port of its own, which is in the way of no punch.
+        """
         if refusal := self._refusal(peer_id):
             raise DialError(refusal)
         if isinstance(address, CircuitAddress):
             await self._relayed.dial(peer_id, address)
             return
         try:
-            stream = await trio.open_tcp_stream(address.host, address.port)
+            opened = await self._sockets.open(address, from_listen_port=from_listen_port)
         except (OSError, ValueError) as exc:
             # ValueError: what a stranger announced as a host name need not be one.
             raise DialError(dial_cause(exc)) from exc
-        remote = remote_address(stream)
-        self._begin(await self._upgrade(stream, address.of(peer_id), peer_id))
+        remote = remote_address(opened.stream)
+        self._begin(
+            await self._upgrade(
+                opened.stream,
+                address.of(peer_id),
+                peer_id,
+                # The peer's own socket may meet this one of ours, which was under way before.
+                "punched" if remote and self._punches.expected_from(remote) else "direct",
+                from_listen_port=opened.from_listen_port,
+            )
+        )
         if remote is not None:
             self.remember(peer_id, remote.host)
+
+    def expect_punch(self, peer_id: PeerId, addresses: Iterable[TcpAddress], part: Part) -> None:
+        """For 10 s, connections from these addresses are of a peer that dials while we dial it.
+
+        Args:
+            part: ours in the handshakes, whoever connects.
+        """
+        self._punches.expect(peer_id, addresses, part)
+
+    async def punch(
+        self, peer_id: PeerId, addresses: tuple[TcpAddress, ...], *, window_s: float
+    ) -> None:
+        """Dial a peer that is expected, from our listening port, until it or we get through.
+
+        Raises:
+            DialError: nobody did; the text names the cause for each address.
+        """
+        await self._punches.open(peer_id, addresses, window_s=window_s)
 
     async def accept_relayed(self, stream: Stream, source: PeerId, limit: CircuitLimit) -> None:
         """Serve a peer that comes through a relay's stream; returns when it has gone.
@@ -231,66 +261,6 @@ class Host:
         )
         return [one for some in several for one in some if not one.muxer.lost.is_set()]
 
-    async def _accept_all(self) -> None:
-        with self._accepting:
-            async with trio.open_nursery() as nursery:
-                for listener in self._listeners:
-                    nursery.start_soon(self._accept, listener, nursery)
-
-    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
-        failing = False
-        while True:
-            try:
-                stream = await listener.accept()
-                failing = False
-            except OSError as exc:
-                # Out of descriptors or memory, a peer gone again, a network down: all of it passes.
-                if not failing:
-                    logger.warning("accept_failed %s", exc)
-                failing = True
-                await trio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            remote = remote_address(stream)
-            admission = remote and self._gate.on_accepted(
-                remote.host, trio.current_time(), known=self._guests.knows_host(remote.host)
-            )
-            if not remote or not admission:
-                HANDSHAKES_REFUSED.inc()
-                await trio.aclose_forcefully(stream)
-                continue
-            if admission.displaced is not None:
-                self._handshakes[admission.displaced].cancel()
-            scope = self._handshakes[admission.place] = trio.CancelScope()
-            nursery.start_soon(self._serve_inbound, stream, remote, admission.place, scope)
-
-    async def _serve_inbound(
-        self,
-        stream: trio.SocketStream,
-        remote: TcpAddress,
-        place: int,
-        scope: trio.CancelScope,
-    ) -> None:
-        scope.deadline = trio.current_time() + HANDSHAKE_TIMEOUT_S
-        try:
-            with scope:
-                connection = await self._upgrade(stream, remote, None)
-                known = self._guests.knows_peer(connection.info.peer_id)
-                if known:
-                    # It may have moved; next time it is known before its handshake.
-                    self.remember(connection.info.peer_id, remote.host)
-                if self._gate.on_proved(remote.host, known=known):
-                    self._begin(connection, counted_host=remote.host)
-                else:
-                    await connection.session.aclose()
-        except DialError as exc:
-            logger.debug("handshake_failed address=%s %s", remote, exc)
-        except Exception:
-            # A stranger's bytes must not take the node down; the operator gets the traceback.
-            logger.exception("handshake_crashed address=%s", remote)
-        finally:
-            del self._handshakes[place]
-            self._gate.on_handshake_over(place)
-
     async def _upgrade(
         self,
         stream: trio.abc.HalfCloseableStream,
@@ -298,9 +268,12 @@ class Host:
         expected: PeerId | None,
         path: Path = "direct",
         limit: CircuitLimit | None = None,
+        *,
+        from_listen_port: bool = False,
     ) -> LiveConnection:
         """Turn a byte stream into a connection; whatever fails, the stream is closed."""
         held = self._buffers.open_share()
+        local = local_address(stream)
         try:
             noise = await upgrade(stream, self._identity, expected, rules=self._rules, held=held)
         except BaseException:
@@ -311,22 +284,28 @@ class Host:
             peer_id=noise.peer_id,
             address=str(address),
             path=path,
-            outbound=expected is not None,
+            outbound=noise.is_dialer,
             opened_at_s=trio.current_time(),
             record_layer=noise.layer.protocol,
-            local=local_address(stream),
             limit=limit,
+            local=local,
+            from_listen_port=from_listen_port,
         )
         shares = self._shares.of(noise.peer_id)
         muxer = Muxer(
             noise,
-            dialer=expected is not None,
+            dialer=noise.is_dialer,
             on_stream=lambda muxed: self._on_stream(muxed, info, shares.served),
             unread=shares.unread.open_part(),
             unsent=shares.unsent.open_part(),
             promised=shares.promised.open_part(),
         )
         return LiveConnection(info, noise, muxer, trio.current_time() + noise.may_stay_s)
+
+    async def _upgrade_punched(
+        self, stream: trio.SocketStream, remote: TcpAddress, expected: PeerId | None
+    ) -> LiveConnection:
+        return await self._upgrade(stream, remote, expected, "punched", None, from_listen_port=True)
 
     def _refusal(self, peer_id: PeerId) -> str | None:
         """Why a peer that has proved its identity may not stay, or None."""
@@ -352,11 +331,16 @@ class Host:
         self._nursery.start_soon(self._run, connection, counted_host)
         if self.on_identified:
             self._nursery.start_soon(connection.ask_who, self.on_identified)
+        if info.path != "relayed":
+            self._punches.on_unrelayed(info.peer_id)
         for older in several[:-1]:
             loser = loser_of(older.info, info, self._identity.peer_id)
+            loser = loser or replaced_of(older.info, info)
             if loser is not None:
                 pair = (older, connection) if loser is older.info else (connection, older)
                 self._nursery.start_soon(retire, *pair)
+        for callback in self.on_connected:
+            callback(info)
 
     async def _run(self, connection: LiveConnection, counted_host: str | None) -> None:
         info = connection.info

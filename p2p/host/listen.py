@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 
 import ifaddr
 import trio
@@ -70,6 +71,18 @@ def _interface_hosts(version: int) -> list[str]:
     return hosts
 
 
+def interface_networks() -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """The networks that this machine's interfaces are in, but those of single hosts."""
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            host = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            network = ipaddress.ip_network((host, ip.network_prefix), strict=False)
+            if network.num_addresses > 1 and not network.is_loopback:
+                networks.append(network)
+    return tuple(networks)
+
+
 def interface_hosts() -> tuple[str, ...]:
     """The addresses of this machine's interfaces, in order."""
     return tuple(sorted({*_interface_hosts(4), *_interface_hosts(6)}))
@@ -79,16 +92,6 @@ def remote_address(stream: trio.SocketStream) -> TcpAddress | None:
     """The other end, or None if it has gone again."""
     try:
         return address_of(stream.socket.getpeername())
-    except OSError:
-        return None
-
-
-def local_address(stream: trio.abc.HalfCloseableStream) -> TcpAddress | None:
-    """Our own end of a socket; None of a stream through a relay, or of one that is gone."""
-    if not isinstance(stream, trio.SocketStream):
-        return None
-    try:
-        return address_of(stream.socket.getsockname())
     except OSError:
         return None
 

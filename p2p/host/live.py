@@ -48,7 +48,7 @@ class LiveConnection:
 
 
 async def retire(loser: LiveConnection, survivor: LiveConnection) -> None:
-    """Close one of two that crossed when its streams have ended, as long as the other lives."""
+    """Close one that another makes needless, once its streams have ended and while that lives."""
     await trio.sleep(_RETIRE_AFTER_S)
     while not (loser.muxer.lost.is_set() or survivor.muxer.lost.is_set()):
         # The survivor has answered a ping, so it is no black hole from its beginning.

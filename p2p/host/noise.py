@@ -42,6 +42,8 @@ class NoiseSession:
         held: Share | None = None,
     ) -> None:
         self.peer_id = keys.peer_id
+        self.is_dialer = keys.is_dialer
+        """Our part; on a connection that both dialed it need not be who dialed."""
         self.handshake_hash = keys.handshake_hash
         self.layer: RecordLayer = NOISE
         self.may_stay_s = math.inf

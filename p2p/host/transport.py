@@ -34,9 +34,10 @@ class ConnectionInfo:
     limit: CircuitLimit | None = None
     """What a relay lets the connection carry; None when it is not relayed."""
     local: TcpAddress | None = None
-    """Our end of the socket; None when relayed."""
+    """Our end of the socket; None for a relayed connection."""
     from_listen_port: bool = False
-    """Whether we dialed from the port that we listen on, so that a NAT maps it for both."""
+    """Whether our dialing socket shared the port that we listen on: only then what the other end
+    sees of us is where a router may pass others on to our listener."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Transport(Protocol):
 
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
         """From now on tell others these."""
+
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        """Where our own interfaces can be dialed, whatever is announced; empty for a client."""
 
     async def dial(self, peer_id: PeerId, address: Address) -> None:
         """Connect to the peer at one address, through its relay when it names one.

@@ -54,17 +54,6 @@ def classify(facts: Facts) -> Behind:
     return "nat" if facts.seen_host is not None else "unknown"
 
 
-def mapping_complaint(router_host: str, seen_host: str | None) -> str | None:
-    """Why a port mapped by the router with this outside address leads nobody to us, or None."""
-    if _is_shared(router_host):
-        return f"the router itself is behind a carrier-grade NAT (its address is {router_host})"
-    if not ipaddress.ip_address(router_host).is_global:
-        return f"the router itself is behind another NAT (its address is {router_host})"
-    if seen_host is not None and seen_host != router_host:
-        return f"the router says {router_host}, but the internet sees {seen_host}"
-    return None
-
-
 def _is_shared(host: str) -> bool:
     ip = ipaddress.ip_address(host)
     return ip.version == 4 and ip in _SHARED

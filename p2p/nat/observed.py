@@ -22,7 +22,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from p2p.address import TcpAddress, network_of
 from p2p.host.transport import ConnectionInfo
@@ -75,7 +75,7 @@ class Observations:
     def on_observed(
         self, info: ConnectionInfo, observer: TcpAddress, seen: TcpAddress, now_s: float
     ) -> bool:
-        """The other end of a direct connection says how it sees ours.
+        """The other end of a connection says how it sees ours.
 
         Args:
             observer: where the connection's other end is, as our socket sees it.
@@ -85,7 +85,7 @@ class Observations:
             Whether it counts for anything.
         """
         local = info.local
-        if info.path != "direct" or local is None or local.kind != seen.kind:
+        if info.path == "relayed" or local is None or local.kind != seen.kind:
             return False
         if not (is_global(seen) and is_global(observer)) or seen.port == 0:
             return False
@@ -105,9 +105,10 @@ class Observations:
                 self._held[info].good_until_s = now_s + LIFE_S
         self._held = {i: one for i, one in self._held.items() if one.good_until_s > now_s}
 
-    def clear(self) -> None:
-        """Our network has changed: what was seen before is of another one."""
-        self._held.clear()
+    def on_interfaces(self, hosts: Iterable[str]) -> None:
+        """Only these addresses are ours still: what was seen of another is of another network."""
+        still = set(hosts)
+        self._held = {i: one for i, one in self._held.items() if one.local.host in still}
 
     @property
     def count(self) -> int:
@@ -126,10 +127,10 @@ class Observations:
         votes = [vote for kind in ("ip4", "ip6") for vote in self._listen_votes(kind)]
         return tuple(one for one in _by_support(votes) if one not in confirmed)
 
-    def observers_of(self, address: TcpAddress) -> frozenset[str]:
-        """The networks whose observers saw this address."""
+    def observers_of_host(self, host: str) -> frozenset[str]:
+        """The networks whose observers saw us at this host."""
         return frozenset(
-            network_of(one.observer_host) for one in self._held.values() if one.seen == address
+            network_of(one.observer_host) for one in self._held.values() if one.seen.host == host
         )
 
     def external_host(self, kind: str) -> str | None:
@@ -147,11 +148,11 @@ class Observations:
         return self._mapping("ip6") if four == "unknown" else four
 
     def _mapping(self, kind: str) -> Mapping:
-        ours = [one for one in self._held.values() if one.seen.kind == kind]
+        ours = self._latest(kind)
         host = self.suspected_host(kind)
         if host is not None and any(one.local.host == host for one in ours):
             return "none"
-        shown = [one for one in ours if one.shows_mapping]
+        shown = self._latest(kind, "mapping")
         votes = [((one.local, one.seen), one.observer_host) for one in shown]
         if _agreed(votes):
             return "endpoint-independent"
@@ -163,18 +164,25 @@ class Observations:
         return "unknown"
 
     def _listen_votes(self, kind: str) -> list[tuple[TcpAddress, str]]:
-        return [
-            (one.seen, one.observer_host)
-            for one in self._held.values()
-            if one.uses_listen_port and one.seen.kind == kind
-        ]
+        return [(one.seen, one.observer_host) for one in self._latest(kind, "listen")]
 
     def _host_votes(self, kind: str) -> list[tuple[str, str]]:
-        return [
-            (one.seen.host, one.observer_host)
-            for one in self._held.values()
-            if one.seen.kind == kind
-        ]
+        return [(one.seen.host, one.observer_host) for one in self._latest(kind)]
+
+    def _latest(
+        self, kind: str, about: Literal["host", "listen", "mapping"] = "host"
+    ) -> list[_Observation]:
+        """The last that each observer's host said in one family: our address may have changed."""
+        latest: dict[str, _Observation] = {}
+        for one in self._held.values():
+            fits = {
+                "host": True,
+                "listen": one.uses_listen_port,
+                "mapping": one.shows_mapping,
+            }[about]
+            if fits and one.seen.kind == kind:
+                latest[_observer_key(one.observer_host)] = one
+        return list(latest.values())
 
 
 def _agreed(votes: list[tuple[Value, str]]) -> list[Value]:

@@ -2,16 +2,22 @@
 
 For each candidate address peers are asked in turn to dial it back. What they say is believed so:
 
-    unknown --one independent success, or two of different networks--> public
-    unknown --failures by two servers------------------------------> private
-    public  --failures by two servers, and nobody who reached it
-              lately still does-----------------------------------> private
-    private --as from unknown-------------------------------------> public
-    any     --nobody has answered for STALE_S---------------------> unknown
+    unknown --one independent success, or two others-----> public
+    unknown --two failures-------------------------------> private
+    public  --two failures, and neither of the two that
+              reached it last still does-----------------> private
+    private --as from unknown----------------------------> public
+    any     --nobody has answered for STALE_S------------> unknown
+
+Two are by two servers, of two networks as soon as servers of two networks can be asked; where there
+is only one server, its second answer counts as another's.
+
+Of an address that only observers in certain networks have told us of, servers in those networks
+are not believed when they say that they reached it: that would be one party's word.
 
 A success is *independent* if we have no connection to that server that we dialed from our listen
 port: otherwise a NAT that filters by address only (RFC 4787, section 5) lets that server in, and
-nobody else. Where there is only one server to ask, its second answer counts as another's.
+nobody else.
 
 A verdict that stands is checked again after growing pauses of at most 45 s, and everything at once
 when our network changes, so that whatever happens outside is noticed within a minute.
@@ -21,7 +27,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -32,7 +38,8 @@ from p2p.peer_id import PeerId
 PAUSE_S_MIN = 5.0
 PAUSE_S_MAX = 40.0
 STALE_S = 300.0
-CANDIDATES_MAX = 8
+CANDIDATES_PER_FAMILY_MAX = 4
+"""One server alone can then answer twice for each within a minute."""
 _ASIDE_S = 60.0
 """Servers count dial-backs by the minute."""
 _JITTER = 0.1
@@ -92,6 +99,8 @@ class _Candidate:
     """An address of ours, and what was said of it."""
 
     due_s: float
+    told_by: frozenset[str] = frozenset()
+    """The networks that alone have told us of it; empty when we know better."""
     pause_s: float = PAUSE_S_MIN
     reachability: Reachability = "unknown"
     said: dict[PeerId, _Said] = field(default_factory=dict)
@@ -108,14 +117,24 @@ class Verdicts:
         self._candidates: dict[TcpAddress, _Candidate] = {}
         self._aside_until_s: dict[tuple[PeerId, TcpAddress | None], float] = {}
         self._asked_at_s: dict[PeerId, float] = {}
-        self._present: frozenset[PeerId] = frozenset()
+        self._present: dict[PeerId, str] = {}
+        """The hosts of the servers that can be asked now."""
 
-    def on_candidates(self, addresses: Sequence[TcpAddress], now_s: float) -> None:
-        """These may be ours now, the likeliest first; new ones are asked about at once."""
-        wanted = dict.fromkeys(addresses[:CANDIDATES_MAX])
-        self._candidates = {
-            address: self._candidates.get(address) or _Candidate(due_s=now_s) for address in wanted
-        }
+    def on_candidates(self, addresses: Mapping[TcpAddress, frozenset[str]], now_s: float) -> None:
+        """These may be ours now; new ones are asked about at once.
+
+        Args:
+            addresses: the likeliest first, each with the networks that alone have told us of it,
+                as p2p.address.network_of() names them.
+        """
+        kept: dict[TcpAddress, _Candidate] = {}
+        for kind in ("ip4", "ip6"):
+            fit = [one for one in addresses if one.kind == kind]
+            for address in fit[:CANDIDATES_PER_FAMILY_MAX]:
+                candidate = self._candidates.get(address) or _Candidate(due_s=now_s)
+                candidate.told_by = addresses[address]
+                kept[address] = candidate
+        self._candidates = kept
 
     def on_changed(self, now_s: float) -> None:
         """Our network has changed: what was said counts no more, and all is asked again."""
@@ -126,7 +145,7 @@ class Verdicts:
 
     def next_question(self, servers: Sequence[Server], now_s: float) -> Question | None:
         """What to ask now, if anything; on_answer() must follow."""
-        self._present = frozenset(server.peer_id for server in servers)
+        self._present = {server.peer_id: server.host for server in servers}
         for address, candidate in self._candidates.items():
             if candidate.is_asked or candidate.due_s > now_s:
                 continue
@@ -163,7 +182,7 @@ class Verdicts:
             aside.get((server.peer_id, address), -math.inf),
         )
 
-    def _order(self, server: Server, candidate: _Candidate) -> tuple[int, bool, float]:
+    def _order(self, server: Server, candidate: _Candidate) -> tuple[int, bool, bool, float]:
         """Who is asked first: who decides most, then the independent, then who waited longest."""
         said = candidate.said.get(server.peer_id)
         in_doubt = any(not one.reached for one in candidate.said.values())
@@ -173,12 +192,21 @@ class Verdicts:
             rank = 1
         else:
             rank = 2
-        return rank, not server.independent, self._asked_at_s.get(server.peer_id, -math.inf)
+        is_teller = network_of(server.host) in candidate.told_by
+        return (
+            rank,
+            is_teller,
+            not server.independent,
+            self._asked_at_s.get(server.peer_id, -math.inf),
+        )
 
     def on_answer(self, question: Question, answer: Answer, now_s: float) -> None:
         """What became of a question."""
         candidate = self._candidates.get(question.address)
         server = question.server
+        is_teller = candidate is not None and network_of(server.host) in candidate.told_by
+        if answer is Answer.REACHED and is_teller:
+            answer = Answer.REFUSED
         if answer in (Answer.REFUSED, Answer.SILENT):
             whole = answer is Answer.SILENT
             key = (server.peer_id, None if whole else question.address)
@@ -214,24 +242,29 @@ class Verdicts:
         for_it = [one for one in said if one.reached]
         against = [one for one in said if not one.reached]
         if reached:
-            networks = {network_of(one.server.host) for one in for_it}
             if (
                 candidate.reachability == "public"
                 or any(one.server.independent for one in for_it)
-                or len(networks) >= _NEEDED
+                or self._are_several(for_it)
                 or self._is_lone_word(for_it)
             ):
                 candidate.reachability = "public"
                 candidate.said = {one.server.peer_id: one for one in for_it}
             return
-        hosts = {one.server.host for one in against}
-        if len(hosts) < _NEEDED and not self._is_lone_word(against):
+        if not (self._are_several(against) or self._is_lone_word(against)):
             return
         # The two that reached it last have a say, if they can still be asked.
         lately = [one for one in for_it if one.server.peer_id in self._present][-_NEEDED:]
         if candidate.reachability != "public" or not lately:
             candidate.reachability = "private"
             candidate.said = {one.server.peer_id: one for one in against}
+
+    def _are_several(self, said: list[_Said]) -> bool:
+        """Whether two servers say so, of two networks where servers of two can be asked."""
+        there = {network_of(host) for host in self._present.values()}
+        hosts = {one.server.host for one in said}
+        networks = {network_of(host) for host in hosts}
+        return len(hosts) >= _NEEDED and len(networks) >= min(_NEEDED, len(there))
 
     def _is_lone_word(self, said: list[_Said]) -> bool:
         """Whether the only server there is has said it twice."""

@@ -55,6 +55,7 @@ class SimTransport:
     ) -> None:
         self.peer_id = peer_id
         self.listening = listening
+        self._client_mode = client_mode
         self._addresses: tuple[Address, ...] = () if client_mode else (listening,)
         self._paths = paths
         self._listeners = listeners
@@ -77,6 +78,10 @@ class SimTransport:
 
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
         self._addresses = addresses
+
+    @property
+    def listening_on(self) -> tuple[TcpAddress, ...]:
+        return () if self._client_mode else (self.listening,)
 
     async def dial(self, peer_id: PeerId, address: Address) -> None:
         if not self._is_up:

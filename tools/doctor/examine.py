@@ -254,7 +254,7 @@ def _host(address: str) -> str:
 async def _settle(node: Node, settle_s: float) -> None:
     """Wait until it is known whether we are reachable, and how, but not for ever."""
     with trio.move_on_after(settle_s):
-        while not _is_settled(node):
+        while not _is_settled(node):  # noqa: ASYNC110 - a report tells nobody that it changed
             await trio.sleep(_LOOK_S)
 
 

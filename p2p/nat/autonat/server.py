@@ -67,7 +67,7 @@ class _Server:
             return DialResponse(Status.BAD_REQUEST)
         if request.peer_id != stream.peer_id:
             return DialResponse(Status.BAD_REQUEST)
-        if stream.path != "direct" or stream.peer_id in self._busy_with:
+        if stream.path == "relayed" or stream.peer_id in self._busy_with:
             return DialResponse(Status.DIAL_REFUSED)
         observed = parse_tcp_address(stream.address)
         chosen = self._policy.choose(request.addresses, observed, trio.current_time())

@@ -1,6 +1,20 @@
-"""A laboratory of real networks: hosts in namespaces of this machine, with links that fail."""
+"""A laboratory of real networks: hosts behind routers on this machine, and links that fail."""
 
-from p2p.testing.netlab.lab import Host, Netlab, open_netlab
+from p2p.testing.netlab.hosts import Host
+from p2p.testing.netlab.lab import Netlab, Router, Situation, open_netlab
+from p2p.testing.netlab.links import Link, Uplink
 from p2p.testing.netlab.namespaces import NetlabUnavailable
+from p2p.testing.netlab.nat import NAT_KINDS, NatKind
 
-__all__ = ["Host", "Netlab", "NetlabUnavailable", "open_netlab"]
+__all__ = [
+    "NAT_KINDS",
+    "Host",
+    "Link",
+    "NatKind",
+    "Netlab",
+    "NetlabUnavailable",
+    "Router",
+    "Situation",
+    "Uplink",
+    "open_netlab",
+]

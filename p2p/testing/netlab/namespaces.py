@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 _NAME = re.compile(r"manyhands-(\d+)-(\d+)-")
 _COMMAND_S_MAX = 30.0
+_COMMANDS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "iptables-legacy-restore": "iptables",
+    "conntrack": "conntrack",
+    "miniupnpd": "miniupnpd-iptables",
+}
+
+_numbers = itertools.count()
 
 
 class NetlabUnavailable(Exception):
@@ -23,11 +34,16 @@ def owner_prefix() -> str:
     return f"manyhands-{os.getpid()}-{_started_ticks(os.getpid())}-"
 
 
+def new_prefix() -> str:
+    """How the names of a new laboratory's namespaces begin."""
+    return f"{owner_prefix()}{next(_numbers)}-"
+
+
 def require() -> None:
-    """Raises NetlabUnavailable where namespaces cannot be had."""
-    for tool in ("ip", "tc"):
-        if shutil.which(tool) is None:
-            raise NetlabUnavailable(f"there is no command {tool}; install the package iproute2")
+    """Raises NetlabUnavailable where a laboratory cannot be had."""
+    for command, package in _COMMANDS.items():
+        if shutil.which(command) is None:
+            raise NetlabUnavailable(f"there is no command {command}; install the package {package}")
     if os.geteuid() != 0:
         raise NetlabUnavailable("making network namespaces needs root")
     probe = f"{owner_prefix()}probe"
@@ -63,21 +79,40 @@ def sweep() -> None:
     """Remove what processes left behind that are no more: killed ones cannot tidy up."""
     for name in names("manyhands-"):
         match = _NAME.match(name)
-        if match and _started_ticks(int(match[1])) != int(match[2]):
+        if match and _is_gone(match):
             remove(name)
+    for folder in Path(tempfile.gettempdir()).glob("manyhands-*-*-*"):
+        match = _NAME.match(folder.name)
+        if match and _is_gone(match):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(*command: str, check: bool = True) -> str:
+def ip(namespace: str, *lines: str) -> None:
+    """Run commands of `ip` in a namespace, in order, without a process for each."""
+    run("ip", "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
+
+
+def run(*command: str, check: bool = True, stdin: str = "") -> str:
     """What a command says; raises RuntimeError with its complaint when it fails."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_COMMAND_S_MAX
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_S_MAX,
         )
     except subprocess.TimeoutExpired as exc:
         raise RuntimeError(f"{' '.join(command)}: no end in {_COMMAND_S_MAX:g} s") from exc
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def _is_gone(owner: re.Match[str]) -> bool:
+    """Whether the process is no more that a name says to be the owner."""
+    return _started_ticks(int(owner[1])) != int(owner[2])
 
 
 def _started_ticks(pid: int) -> int | None:

@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2p import Identity, Node, NodeConfig, StreamBroken, UnreachableError, open_node
-from p2p.host.host import HANDSHAKE_TIMEOUT_S
+from p2p.host.inbound import HANDSHAKE_TIMEOUT_S
 from p2p.host.multistream import proposal
 from p2p.host.noise import NoiseSession
 from p2p.host.serve import NEGOTIATION_TIMEOUT_S

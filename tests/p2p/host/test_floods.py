@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2p import Identity, Node, open_node
 from p2p.host.gate import GRACE_S, KEPT_SHARE, Gate
-from p2p.host.host import HANDSHAKE_TIMEOUT_S
+from p2p.host.inbound import HANDSHAKE_TIMEOUT_S
 from tests.p2p.host.peers import RawDialer, until
 from tests.p2p.worlds import PROTOCOL, echo
 
