@@ -77,7 +77,7 @@ class OwnAddresses:
                 self._verdicts.get(one, "unknown")
             ),
         )
-        return (*best_first, *private) or self._interfaces
+        return tuple(dict.fromkeys((*best_first, *private))) or self._interfaces
 
     def _reached(self) -> tuple[TcpAddress, ...]:
         """What a dial-back reached though too few peers, or none, had observed it."""

@@ -143,6 +143,12 @@ class Verdicts:
             candidate.said.clear()
             candidate.due_s, candidate.pause_s = now_s, PAUSE_S_MIN
 
+    def on_connected(self, peer_id: PeerId) -> None:
+        """There is a new connection to this peer: what it refused over the last it may now dial."""
+        self._aside_until_s = {
+            key: until_s for key, until_s in self._aside_until_s.items() if key[0] != peer_id
+        }
+
     def next_question(self, servers: Sequence[Server], now_s: float) -> Question | None:
         """What to ask now, if anything; on_answer() must follow."""
         self._present = {server.peer_id: server.host for server in servers}

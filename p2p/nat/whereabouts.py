@@ -129,6 +129,7 @@ class Whereabouts:
             if self._observations.on_observed(info, observer, identified.observed, now_s):
                 self._refresh()
         # It may be one who dials back.
+        self._verdicts.on_connected(info.peer_id)
         self._wake()
 
     def on_mapped(self, mapping: PortMapping | None) -> None:

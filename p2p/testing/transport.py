@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from p2p.address import Address, CircuitAddress, TcpAddress
 from p2p.errors import P2PError, StreamBroken
 from p2p.host.stream import Stream, StreamHandler
-from p2p.host.transport import ConnectionInfo, DialError
+from p2p.host.transport import ConnectionInfo, DialError, Identified, OnIdentified
 from p2p.peer_id import PeerId, short
 from p2p.testing.connection import ConnectionEnd
 from p2p.testing.lane import Lane, Mailbox
@@ -64,7 +64,9 @@ class SimTransport:
         self._on_handler_error = on_handler_error
         self._mailbox = Mailbox(peer_id)
         self._handlers: dict[str, StreamHandler] = {}
-        self._ends: dict[ConnectionEnd, None] = {}
+        self._ends: dict[ConnectionEnd, SimTransport] = {}
+        self.on_identified: list[OnIdentified] = []
+        self._identified: dict[ConnectionEnd, Identified] = {}
         self._open_ends: dict[PeerId, list[ConnectionEnd]] = {}
         self._infos: tuple[ConnectionInfo, ...] | None = ()
         self._is_up = True
@@ -167,13 +169,15 @@ class SimTransport:
     def _begin_connection(self, target: SimTransport, address: TcpAddress) -> ConnectionEnd:
         """Make both ends of a connection that nobody has accepted yet."""
         origin = TcpAddress("ip4", self.listening.host, _EPHEMERAL_PORT + len(self._ends))
-        near = self._new_end(target, str(address.of(target.peer_id)), outbound=True)
-        far = target._new_end(self, str(origin.of(self.peer_id)), outbound=False)
+        near = self._new_end(target, str(address.of(target.peer_id)), origin, outbound=True)
+        far = target._new_end(self, str(origin.of(self.peer_id)), address, outbound=False)
         near.far, far.far = far, near
         near.on_paths_changed()
         return near
 
-    def _new_end(self, other: SimTransport, address: str, *, outbound: bool) -> ConnectionEnd:
+    def _new_end(
+        self, other: SimTransport, address: str, local: TcpAddress, *, outbound: bool
+    ) -> ConnectionEnd:
         info = ConnectionInfo(
             peer_id=other.peer_id,
             address=address,
@@ -181,20 +185,46 @@ class SimTransport:
             outbound=outbound,
             opened_at_s=trio.current_time(),
             record_layer="simulated",
+            local=replace(local, peer_id=None),
         )
         lane = Lane(self._paths, self._mailbox, other._mailbox)
         end = ConnectionEnd(self, info, lane, silence_s_max=self._silence_s_max)
-        self._ends[end] = None
+        self._ends[end] = other
         return end
 
     def on_connected(self, end: ConnectionEnd) -> None:
         """A connection has been made."""
         self._open_ends.setdefault(end.info.peer_id, []).append(end)
         self._infos = None
+        if self.on_identified:
+            self._nursery.start_soon(self._identify, end)
+
+    async def _identify(self, end: ConnectionEnd) -> None:
+        """What the real host learns by a stream; here nothing is sent for it."""
+        await trio.sleep(2 * self._paths.default.latency_s)
+        other = self._ends.get(end)
+        if other is None:
+            return
+        assert end.info.local is not None
+        self._identified[end] = Identified(
+            peer_id=other.peer_id,
+            observed=end.info.local,
+            protocols=frozenset(other._handlers),
+            listening=other.addresses,
+            agent="simulated",
+        )
+        for callback in tuple(self.on_identified):
+            callback(end.info, self._identified[end])
+
+    def identified(self, peer_id: PeerId) -> Identified | None:
+        """What the peer said of itself on the newest connection that it answered on."""
+        ends = [end for end in self._open_ends.get(peer_id, ()) if end in self._identified]
+        return self._identified[ends[-1]] if ends else None
 
     def on_closed(self, end: ConnectionEnd) -> None:
         """A connection is gone, or never came about."""
         del self._ends[end]
+        self._identified.pop(end, None)
         several = self._open_ends.get(end.info.peer_id, [])
         if end in several:
             several.remove(end)
