@@ -1,4 +1,4 @@
-"""The doctor behind real routers, as a new user would run it; and neighbours found by mDNS."""
+"""The doctor behind real routers, as a new user would run it."""
 
 from __future__ import annotations
 
@@ -71,45 +71,3 @@ def test_the_doctor_tells_the_kinds_of_routers_apart(lab: Netlab, tmp_path: Path
     assert "Others cannot connect" in checks["port-restricted"]["reachability"]["evidence"]
     assert "(symmetric)" in checks["symmetric"]["NAT"]["evidence"], said
     assert checks["symmetric"]["NAT"]["verdict"] == "warn"
-
-
-NEIGHBOUR = """
-import sys, trio
-from p2p import NodeConfig, open_mdns, open_node
-
-async def main():
-    config = NodeConfig(listen=("/ip4/0.0.0.0/tcp/0",), dial_back=False, port_mapping=False)
-    async with open_node(config) as node, open_mdns(node, run="digits") as mdns:
-        print(node.peer_id, flush=True)
-        with trio.fail_after(60):
-            await mdns.wait_found()
-            (peer_id,) = mdns.peers
-            await node.connect(peer_id)
-        (info,) = [one for one in node.connections if one.peer_id == peer_id][:1]
-        print(peer_id, info.address, flush=True)
-        await trio.to_thread.run_sync(sys.stdin.read)
-
-trio.run(main)
-"""
-"""Finds one neighbour by mDNS, connects to it, and says who and where it is."""
-
-
-def test_neighbours_in_one_home_find_each_other(lab: Netlab) -> None:
-    home = lab.add_router("home", nat="port-restricted")
-    processes = [
-        home.add_host(name).start(
-            [sys.executable, "-c", NEIGHBOUR], folder=ROOT, environment=ENVIRONMENT
-        )
-        for name in ("alice", "bob")
-    ]
-    lines: list[list[str]] = []
-    for process in processes:
-        assert process.stdout is not None
-        lines.append([process.stdout.readline().strip()])
-    for process, said in zip(processes, lines, strict=True):
-        assert process.stdout is not None
-        said.append(process.stdout.readline().strip())
-    for said, other in (lines, lines[::-1]):
-        peer_id, address = said[1].split()
-        assert peer_id == other[0]
-        assert address.startswith("/ip4/192.168.")
