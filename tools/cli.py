@@ -166,6 +166,10 @@ def train(
         Path | None,
         typer.Option(help="Key file; made when missing. By default a new identity each time."),
     ] = None,
+    mdns: Annotated[
+        bool,
+        typer.Option("--mdns", help="Find peers of the run on this network without an address."),
+    ] = False,
     client_mode: Annotated[
         bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
     ] = False,
@@ -203,6 +207,7 @@ def train(
                 listen=split(listen) or ("/ip4/0.0.0.0/tcp/0",),
                 announce=split(announce),
                 identity_path=identity,
+                mdns=mdns,
                 client_mode=client_mode,
                 wait_for_peers=wait_for_peers,
                 threads=threads,

@@ -20,7 +20,7 @@ import trio
 from p2p.discovery.interfaces import interfaces
 from p2p.discovery.lan import LIFE_S, Found, Lan
 from p2p.discovery.networks import Interface
-from p2p.errors import ListenError
+from p2p.errors import ListenError, UnreachableError
 from p2p.node import Node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
@@ -57,6 +57,19 @@ class Mdns:
     async def wait_found(self) -> None:
         """Return as soon as one peer has been found."""
         await self._has_found.wait()
+
+    async def enter(self, *, within_s: float) -> tuple[str, ...]:
+        """Wait for a peer that can be connected to; its addresses, or none when the time is up."""
+        with trio.move_on_after(within_s):
+            await self.wait_found()
+            for peer_id, addresses in self.peers.items():
+                try:
+                    await self._node.connect(peer_id, addresses)
+                except UnreachableError:
+                    # It went, or somebody invented it; the next one may be real.
+                    continue
+                return addresses
+        return ()
 
     async def run(self) -> None:
         """Ask, listen and answer, until cancelled."""
