@@ -73,7 +73,7 @@ format: setup ## reformat, and mend what ruff can mend
 bench: setup ## measure rounds of averaging beside gloo, 15 minutes at most; prints a table
 	@$(BIN)/manyhands bench allreduce
 
-netlab: setup netlab-setup ## cut and slow links in real network namespaces; needs root
+netlab: setup netlab-setup ## NAT, and links that fail, in real network namespaces; needs root
 	@$(BIN)/pytest -rs -s tests/netlab
 
 .PHONY: netlab-setup

@@ -67,7 +67,7 @@ from p2p.probe.client import (
 )
 from p2p.probe.limits import BandwidthLimits
 from p2p.probe.schema import Told
-from p2p.relay.reservations import RelayLimits
+from p2p.relay.limits import RelayLimits
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 

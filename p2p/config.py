@@ -11,7 +11,7 @@ from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
 from p2p.probe.limits import BandwidthLimits
-from p2p.relay.reservations import RelayLimits
+from p2p.relay.limits import RelayLimits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -290,7 +290,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             interfaces=interfaces,
             listening=lambda: host.listening_on,
         )
-        node.relay_client = await stack.enter_async_context(open_relay_client(host))
+        node.relay_client = await stack.enter_async_context(
+            open_relay_client(host, identity.peer_id)
+        )
         if config.relay:
             node.relay_server = await stack.enter_async_context(
                 open_relay_server(host, identity, config.relay_limits)

@@ -6,21 +6,34 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
+import trio
+
 from p2p.address import scope
 from p2p.config import NodeConfig
 from p2p.dial.hole_puncher import open_hole_puncher
 from p2p.host.host import Host
 from p2p.host.probe import probe
 from p2p.nat.portmap import open_port_mapper
+from p2p.nat.report import Reachability
 from p2p.nat.whereabouts import Whereabouts, is_open_to_others, open_whereabouts
 from p2p.node import Node
+from p2p.nursery import open_service_nursery
+from p2p.relay.keeper import RelayKeeper, open_relay_keeper
+
+RELAYS_WANTED = 2
+"""So that one may go without anybody noticing."""
+_PATIENCE_S = 3.0
 
 
 @asynccontextmanager
 async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterator[Whereabouts]:
     """Find out how others reach the node, and open ways to it, until the block ends.
 
-    A node that listens on loopback only, or nowhere, does none of it.
+    A node that listens on loopback only, or nowhere, does none of it, unless it is told to hold
+    reservations at relays always.
+
+    Raises:
+        AddressInvalid: the address of a relay in the config is of no use.
     """
     async with AsyncExitStack() as stack:
         dial_back = partial(probe, node.identity)
@@ -40,7 +53,44 @@ async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterato
                 await stack.enter_async_context(
                     open_hole_puncher(node, host, observed=here.punchable)
                 )
+        if node.relay_client is not None and _wants_relays(config):
+            keeper = await stack.enter_async_context(
+                open_relay_keeper(
+                    node,
+                    host,
+                    node.relay_client,
+                    on_change=here.on_reserved,
+                    relays=config.relays,
+                    wanted=RELAYS_WANTED if config.relay_client == "always" else 0,
+                )
+            )
+            if config.relay_client == "auto":
+                nursery = await stack.enter_async_context(open_service_nursery())
+                nursery.start_soon(_want_relays_while_private, here, keeper)
         yield here
+
+
+def _wants_relays(config: NodeConfig) -> bool:
+    """Whether the node may ever hold reservations; a relay itself has no need of any."""
+    if config.relay_client == "auto":
+        return is_open_to_others(config) and not config.relay
+    return config.relay_client == "always"
+
+
+async def _want_relays_while_private(here: Whereabouts, keeper: RelayKeeper) -> None:
+    """Hold reservations while outsiders do not get through, or nobody can tell."""
+
+    def follow(reachability: Reachability) -> None:
+        keeper.want(0 if reachability == "public" else RELAYS_WANTED)
+
+    # Public nodes find that out within a second, and need no relay until then.
+    await trio.sleep(_PATIENCE_S)
+    follow(here.reachability)
+    here.on_reachability.append(follow)
+    try:
+        await trio.sleep_forever()
+    finally:
+        here.on_reachability.remove(follow)
 
 
 def _port_behind_router(host: Host) -> int | None:

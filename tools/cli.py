@@ -31,6 +31,7 @@ from tools.options import (
     split,
 )
 from tools.output import console, print_json
+from tools.simulate.command import simulate
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,7 @@ def identity(
 
 
 network_commands.add_to(app)
+app.command()(simulate)
 app.add_typer(bench)
 app.add_typer(access)
 

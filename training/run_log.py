@@ -4,7 +4,7 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
 
     prepared      nothing more: model and data are there
     started       peer_id, addresses, run, step
-    progress      step, samples accumulated, samples_per_s, peers
+    progress      step, samples accumulated, samples_per_s, peers, paths by peer connected to
     step          step, loss, samples of ours in it, seconds, round
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
@@ -75,6 +75,7 @@ class RunLog:
             samples=me.samples if me else 0,
             samples_per_s=round(me.samples_per_s, 1) if me else 0.0,
             peers=max(len(peers), 1),
+            paths=swarm.paths,
         )
 
     def after_micro_batch(self, report: StepReport, loss: float) -> None:

@@ -60,6 +60,11 @@ class Swarm:
         return self._network[0].addresses
 
     @property
+    def paths(self) -> dict[PeerId, str]:
+        """How we are connected to each peer now: direct, punched or relayed, the best it has."""
+        return self._portal.call(_paths, self._network[0])
+
+    @property
     def global_step(self) -> int:
         """Global steps taken so far; 0 before there is an optimizer."""
         return self._optimizer.global_step if self._optimizer is not None else 0
@@ -163,3 +168,11 @@ async def _open_network(
                 initial_peers = await mdns.enter(within_s=_NEIGHBOURS_S)
         dht = await stack.enter_async_context(open_dht(node, dht_config, initial_peers))
         yield node, dht
+
+
+async def _paths(node: Node) -> dict[PeerId, str]:
+    """The best path to each connected peer; "direct" comes first in the alphabet, too."""
+    paths: dict[PeerId, str] = {}
+    for info in sorted(node.connections, key=lambda info: (info.peer_id, info.path)):
+        paths.setdefault(info.peer_id, info.path)
+    return paths

@@ -252,25 +252,31 @@ def why_failed(
         theirs: what the peer offered.
         tried: what of that we dialed.
     """
-    ports: dict[str, set[int]] = {}
-    for address in mine:
-        if _kind(address) == "public":
-            ports.setdefault(address.host, set()).add(address.port)
-    if not ports:
+    if not _public_ports(mine):
         return "Nobody has told us yet how we are seen from outside, so the peer cannot dial us."
     if not tried:
         kinds = "no address" if not theirs else "no address that can be dialed from here"
         return f"The peer offered {kinds}."
-    if any(len(several) > 1 for several in ports.values()):
-        return (
-            "Our router gives each connection another port, so the peer cannot know which to dial"
-            " (a symmetric NAT)."
-        )
+    for whose, one, addresses in (("Our", "the peer", mine), ("The peer's", "we", theirs)):
+        if any(len(ports) > 1 for ports in _public_ports(addresses).values()):
+            return (
+                f"{whose} router gives each connection another port (a symmetric NAT), so {one}"
+                " cannot know which to dial."
+            )
     return (
         f"In {_count(tries, 'try', 'tries')} nothing came back from"
         f" {_count(len(tried), 'address', 'addresses')} of the peer: its router gives each"
         " connection another port, or a firewall on the way drops what was not asked for."
     )
+
+
+def _public_ports(addresses: Iterable[TcpAddress]) -> dict[str, set[int]]:
+    """The ports of each public host; a router that keeps to one mapping shows one only."""
+    ports: dict[str, set[int]] = {}
+    for address in addresses:
+        if _kind(address) == "public":
+            ports.setdefault(address.host, set()).add(address.port)
+    return ports
 
 
 def _count(number: int, one: str, several: str) -> str:

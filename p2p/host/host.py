@@ -213,10 +213,12 @@ class Host:
             # ValueError: what a stranger announced as a host name need not be one.
             raise DialError(dial_cause(exc)) from exc
         remote = remote_address(opened.stream)
+        # Whoever was found by name is where the socket says.
+        there = remote if remote and address.kind.startswith("dns") else address
         self._begin(
             await self._upgrade(
                 opened.stream,
-                address.of(peer_id),
+                there.of(peer_id),
                 peer_id,
                 # The peer's own socket may meet this one of ours, which was under way before.
                 "punched" if remote and self._punches.expected_from(remote) else "direct",

@@ -116,6 +116,9 @@ class Whereabouts:
         elsewhere."""
         self.on_seen_host: list[Callable[[str], None]] = []
         """Called with our IPv4 host as several peers of the internet see it, when it is new."""
+        self.on_reachability: list[Callable[[Reachability], None]] = []
+        """Called when outsiders begin or cease to get through to us, as far as we know."""
+        self._told_reachability: Reachability = "unknown"
         self._own.on_interfaces(host.listening_on)
         self._refresh()
 
@@ -260,6 +263,11 @@ class Whereabouts:
                     callback(host)
             if not is_first:
                 self._on_changed()
+
+        if self.reachability != self._told_reachability:
+            self._told_reachability = self.reachability
+            for tell in tuple(self.on_reachability):
+                tell(self.reachability)
 
     def punchable(self) -> tuple[TcpAddress, ...]:
         """Where outsiders may meet our listen port if we dial out at the same moment."""

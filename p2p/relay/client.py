@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -26,6 +27,7 @@ from p2p.relay.schema import (
     Status,
     Stop,
     StopType,
+    check_voucher_untrusted,
     decode_hop_untrusted,
     decode_stop_untrusted,
     encode_hop,
@@ -51,10 +53,10 @@ class RelayedTransport(Transport, Protocol):
 
 
 @asynccontextmanager
-async def open_relay_client(transport: RelayedTransport) -> AsyncIterator[RelayClient]:
+async def open_relay_client(transport: RelayedTransport, me: PeerId) -> AsyncIterator[RelayClient]:
     """Receive circuits from the relays that we reserve at, until the block ends."""
     async with open_service_nursery() as nursery:
-        client = RelayClient(transport, nursery)
+        client = RelayClient(transport, me, nursery)
         transport.set_handler(STOP_PROTOCOL, client.serve_stop)
         try:
             yield client
@@ -67,13 +69,36 @@ def refresh_delay_s(expires_at_s: float, now_s: float) -> float:
     return min(max((expires_at_s - now_s) / 2, REFRESH_S_MIN), REFRESH_S_MAX)
 
 
+@dataclass
+class _Held:
+    """A reservation, and the task that keeps it."""
+
+    reservation: Reservation
+    expires_at_s: float
+    """On trio's clock."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def renew(self, reservation: Reservation) -> None:
+        """The relay has granted it anew."""
+        self.reservation = reservation
+        self.expires_at_s = _expires_at_s(reservation)
+
+
+def _expires_at_s(reservation: Reservation) -> float:
+    """When it ends on our clock, within what we refresh by, whatever the relay's clock says."""
+    half_s = refresh_delay_s(reservation.expires_at_s, wall_time_s())
+    return trio.current_time() + 2 * half_s
+
+
 class RelayClient:
     """Holds reservations, each refreshed until its relay refuses or goes."""
 
-    def __init__(self, transport: RelayedTransport, nursery: trio.Nursery) -> None:
+    def __init__(self, transport: RelayedTransport, me: PeerId, nursery: trio.Nursery) -> None:
         self._transport = transport
+        self._me = me
         self._nursery = nursery
-        self._held: dict[PeerId, Reservation] = {}
+        self._held: dict[PeerId, _Held] = {}
+        self._changed = trio.Event()
         self._circuits = 0
 
     @property
@@ -81,23 +106,50 @@ class RelayClient:
         """The relays that we hold a reservation at."""
         return tuple(self._held)
 
+    @property
+    def changed(self) -> trio.Event:
+        """Set when a reservation is made, refreshed or lost next; another one then takes over."""
+        return self._changed
+
+    def held(self, relay: PeerId) -> Reservation | None:
+        """The reservation at this relay, if there is one."""
+        held = self._held.get(relay)
+        return held.reservation if held is not None else None
+
+    def expires_at_s(self, relay: PeerId) -> float:
+        """When the reservation that we hold there ends unless refreshed, on trio's clock."""
+        return self._held[relay].expires_at_s
+
+    def give_up(self, relay: PeerId) -> None:
+        """Refresh it no more, and take no circuits by it; harmless if there is none."""
+        held = self._held.get(relay)
+        if held is not None:
+            held.scope.cancel()
+
     async def reserve(self, relay: PeerId) -> Reservation:
         """Reserve at a relay that we are connected to, and keep that up while we stay connected.
 
         Raises:
             RefusedError: it is full, does not want us, or is no relay.
-            RemoteError: its answer makes no sense.
+            RemoteError: its answer makes no sense, or its voucher is not ours.
             StreamBroken: the connection was lost, or there is none.
         """
         if relay not in self._held and len(self._held) >= RELAYS_MAX:
             raise ValueError(f"reserve at {RELAYS_MAX} relays at most")
         reservation = await self._ask(relay)
-        is_new = relay not in self._held
-        self._held[relay] = reservation
-        if is_new:
+        held = self._held.get(relay)
+        if held is None:
+            held = self._held[relay] = _Held(reservation, _expires_at_s(reservation))
             logger.info("relay_reserved relay=%s", short(relay))
-            self._nursery.start_soon(self._keep, relay)
+            self._nursery.start_soon(self._keep, relay, held)
+        else:
+            held.renew(reservation)
+        self._tell()
         return reservation
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _ask(self, relay: PeerId) -> Reservation:
         stream = await self._transport.open_stream(relay, HOP_PROTOCOL)
@@ -113,30 +165,39 @@ class RelayClient:
             raise RefusedError("reservation-refused", f"status {answer.status}")
         if answer.reservation is None:
             raise MessageInvalid("the relay grants a reservation without saying until when")
+        if answer.reservation.voucher is not None:
+            # Foreign relays may send none; one that is wrong is no reservation of ours.
+            check_voucher_untrusted(answer.reservation.voucher, relay, self._me, wall_time_s())
         return answer.reservation
 
-    async def _keep(self, relay: PeerId) -> None:
-        """Refresh until the relay refuses or the connection is lost."""
+    async def _keep(self, relay: PeerId, held: _Held) -> None:
+        """Refresh until the relay refuses, the time is over, or the connection is lost."""
         try:
-            async with open_service_nursery() as nursery:
-                nursery.start_soon(self._refresh_always, relay)
-                await self._transport.wait_disconnected(relay)
+            with held.scope:
+                async with open_service_nursery() as nursery:
+                    nursery.start_soon(self._refresh_always, relay, held)
+                    await self._transport.wait_disconnected(relay)
         except (RefusedError, RemoteError) as exc:
             logger.warning("relay_lost relay=%s %s", short(relay), exc)
         finally:
             del self._held[relay]
+            self._tell()
 
-    async def _refresh_always(self, relay: PeerId) -> None:
+    async def _refresh_always(self, relay: PeerId, held: _Held) -> None:
         while True:
-            await trio.sleep(refresh_delay_s(self._held[relay].expires_at_s, wall_time_s()))
+            await trio.sleep(refresh_delay_s(held.reservation.expires_at_s, wall_time_s()))
             try:
                 with trio.fail_after(EXCHANGE_TIMEOUT_S):
-                    self._held[relay] = await self._ask(relay)
+                    held.renew(await self._ask(relay))
             except (RefusedError, RemoteError):
                 raise
             except (P2PError, trio.TooSlowError) as exc:
                 # A slow relay gets another chance; a lost connection ends us from outside.
                 logger.debug("relay_refresh_failed relay=%s %r", short(relay), exc)
+                if trio.current_time() >= held.expires_at_s:
+                    raise RefusedError("reservation-expired", "the relay does not answer") from exc
+            else:
+                self._tell()
 
     async def serve_stop(self, stream: Stream) -> None:
         """A relay passes a peer on to us; lasts as long as that peer stays."""

@@ -1,42 +1,28 @@
 """Who has reserved at this relay, and what its circuits may carry (core).
 
 A reservation lasts until it expires or its peer disconnects. A circuit lasts until one of its
-ends goes, its time is up, or one direction has carried its bytes; an idle one ends in time, too.
+ends goes, its time is up, one direction has carried its bytes, or a quota is used up; an idle one
+ends in time, too. Rates only slow a circuit down.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 from p2p.address import network_of
+from p2p.host.rates import Rate
 from p2p.peer_id import PeerId
+from p2p.relay.limits import RelayLimits
+from p2p.relay.meter import Pace, Quota
 from p2p.relay.schema import Status
 
-
-@dataclass(frozen=True, kw_only=True)
-class RelayLimits:
-    """What a relay gives to others."""
-
-    reservations_max: int = 128
-    """Peers that may hold a reservation at once. Source: go-libp2p, relay resources."""
-    reservations_per_network_max: int = 8
-    """The same from one /24 (IPv4) or /48 (IPv6), since keys cost nothing. Source: as above."""
-    reservation_life_s: int = 3_600
-    """How long a reservation lasts unless refreshed. Source: as above."""
-    circuits_max: int = 256
-    """Circuits at once."""
-    circuits_per_peer_max: int = 16
-    """Circuits that one peer may take part in, on either end. Source: as above."""
-    circuit_duration_s: int = 120
-    """How long a circuit lasts, idle or not. Source: as above."""
-    circuit_bytes_each_way: int = 131_072
-    """What a circuit carries in each direction: enough to find a better path. Source: as above."""
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive")
+_HOUR_S = 3_600.0
+_MINUTE_S = 60.0
+WORTHWHILE_BYTES = 65_536
+"""A quota with less left opens no circuit: a handshake and a few calls would be cut off."""
+# Peers of which it is known what they have used; more than can have circuits at once.
+_ACCOUNTS_MAX = 4_096
 
 
 @dataclass(frozen=True)
@@ -57,14 +43,45 @@ class Circuit:
     ends_at_s: float
 
 
+@dataclass(frozen=True)
+class Passage:
+    """What may be done with bytes that came."""
+
+    passed_bytes: int
+    """How many of them may pass; fewer than asked ends the circuit."""
+    wait_s: float
+    """How long to wait before taking more from their sender."""
+
+
+@dataclass
+class _Account:
+    """What one peer has used, over all its circuits."""
+
+    pace: Pace
+    quota: Quota
+
+
+@dataclass
+class _Flow:
+    """What an open circuit has used."""
+
+    left_bytes: dict[PeerId, int]
+    pace: Pace
+
+
 class Reservations:
     """Grants reservations and circuits within the limits."""
 
-    def __init__(self, limits: RelayLimits) -> None:
+    def __init__(self, limits: RelayLimits, now_s: float) -> None:
         self._limits = limits
         self._held: dict[PeerId, _Held] = {}
         self._circuits: dict[int, Circuit] = {}
-        self._left_bytes: dict[tuple[int, PeerId], int] = {}
+        self._flows: dict[int, _Flow] = {}
+        self._accounts: OrderedDict[PeerId, _Account] = OrderedDict()
+        self._pace = Pace(limits.bytes_per_s, now_s)
+        self._quota = Quota(limits.bytes_per_hour, _HOUR_S, now_s)
+        self._of_peer = _per_minute(limits.requests_per_minute_and_peer)
+        self._of_network = _per_minute(limits.requests_per_minute_and_network)
         self._next_number = 0
 
     @property
@@ -75,6 +92,13 @@ class Reservations:
     def holders(self, now_s: float) -> tuple[PeerId, ...]:
         """The peers that hold a reservation."""
         return tuple(peer for peer, held in self._held.items() if held.expires_at_s > now_s)
+
+    def on_request(self, peer_id: PeerId, host: str, now_s: float) -> bool:
+        """A peer asks for something: whether it may, or asks too often; each request counts."""
+        # The peer's own rate first: what it refuses does not weigh on its neighbours.
+        return self._of_peer.allows(peer_id, now_s) and self._of_network.allows(
+            network_of(host), now_s
+        )
 
     def on_reserve(self, peer_id: PeerId, host: str, now_s: float) -> float | None:
         """A request, perhaps to refresh: until when it is granted, or None when we are full."""
@@ -109,30 +133,68 @@ class Reservations:
         if (
             len(self._circuits) >= self._limits.circuits_max
             or max(of_peer[source], of_peer[target]) >= self._limits.circuits_per_peer_max
+            or self._left_bytes(source, target, now_s) < self._worthwhile_bytes
         ):
             return Status.RESOURCE_LIMIT_EXCEEDED
         ends_at_s = now_s + self._limits.circuit_duration_s
         circuit = Circuit(self._next_number, source, target, ends_at_s)
         self._next_number += 1
         self._circuits[circuit.number] = circuit
-        for end in (source, target):
-            self._left_bytes[circuit.number, end] = self._limits.circuit_bytes_each_way
+        each_way = self._limits.circuit_bytes_each_way
+        self._flows[circuit.number] = _Flow(
+            {source: each_way, target: each_way}, Pace(self._limits.circuit_bytes_per_s, now_s)
+        )
         return circuit
 
-    def on_bytes(self, circuit: Circuit, sender: PeerId, size_bytes: int) -> int:
-        """Bytes to carry: how many of them may pass; fewer than asked ends the circuit."""
-        left = self._left_bytes.get((circuit.number, sender), 0)
+    def on_bytes(self, circuit: Circuit, sender: PeerId, size_bytes: int, now_s: float) -> Passage:
+        """Bytes to carry: how many of them may pass, and the pause after them."""
+        flow = self._flows.get(circuit.number)
+        if flow is None:
+            return Passage(0, 0.0)
+        left = min(flow.left_bytes[sender], self._left_bytes(circuit.source, circuit.target, now_s))
         passed = min(left, size_bytes)
-        if passed:
-            self._left_bytes[circuit.number, sender] = left - passed
-        return passed
+        flow.left_bytes[sender] -= passed
+        self._quota.take(passed)
+        waits_s = [flow.pace.take(passed, now_s), self._pace.take(passed, now_s)]
+        for peer in (circuit.source, circuit.target):
+            account = self._account(peer, now_s)
+            account.quota.take(passed)
+            waits_s.append(account.pace.take(passed, now_s))
+        return Passage(passed, max(waits_s))
 
     def on_circuit_over(self, circuit: Circuit) -> None:
         """The circuit has ended, or could not be opened."""
         self._circuits.pop(circuit.number, None)
-        for end in (circuit.source, circuit.target):
-            self._left_bytes.pop((circuit.number, end), None)
+        self._flows.pop(circuit.number, None)
+
+    @property
+    def _worthwhile_bytes(self) -> int:
+        limits = self._limits
+        return min(WORTHWHILE_BYTES, limits.peer_bytes_per_hour, limits.bytes_per_hour)
+
+    def _left_bytes(self, source: PeerId, target: PeerId, now_s: float) -> int:
+        """What the quotas of both peers and of all leave."""
+        quotas = [self._account(peer, now_s).quota for peer in (source, target)]
+        return min(quota.left_bytes(now_s) for quota in (*quotas, self._quota))
+
+    def _account(self, peer_id: PeerId, now_s: float) -> _Account:
+        """A peer's account; those not used for longest are forgotten, which makes them full."""
+        account = self._accounts.get(peer_id)
+        if account is None:
+            account = self._accounts[peer_id] = _Account(
+                Pace(self._limits.peer_bytes_per_s, now_s),
+                Quota(self._limits.peer_bytes_per_hour, _HOUR_S, now_s),
+            )
+            if len(self._accounts) > _ACCOUNTS_MAX:
+                self._accounts.popitem(last=False)
+        else:
+            self._accounts.move_to_end(peer_id)
+        return account
 
     def _drop_expired(self, now_s: float) -> None:
         for peer in [peer for peer, held in self._held.items() if held.expires_at_s <= now_s]:
             del self._held[peer]
+
+
+def _per_minute(count: int) -> Rate:
+    return Rate(per_s=count / _MINUTE_S, burst=count)

@@ -15,7 +15,7 @@ import base58
 
 from p2p.errors import MessageInvalid
 from p2p.host.multistream import ByteReader
-from p2p.identity import Identity, parse_peer_id_untrusted
+from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.peer_id import PeerId
 from p2p.relay.protobuf import (
     bytes_untrusted,
@@ -32,6 +32,8 @@ MESSAGE_BYTES_MAX = 4_096
 """As the specification says."""
 EXCHANGE_TIMEOUT_S = 10.0
 """How long an exchange of messages may take, on either side."""
+CLOCK_SKEW_S_MAX = 600.0
+"""Clocks that differ by minutes do no harm."""
 ADDRESSES_MAX = 16
 _ADDRESS_BYTES_MAX = 256
 _PEER_ID_BYTES_MAX = 64
@@ -191,6 +193,34 @@ def voucher(relay: Identity, peer_id: PeerId, expires_at_s: int) -> bytes:
         + field(3, payload)
         + field(5, relay.sign(signed))
     )
+
+
+def check_voucher_untrusted(data: bytes, relay: PeerId, holder: PeerId, now_s: float) -> None:
+    """Whether the relay's signed word is meant for this peer, and holds still.
+
+    Args:
+        now_s: seconds since 1970; a relay's clock may be off by CLOCK_SKEW_S_MAX.
+
+    Raises:
+        MessageInvalid: it is not signed by this relay, is another peer's, or has expired.
+    """
+    envelope = fields_untrusted(data)
+    kind, payload = bytes_untrusted(envelope, 2), bytes_untrusted(envelope, 3)
+    signature = bytes_untrusted(envelope, 5)
+    if kind is None or payload is None or signature is None:
+        raise MessageInvalid("a voucher lacks a part")
+    parts = (_VOUCHER_DOMAIN, kind, payload)
+    signed = b"".join(varint(len(part)) + part for part in parts)
+    # The key in the envelope is not needed: the relay has proved which one is its own.
+    if kind != _VOUCHER_TYPE or not verify_signature(relay, signed, signature):
+        raise MessageInvalid("a voucher that the relay did not sign")
+    fields = fields_untrusted(payload)
+    if bytes_untrusted(fields, 1) != base58.b58decode(relay):
+        raise MessageInvalid("a voucher of another relay")
+    if bytes_untrusted(fields, 2) != base58.b58decode(holder):
+        raise MessageInvalid("a voucher of another peer")
+    if (number_untrusted(fields, 3) or 0) < now_s - CLOCK_SKEW_S_MAX:
+        raise MessageInvalid("a voucher that has expired")
 
 
 def _type_untrusted(value: int | None) -> int:

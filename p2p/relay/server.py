@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,8 @@ from p2p.host.transport import Transport
 from p2p.identity import Identity
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
-from p2p.relay.reservations import Circuit, RelayLimits, Reservations
+from p2p.relay.limits import RelayLimits
+from p2p.relay.reservations import Circuit, Reservations
 from p2p.relay.schema import (
     EXCHANGE_TIMEOUT_S,
     HOP_PROTOCOL,
@@ -40,7 +42,9 @@ from p2p.relay.schema import (
 
 logger = logging.getLogger(__name__)
 
-_PIECE_BYTES = 65_536
+_PIECE_BYTES = 262_144
+"""A whole frame between peers of our kind."""
+_COMPLAINTS_MAX = 4_096
 
 
 @asynccontextmanager
@@ -71,8 +75,9 @@ class RelayServer:
         self._identity = identity
         self._limits = limits
         self._nursery = nursery
-        self._reservations = Reservations(limits)
+        self._reservations = Reservations(limits, trio.current_time())
         self._watched: set[PeerId] = set()
+        self._complained: OrderedDict[PeerId, None] = OrderedDict()
         self._news = trio.Event()
 
     @property
@@ -90,26 +95,45 @@ class RelayServer:
         with trio.fail_after(EXCHANGE_TIMEOUT_S):
             try:
                 request = decode_hop_untrusted(await read_message_untrusted(stream))
-            except MessageInvalid:
+            except MessageInvalid as exc:
+                self._complain(stream.peer_id, str(exc))
                 await _answer(stream, Status.MALFORMED_MESSAGE)
                 return
             if stream.path == "relayed":
                 # A relay behind a relay would hide who spends what of ours.
+                self._complain(stream.peer_id, "asks over a circuit")
                 await _answer(stream, Status.PERMISSION_DENIED)
                 return
+            address = self._address_of(stream.peer_id)
+            now_s = trio.current_time()
+            if address is None or not self._reservations.on_request(
+                stream.peer_id, address.host, now_s
+            ):
+                self._complain(stream.peer_id, "asks too often")
+                await _answer(stream, Status.RESOURCE_LIMIT_EXCEEDED)
+                return
             if request.type == HopType.RESERVE:
-                await self._reserve(stream)
+                await self._reserve(stream, address.host)
                 return
             if request.type != HopType.CONNECT or request.peer_id is None:
                 await _answer(stream, Status.UNEXPECTED_MESSAGE)
                 return
         await self._connect(stream, request.peer_id)
 
-    async def _reserve(self, stream: Stream) -> None:
-        address = self._address_of(stream.peer_id)
+    def _complain(self, peer_id: PeerId, cause: str) -> None:
+        """Log what a peer does wrong, once, however often it does."""
+        if peer_id in self._complained:
+            return
+        self._complained[peer_id] = None
+        if len(self._complained) > _COMPLAINTS_MAX:
+            self._complained.popitem(last=False)
+        logger.warning("relay_refuses peer=%s cause=%s", short(peer_id), cause)
+
+    async def _reserve(self, stream: Stream, host: str) -> None:
         now_s = trio.current_time()
-        granted = address and self._reservations.on_reserve(stream.peer_id, address.host, now_s)
-        if not granted:
+        granted = self._reservations.on_reserve(stream.peer_id, host, now_s)
+        if granted is None:
+            self._complain(stream.peer_id, "no place for another reservation")
             await _answer(stream, Status.RESERVATION_REFUSED)
             return
         expires_at_s = int(wall_time_s() + granted - now_s)
@@ -163,6 +187,8 @@ class RelayServer:
     async def _connect(self, source: Stream, target_id: PeerId) -> None:
         outcome = self._reservations.on_connect(source.peer_id, target_id, trio.current_time())
         if isinstance(outcome, Status):
+            if outcome != Status.NO_RESERVATION:
+                self._complain(source.peer_id, f"no circuit: {outcome.name}")
             await _answer(source, outcome)
             return
         try:
@@ -204,14 +230,22 @@ class RelayServer:
                 nursery.start_soon(self._carry, circuit, source, target)
                 nursery.start_soon(self._carry, circuit, target, source)
         if scope.cancelled_caught:
+            self._complain(source.peer_id, "its circuit has lasted for as long as it may")
             source.reset()
 
     async def _carry(self, circuit: Circuit, sender: Stream, receiver: Stream) -> None:
         while data := await sender.receive_some(_PIECE_BYTES):
-            passed = self._reservations.on_bytes(circuit, sender.peer_id, len(data))
-            if passed < len(data):
-                raise StreamBroken("the circuit has carried all that it may")
+            passage = self._reservations.on_bytes(
+                circuit, sender.peer_id, len(data), trio.current_time()
+            )
+            if passage.passed_bytes < len(data):
+                cause = "the circuit has carried all that it may"
+                self._complain(sender.peer_id, cause)
+                raise StreamBroken(cause)
             await receiver.send_all(data)
+            if passage.wait_s:
+                # Meanwhile the sender's window stays shut, so that nothing piles up here.
+                await trio.sleep(passage.wait_s)
         await receiver.send_eof()
 
 

@@ -1,8 +1,10 @@
-"""Targets of circuits: the messages of relays and of peers that reserve at them."""
+"""Targets of circuits: the messages of relays, of peers that reserve there, and of upgrades."""
 
 from __future__ import annotations
 
 from p2p import MessageInvalid
+from p2p.address import TcpAddress
+from p2p.dial import dcutr
 from p2p.relay.schema import (
     CircuitLimit,
     Hop,
@@ -28,6 +30,12 @@ HOP = Hop(
 )
 STOP = Stop(type=0, peer_id=ALICE.peer_id, limit=LIMIT, status=100)
 
+CONNECT = dcutr.PunchMessage(
+    type=dcutr.PunchType.CONNECT,
+    addresses=(TcpAddress("ip4", "1.2.3.4", 1), TcpAddress("ip6", "2001:db8::1", 2)),
+    try_number=1,
+)
+
 
 def run_hop(data: bytes) -> None:
     try:
@@ -52,6 +60,23 @@ def run_framed(data: bytes) -> None:
     except (MessageInvalid, EndOfInput):
         return
     assert message in data
+
+
+def run_dcutr(data: bytes) -> None:
+    try:
+        message = dcutr.decode_untrusted(data)
+    except MessageInvalid:
+        return
+    assert dcutr.decode_untrusted(dcutr.encode(message)) == message
+
+
+def run_dcutr_framed(data: bytes) -> None:
+    for kind in dcutr.PunchType:
+        try:
+            message = finish(dcutr.receive_untrusted(InputStream(data), kind))
+        except (MessageInvalid, EndOfInput):
+            continue
+        assert message.type is kind
 
 
 _FIELDS = tuple(
@@ -86,5 +111,17 @@ TARGETS = (
         run=run_framed,
         seeds=(framed(encode_hop(HOP)), framed(b""), b"\xff\xff\xff\xff\x0f"),
         covers=("p2p.relay.schema.read_message_untrusted",),
+    ),
+    Target(
+        name="relay.dcutr",
+        run=run_dcutr,
+        seeds=(dcutr.encode(CONNECT), dcutr.encode(dcutr.PunchMessage(type=dcutr.PunchType.SYNC))),
+        covers=("p2p.dial.dcutr.decode_untrusted", "p2p.dial.dcutr._address_untrusted"),
+    ),
+    Target(
+        name="relay.dcutr_framed",
+        run=run_dcutr_framed,
+        seeds=(dcutr.framed(CONNECT), b"\xff\xff\xff\xff\x0f"),
+        covers=("p2p.dial.dcutr.receive_untrusted",),
     ),
 )

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from p2p.testing.netlab import Host, Netlab, NetlabUnavailable, namespaces, open_netlab
+from p2p.testing.netlab import Link, Netlab, NetlabUnavailable, namespaces, open_netlab
 from tests.netlab import programs
+from tests.netlab.programs import ask, line_of, start
 from tests.processes.command import ENVIRONMENT, ROOT
 
 SILENCE_S = 5.0
-
-
-def start(host: Host, program: str, *arguments: object) -> subprocess.Popen[str]:
-    """One of the small programs on a host."""
-    return host.start([sys.executable, "-c", program, *map(str, arguments)])
-
-
-def line_of(process: subprocess.Popen[str]) -> str:
-    """The next line that a process says."""
-    assert process.stdout is not None
-    line = process.stdout.readline().strip()
-    assert line, f"it ended with {process.wait()}"
-    return line
-
-
-def ask(process: subprocess.Popen[str], text: object) -> None:
-    """Write a line to a process."""
-    assert process.stdin is not None
-    process.stdin.write(f"{text}\n")
-    process.stdin.flush()
 
 
 def test_hosts_reach_each_other_and_nobody_else(lab: Netlab) -> None:
@@ -67,10 +50,11 @@ def test_a_cut_says_nothing_to_sockets_that_are_open_or_opened(lab: Netlab, cut:
     for heard in tries:
         assert [line_of(heard), line_of(heard)] == ["TimeoutError"] * 2
     assert talker.poll() is answerer.poll() is None
+    healed_s = time.monotonic()
     link.heal()
     link.heal()
     # What was dropped comes again; the connection has survived.
-    assert float(line_of(talker)) >= time.monotonic() - cut_s - 1
+    assert float(line_of(talker)) >= healed_s - cut_s - 1
     heard = start(alice, programs.TRY_ALL, bob.address, SILENCE_S)
     assert [line_of(heard), line_of(heard)] == ["ConnectionRefusedError"] * 2
 
@@ -102,15 +86,48 @@ def test_names_of_hosts_are_checked(lab: Netlab) -> None:
             lab.add_host(name)
 
 
+def test_laboratories_are_apart_though_their_names_are_the_same(lab: Netlab) -> None:
+    with open_netlab() as other:
+        here, there = lab.add_host("alice"), other.add_host("alice")
+        assert here.address == there.address
+        assert here.namespace != there.namespace
+        mirror = start(there, programs.MIRROR, 4001)
+        assert line_of(mirror) == "there"
+        there_too = start(other.add_host("bob"), programs.DIAL, there.address, 4001, 0, 10)
+        assert line_of(there_too).split()[0] == "5.6.7.3"
+        heard = start(lab.add_host("bob"), programs.TRY_ALL, here.address, SILENCE_S)
+        assert [line_of(heard), line_of(heard)] == ["ConnectionRefusedError"] * 2
+
+
+def processes_in(names: list[str]) -> list[psutil.Process]:
+    """What runs in namespaces."""
+    pids = [pid for name in names for pid in namespaces.run("ip", "netns", "pids", name).split()]
+    return [psutil.Process(int(pid)) for pid in pids]
+
+
+def folders_of(owner: str) -> list[Path]:
+    """What an owner's laboratories have among the temporary files."""
+    return list(Path(tempfile.gettempdir()).glob(f"{owner}*"))
+
+
 def test_leaving_removes_everything_whatever_happened(lab: Netlab) -> None:
-    before = namespaces.names(namespaces.owner_prefix())
+    owner = namespaces.owner_prefix()
+    before, folders = namespaces.names(owner), folders_of(owner)
     with pytest.raises(ZeroDivisionError), open_netlab() as inner:
-        sleeper = start(inner.add_host("alice"), programs.SLEEP)
+        home = inner.add_router("home", nat="upnp", link=Link(delay_ms=5))
+        sleeper = start(home.add_host("alice"), programs.SLEEP)
         assert line_of(sleeper) == "there"
-        assert len(namespaces.names(namespaces.owner_prefix())) == len(before) + 2
+        ours = [name for name in namespaces.names(owner) if name not in before]
+        assert len(ours) == 3
+        processes = processes_in(ours)
+        # The sleeper, the emulator of links, and the gateway daemon.
+        assert len(processes) == 3
+        assert len(folders_of(owner)) == len(folders) + 1
         raise ZeroDivisionError
-    assert namespaces.names(namespaces.owner_prefix()) == before
+    assert namespaces.names(owner) == before
+    assert folders_of(owner) == folders
     assert sleeper.returncode == -9
+    assert not any(process.is_running() for process in processes)
 
 
 def test_what_a_killed_run_left_is_swept_with_its_processes(lab: Netlab) -> None:
@@ -121,13 +138,18 @@ def test_what_a_killed_run_left_is_swept_with_its_processes(lab: Netlab) -> None
         orphan = psutil.Process(int(line_of(killed)))
     assert killed.returncode == -9
     owner = f"manyhands-{_owner_of(orphan)}-"
-    assert len(namespaces.names(owner)) == 2
+    assert len(namespaces.names(owner)) == 3
+    assert len(folders_of(owner)) == 1
+    orphans = processes_in(namespaces.names(owner))
+    assert orphan in orphans
     ours = namespaces.names(namespaces.owner_prefix())
     namespaces.sweep()
     assert namespaces.names(owner) == []
+    assert folders_of(owner) == []
     assert namespaces.names(namespaces.owner_prefix()) == ours
-    psutil.wait_procs([orphan], timeout=10)
-    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    psutil.wait_procs(orphans, timeout=10)
+    for process in orphans:
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def _owner_of(process: psutil.Process) -> str:
@@ -141,7 +163,7 @@ def _owner_of(process: psutil.Process) -> str:
 
 def test_without_root_or_iproute2_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(namespaces.os, "geteuid", lambda: 1000)
+        patch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(NetlabUnavailable, match=r"needs root|iproute2"), open_netlab():
             pass
     monkeypatch.setenv("PATH", "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tools.bench.processes import ANSWER_S_MAX, Pair, RivalFailed, open_pair
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
-from tools.bench.rivals import NAMES
+from tools.bench.rivals import NAMES, RELAYED, RELAYED_NAME
 
 COLUMNS = (
     "rival",
@@ -24,6 +24,8 @@ _KIB, _MIB, _GB = 1024, 1_048_576, 1e9
 CASES = tuple((streams, write) for streams in (1, 4, 16) for write in (4 * _KIB, 64 * _KIB, _MIB))
 QUICK_CASES = ((1, 4 * _KIB), (1, 64 * _KIB), (1, _MIB), (4, 64 * _KIB), (16, 64 * _KIB))
 REPEATS = 3
+MEASURED = {**NAMES, RELAYED: RELAYED_NAME}
+RELAYED_MEGABYTES_PER_S_MIN = 100.0
 _TRIAL_BYTES = 4 * _MIB
 _TRIAL_S_MIN = 0.05
 """A shorter trial says too little about the speed: it is repeated with more."""
@@ -57,7 +59,7 @@ class Measured:
     def row(self) -> Row:
         """What the report says of it."""
         return {
-            "rival": NAMES[self.rival],
+            "rival": MEASURED[self.rival],
             "streams": self.streams,
             "write_bytes": self.write_bytes,
             "size_bytes": self.size_bytes,
@@ -74,7 +76,7 @@ def run_bulk(options: BulkOptions, steps: Steps) -> Report:
     """Measure every rival that comes up, the repetitions of all in turn."""
     report = Report("bulk", COLUMNS)
     cases = CASES if options.full else QUICK_CASES
-    steps.expect(len(cases) * REPEATS * len(NAMES))
+    steps.expect(len(cases) * REPEATS * len(MEASURED))
     with ExitStack() as stack:
         pairs = _open_pairs(report, stack)
         for streams, write_bytes in cases:
@@ -88,7 +90,7 @@ def run_bulk(options: BulkOptions, steps: Steps) -> Report:
                             measured[rival] = Measured(rival, streams, write_bytes, size)
                         _measure(pair, measured[rival], options.seconds)
                     except RivalFailed as exc:
-                        report.skip(NAMES[rival], str(exc))
+                        report.skip(MEASURED[rival], str(exc))
                         del pairs[rival]
                     steps.step()
             report.rows += [one.row() for one in measured.values() if one.megabytes_per_s]
@@ -98,7 +100,7 @@ def run_bulk(options: BulkOptions, steps: Steps) -> Report:
 
 def _open_pairs(report: Report, stack: ExitStack) -> dict[str, Pair]:
     pairs: dict[str, Pair] = {}
-    for rival, name in NAMES.items():
+    for rival, name in MEASURED.items():
         try:
             pairs[rival] = stack.enter_context(open_pair(rival))
         except RivalFailed as exc:
@@ -147,7 +149,7 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
         for row in rows
         if (row["streams"], row["write_bytes"]) == (1, _MIB)
     }
-    return [
+    told = [
         Budget(
             f"{NAMES[ours]}, against {NAMES[theirs]}",
             speeds[NAMES[ours]] / speeds[NAMES[theirs]],
@@ -158,3 +160,7 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
         for ours, theirs, factor in PROMISES
         if NAMES[ours] in speeds and NAMES[theirs] in speeds
     ]
+    if RELAYED_NAME in speeds:
+        speed, least = speeds[RELAYED_NAME], RELAYED_MEGABYTES_PER_S_MIN
+        told.append(Budget(f"{RELAYED_NAME}: three processes", speed, least, "MB/s", ">="))
+    return told

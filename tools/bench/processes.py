@@ -22,7 +22,7 @@ ANSWER_S_MAX = 120.0
 # Its stdout is closed; the rest of its end takes no longer.
 _FAREWELL_S_MAX = 10.0
 # `python -m tools…` finds ours first when it starts where our packages are.
-_PACKAGES_FOLDER = Path(tools.__file__).resolve().parent.parent
+PACKAGES_FOLDER = Path(tools.__file__).resolve().parent.parent
 
 
 class RivalFailed(Exception):
@@ -37,7 +37,7 @@ class Worker:
         self._name = name
         command = [sys.executable, "-m", module]
         if python is not None:
-            file = _PACKAGES_FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+            file = PACKAGES_FOLDER.joinpath(*module.split(".")).with_suffix(".py")
             command = [python, "-I", str(file)]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - end() closes it
         self._process = subprocess.Popen(
@@ -47,7 +47,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            cwd=_PACKAGES_FOLDER,
+            cwd=PACKAGES_FOLDER,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             # Ctrl-C on the terminal is for us, who kill it.
             start_new_session=True,

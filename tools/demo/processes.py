@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 import tools
+from tools.failures import CommandError
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 PACKAGES_FOLDER = Path(tools.__file__).resolve().parent.parent
 FAREWELL_S = 8.0  # a trainer's own farewell is bounded by about as much
 LOG_TAIL_LINES = 3
+NODE_START_S_MAX = 60.0
+READY_LINE_BYTES_MAX = 65536
 
 
 class Child:
@@ -34,6 +37,7 @@ class Child:
         self.log_path = folder / f"{name}.log"
         self.events_path = events_path(folder, name)
         self.ended = False
+        self.was_killed = False
         self._offset = 0
 
     def new_events(self) -> list[dict[str, Any]]:
@@ -66,6 +70,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL: no farewell."""
+        self.was_killed = True
         self.process.kill()
 
 
@@ -82,10 +87,20 @@ class Children:
         self.by_name: dict[str, Child] = {}
 
     async def start(
-        self, name: str, arguments: Sequence[str], *, stdout: int = subprocess.DEVNULL
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        stdout: int = subprocess.DEVNULL,
+        inside: Sequence[str] = (),
     ) -> Child:
-        """Start `manyhands` with these arguments; its stderr becomes its log."""
-        command = [sys.executable, "-m", "tools.cli", *arguments, "--verbose", "--stop-with-stdin"]
+        """Start `manyhands` with these arguments; its stderr becomes its log.
+
+        Args:
+            inside: a command that runs it elsewhere, such as in a network namespace.
+        """
+        command = [*inside, sys.executable, "-m", "tools.cli", *arguments]
+        command += ["--verbose", "--stop-with-stdin"]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = await trio.lowlevel.open_process(
                 command,
@@ -114,6 +129,39 @@ async def open_children(folder: Path) -> AsyncIterator[Children]:
             async with trio.open_nursery() as nursery:
                 for child in children.by_name.values():
                     nursery.start_soon(_end, child)
+
+
+async def start_node(
+    children: Children, name: str, arguments: Sequence[str], *, inside: Sequence[str] = ()
+) -> list[str]:
+    """Start a bootstrap node and return its addresses, the first for those farthest away.
+
+    Raises:
+        CommandError: it ended, or said nothing in time.
+    """
+    key = str(children.folder / f"{name}.key")
+    child = await children.start(
+        name,
+        ["node", *arguments, "--identity", key, "--json"],
+        stdout=subprocess.PIPE,
+        inside=inside,
+    )
+    assert child.process.stdout is not None
+    line = b""
+    with trio.move_on_after(NODE_START_S_MAX):
+        while not line.endswith(b"\n") and len(line) < READY_LINE_BYTES_MAX:
+            piece = await child.process.stdout.receive_some(READY_LINE_BYTES_MAX)
+            if not piece:
+                break
+            line += piece
+    said: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
+    if "addresses" not in said:
+        cause = said.get("error") or child.last_words() or "it said nothing"
+        raise CommandError(
+            f"The bootstrap node did not start: {cause}",
+            next_step="Try it alone: manyhands node --verbose",
+        )
+    return [str(address) for address in said["addresses"]]
 
 
 async def _end(child: Child) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 from rich.console import Console
 
-from tools.demo.processes import Child, Children, events_path, open_children
+from tools.demo.processes import Child, Children, events_path, open_children, start_node
 from tools.demo.result import make_result
 from tools.demo.story import KillTrainer, LetJoin, Order, StartTrainer, Story
 from tools.demo.view import DemoView, print_result
 from tools.failures import ILL, MISUSED, WELL, CommandError
+from tools.log_folder import open_log_folder
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
 
@@ -29,10 +23,8 @@ RUN = "demo"
 STEPS = 300
 POLL_S = 0.05
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-NODE_START_S_MAX = 60.0
 # Longer than any round may take with its retries; trainers on a busy machine start slowly too.
 SILENCE_S_MAX = 90.0
-READY_LINE_BYTES_MAX = 65536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +59,7 @@ def run_demo(options: DemoOptions) -> int:
         )
     screen = console(as_json=options.as_json)
     story = Story(peers=options.peers, steps=options.steps or STEPS, kill_one=options.kill_one)
-    with _log_folder(options.keep_logs) as logs:
+    with open_log_folder(options.keep_logs, "manyhands-demo-") as logs:
         began_s = time.monotonic()
         finished = trio.run(run_until_stopped, _play, options, story, logs.path, screen)
         result = make_result(story, seconds=time.monotonic() - began_s)
@@ -92,7 +84,7 @@ async def _play(options: DemoOptions, story: Story, folder: Path, screen: Consol
 
 async def _follow(options: DemoOptions, story: Story, children: Children, view: DemoView) -> None:
     """Start what the story orders, and tell it what the trainers write."""
-    address = await _start_node(children)
+    address = (await start_node(children, "node", ["--listen", LOOPBACK]))[0]
     orders = story.on_node_ready()
     heard_s = trio.current_time()
     while True:
@@ -147,67 +139,3 @@ async def _carry_out(
             if options.global_batch is not None:
                 arguments += ["--global-batch", str(options.global_batch)]
             await children.start(name, arguments)
-
-
-async def _start_node(children: Children) -> str:
-    """Start the bootstrap node and return its address.
-
-    Raises:
-        CommandError: it ended, or said nothing in time.
-    """
-    child = await children.start(
-        "node",
-        ["node", "--listen", LOOPBACK, "--identity", str(children.folder / "node.key"), "--json"],
-        stdout=subprocess.PIPE,
-    )
-    assert child.process.stdout is not None
-    line = b""
-    with trio.move_on_after(NODE_START_S_MAX):
-        while not line.endswith(b"\n") and len(line) < READY_LINE_BYTES_MAX:
-            piece = await child.process.stdout.receive_some(READY_LINE_BYTES_MAX)
-            if not piece:
-                break
-            line += piece
-    said: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
-    if "addresses" not in said:
-        cause = said.get("error") or child.last_words() or "it said nothing"
-        raise CommandError(
-            f"The bootstrap node did not start: {cause}",
-            next_step="Try it alone: manyhands node --verbose",
-        )
-    return str(said["addresses"][0])
-
-
-@dataclass
-class _Logs:
-    path: Path
-    keep: bool
-
-
-@contextmanager
-def _log_folder(wanted: Path | None) -> Iterator[_Logs]:
-    """The folder for logs and events: the one asked for, or one that vanishes if all is well."""
-    if wanted is None:
-        logs = _Logs(Path(tempfile.mkdtemp(prefix="manyhands-demo-")), keep=False)
-        try:
-            yield logs
-        finally:
-            if not logs.keep:
-                shutil.rmtree(logs.path, ignore_errors=True)
-        return
-    try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        occupied = any(wanted.iterdir())
-    except OSError as exc:
-        raise CommandError(
-            f"Logs cannot be kept in {wanted}: {exc.strerror}",
-            next_step="Give --keep-logs a folder that you may write.",
-            exit_code=MISUSED,
-        ) from exc
-    if occupied:
-        raise CommandError(
-            f"The folder {wanted} is not empty",
-            next_step="Give --keep-logs an empty or a new folder.",
-            exit_code=MISUSED,
-        )
-    yield _Logs(wanted.resolve(), keep=True)

@@ -1,4 +1,4 @@
-"""Epoch: has the router forgotten its mappings since it last answered (core)?
+"""Epoch: whether the router has forgotten its mappings since it last answered (core).
 
 A router counts the seconds since its table was empty. A count that does not go on as time does
 means a new table.

@@ -101,7 +101,11 @@ def _outer_host(gateway: Any) -> str:
     except ValueError as exc:
         raise RefusedError(Failure.INVALID.value, "its outer address is none") from exc
     except RefusedError as exc:
-        raise RefusedError(Failure.NO_ADDRESS.value, exc.message) from exc
+        # Routers without an outer address refuse to tell it, in various ways.
+        is_answer = exc.code == Failure.REFUSED.value
+        raise RefusedError(
+            Failure.NO_ADDRESS.value if is_answer else exc.code, exc.message
+        ) from exc
     if host.is_unspecified:
         raise RefusedError(Failure.NO_ADDRESS.value, "it has no outer address")
     return str(host)

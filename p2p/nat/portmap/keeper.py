@@ -23,7 +23,6 @@ Source of the half: RFC 6886 §3.3 and RFC 6887 §11.2.1.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -89,6 +88,7 @@ class Keeper:
 
     def _forget_network(self) -> None:
         self._held = None
+        self._last_failures: dict[PortMappingProtocol, Failed] | None = None
         self._epochs = {
             "pcp": Epoch(may_jump_ahead=False),
             "nat-pmp": Epoch(may_jump_ahead=True),
@@ -130,9 +130,10 @@ class Keeper:
         if self._state is State.IDLE:
             return verdict.needless_problem(self._network.local_host)
         router_host = self._network.router_host
-        if self._state is not State.WAITING:
+        if self._last_failures is None:
             return verdict.searching_problem(router_host)
-        return verdict.failed_problem(router_host, self._internal_port, self._failures)
+        # It stands while the router is asked again.
+        return verdict.failed_problem(router_host, self._internal_port, self._last_failures)
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -295,6 +296,7 @@ class Keeper:
 
     def _give_up(self, now_s: float) -> None:
         self._held = None
+        self._last_failures = self._failures
         self._port, self._port_tries = self._internal_port, 0
         self._state = State.WAITING
         limit_s = PAUSE_AFTER_MAPPING_S_MAX if self._had_mapping else PAUSE_S_MAX
@@ -316,10 +318,3 @@ class Keeper:
     def _drop_jobs(self) -> None:
         self._waiting_for.clear()
         self._due.clear()
-
-
-def telling(jobs: Iterable[Job | Look]) -> tuple[str, ...]:
-    """The jobs in words, for logs and tests."""
-    return tuple(
-        "look" if isinstance(job, Look) else f"{job.ask.value} {job.protocol}" for job in jobs
-    )

@@ -40,11 +40,11 @@ def start_gateway(namespace: str, folder: Path) -> subprocess.Popen[bytes]:
         "deny 0-65535 0.0.0.0/0 0-65535\n",
         "utf-8",
     )
+    files = ["-f", str(settings), "-P", str(folder / "miniupnpd.pid")]
     log = folder / "miniupnpd.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", namespace, "miniupnpd", "-d", "-4", "-f", str(settings)]
-            + ["-P", str(folder / "miniupnpd.pid")],
+            ["ip", "netns", "exec", namespace, "miniupnpd", "-d", "-4", *files],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

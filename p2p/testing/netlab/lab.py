@@ -32,7 +32,7 @@ from typing import Literal
 from p2p.testing.netlab import namespaces
 from p2p.testing.netlab.gateway import start_gateway
 from p2p.testing.netlab.hosts import Host
-from p2p.testing.netlab.links import Carrier, End, Link, Uplink
+from p2p.testing.netlab.links import Emulator, End, Link, Uplink
 from p2p.testing.netlab.nat import LAN, WAN, NatKind, Policy, rules
 from p2p.testing.netlab.networks import Attachment, Network
 
@@ -195,8 +195,10 @@ class Netlab:
         self._macs = itertools.count(1)
         self._public_inside = itertools.count(1)
         namespace = prefix + INTERNET
-        self._carrier = Carrier(namespace, seed)
-        self._internet = Network(namespace, _INTERNET_ADDRESSES, bridge=None, carrier=self._carrier)
+        self._emulator = Emulator(namespace, seed)
+        self._internet = Network(
+            namespace, _INTERNET_ADDRESSES, bridge=None, emulator=self._emulator
+        )
         namespaces.add(namespace)
         namespaces.ip(namespace, f"address add {self._internet.gateway}/32 dev lo")
         _set(namespace, {"ipv4/ip_forward": 1})
@@ -262,7 +264,7 @@ class Netlab:
             namespace, WAN, link, macs
         )
         bridge = End(namespace, LAN, mac)
-        inside = Network(namespace, addresses, bridge=bridge, carrier=self._carrier)
+        inside = Network(namespace, addresses, bridge=bridge, emulator=self._emulator)
         namespaces.ip(
             namespace,
             # Without a querier among us a bridge that snoops would keep multicast from some.
@@ -276,6 +278,8 @@ class Netlab:
         # After the rules, which load connection tracking: a flow in the middle that the router
         # does not know is none of its own.
         _set(namespace, {"ipv4/ip_forward": 1, "netfilter/nf_conntrack_tcp_loose": 0})
+        # Where the kernel has it, what stays inside would be routed by the rules, too.
+        _set(namespace, {"bridge/bridge-nf-call-iptables": 0}, only_if_there=True)
         self.routers[name] = router
         return router
 
@@ -291,7 +295,7 @@ class Netlab:
             host.stop_processes()
         for router in self.routers.values():
             router.close()
-        self._carrier.close()
+        self._emulator.close()
         for name in namespaces.names(self._prefix):
             namespaces.remove(name)
 
@@ -330,7 +334,9 @@ def _check_addresses(addresses: str, policy: Policy, parent: Router | None) -> N
         parent = parent.parent
 
 
-def _set(namespace: str, settings: Mapping[str, int]) -> None:
+def _set(namespace: str, settings: Mapping[str, int], *, only_if_there: bool = False) -> None:
     """Write settings of a namespace's network into the kernel."""
     lines = [f"echo {value} > /proc/sys/net/{name}" for name, value in settings.items()]
+    if only_if_there:
+        lines = [f"test ! -e {line.split(' > ')[1]} || {line}" for line in lines]
     namespaces.run("ip", "netns", "exec", namespace, "sh", "-ec", "\n".join(lines))

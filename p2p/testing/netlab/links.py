@@ -1,7 +1,7 @@
 """Links of the laboratory: what they carry each way, how long it takes, and cuts.
 
 A link is a pair of virtual Ethernet devices of the kernel, or, when it delays or loses, a pair of
-devices with the carrier between them. Its rates are token buckets before either end.
+devices with the emulator between them. Its rates are token buckets before either end.
 
 Cut, it swallows whatever is sent at either end and reports success; the interfaces stay up. No
 socket learns of it: a black hole, as when a cable is pulled far away.
@@ -18,7 +18,7 @@ from pathlib import Path
 from p2p.testing.netlab import namespaces
 from p2p.testing.netlab.namespaces import NetlabUnavailable
 
-_CARRIER = Path(__file__).with_name("carrier.py")
+_EMULATOR = Path(__file__).with_name("emulator.py")
 _BURST_BYTES_MIN = 16_384
 _BURSTS_PER_S = 250
 _QUEUE_S = 0.05
@@ -53,7 +53,7 @@ class Link:
             raise ValueError("a loss is a share of 0 or more and below 1")
 
     @property
-    def needs_carrier(self) -> bool:
+    def needs_emulator(self) -> bool:
         """Whether the kernel alone cannot do this."""
         return self.emulated or bool(self.delay_ms or self.jitter_ms or self.loss)
 
@@ -67,7 +67,7 @@ class End:
     mac: str
 
 
-class Carrier:
+class Emulator:
     """The process that carries packets over links that delay or lose; started at the first."""
 
     def __init__(self, namespace: str, seed: int) -> None:
@@ -94,7 +94,7 @@ class Carrier:
     def _ask(self, command: dict[str, object]) -> None:
         if self._process is None:
             # In a namespace of the laboratory, so that sweeping finds it there.
-            inside = ["ip", "netns", "exec", self._namespace, sys.executable, "-I", str(_CARRIER)]
+            inside = ["ip", "netns", "exec", self._namespace, sys.executable, "-I", str(_EMULATOR)]
             self._process = subprocess.Popen(
                 [*inside, str(self._seed)],
                 stdin=subprocess.PIPE,
@@ -104,11 +104,12 @@ class Carrier:
                 start_new_session=True,
             )
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         print(json.dumps(command), file=stdin, flush=True)
         line = stdout.readline()
         if not line:
-            raise RuntimeError(f"the carrier of packets ended with {self._process.wait()}")
+            raise RuntimeError(f"the emulator ended with {self._process.wait()}")
         if error := json.loads(line).get("error"):
             raise NetlabUnavailable(f"this machine gives us no TAP devices: {error}")
 
@@ -119,14 +120,14 @@ class Uplink:
     near is its own end, far the end in the internet or in the router that it is behind.
     """
 
-    def __init__(self, name: str, near: End, far: End, link: Link, carrier: Carrier) -> None:
+    def __init__(self, name: str, near: End, far: End, link: Link, emulator: Emulator) -> None:
         self.near, self.far = near, far
         self.link = link
         self.is_cut = False
         self._name = name
-        self._carrier = carrier
-        if link.needs_carrier:
-            carrier.lay(name, near, far, link)
+        self._emulator = emulator
+        if link.needs_emulator:
+            emulator.lay(name, near, far, link)
         else:
             namespaces.run(
                 "ip", "link", "add", "name", near.device, "netns", near.namespace, "type", "veth",
@@ -135,20 +136,20 @@ class Uplink:
         for end in (near, far):
             up = [f"link set dev {end.device} address {end.mac}", f"link set dev {end.device} up"]
             namespaces.ip(end.namespace, *up)
-        self._is_carried = link.needs_carrier
+        self._is_emulated = link.needs_emulator
         self._set_queues(before=Link())
 
     def change(self, link: Link) -> None:
         """Carry otherwise from now on; rates always, delay and loss where the link was laid so.
 
         Raises:
-            ValueError: the link was laid without the carrier, which delay and loss need.
+            ValueError: the link was laid without the emulator, which delay and loss need.
         """
-        if link.needs_carrier and not self._is_carried:
+        if link.needs_emulator and not self._is_emulated:
             raise ValueError("to delay or lose later, a link must be laid with Link(emulated=True)")
         before, self.link = self.link, link
-        if self._is_carried:
-            self._carrier.change(self._name, link)
+        if self._is_emulated:
+            self._emulator.change(self._name, link)
         if not self.is_cut:
             self._set_queues(before)
 

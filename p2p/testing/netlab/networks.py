@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 
 from p2p.testing.netlab import namespaces
-from p2p.testing.netlab.links import Carrier, End, Link, Uplink
+from p2p.testing.netlab.links import Emulator, End, Link, Uplink
 
 ATTACHED_MAX = 200
 """What one network has room for; a changed address takes a place, too."""
@@ -21,7 +21,7 @@ class Network:
     """Addresses, and where to find who has them."""
 
     def __init__(
-        self, namespace: str, addresses: str, *, bridge: End | None, carrier: Carrier
+        self, namespace: str, addresses: str, *, bridge: End | None, emulator: Emulator
     ) -> None:
         self.namespace = namespace
         self.addresses = ipaddress.IPv4Network(addresses)
@@ -29,7 +29,7 @@ class Network:
         """The address of the router, or of the internet itself."""
         self.bridge = bridge
         """The device that all links of a local network end in; None for the internet."""
-        self._carrier = carrier
+        self._emulator = emulator
         self._numbers = itertools.count(2)
         self._links = itertools.count()
 
@@ -37,7 +37,7 @@ class Network:
         """Lay a link from a namespace to here, and give its device an address and a way out."""
         far = End(self.namespace, f"link{next(self._links)}", macs[1])
         name = f"{self.namespace}/{far.device}"
-        uplink = Uplink(name, End(namespace, device, macs[0]), far, link, self._carrier)
+        uplink = Uplink(name, End(namespace, device, macs[0]), far, link, self._emulator)
         if self.bridge is not None:
             master = f"link set dev {far.device} master {self.bridge.device}"
             namespaces.ip(self.namespace, master)

@@ -51,6 +51,13 @@ async def test_each_end_learns_who_the_other_is_and_how_it_is_seen() -> None:
         )
 
 
+async def test_a_peer_found_by_name_is_where_the_socket_says() -> None:
+    async with open_node() as alice, open_node() as bob:
+        port = bob.addresses[0].split("/")[4]
+        await alice.connect_address(f"/dns4/localhost/tcp/{port}/p2p/{bob.peer_id}")
+        assert alice.connections[0].address == bob.addresses[0]
+
+
 async def test_while_nobody_wants_to_know_nobody_is_asked() -> None:
     async with open_node() as alice, open_node() as bob:
         asked = []

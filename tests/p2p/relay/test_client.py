@@ -39,7 +39,7 @@ def test_a_reservation_is_kept_until_the_relay_goes() -> None:
             open_relay_server(
                 relay._transport, relay.identity, RelayLimits(reservation_life_s=100)
             ) as server,
-            open_relay_client(bob._transport) as client,
+            open_relay_client(bob._transport, bob.peer_id) as client,
         ):
             await bob.connect(relay.peer_id, relay.addresses)
             await client.reserve(relay.peer_id)
@@ -63,7 +63,7 @@ def test_a_relay_that_is_full_or_none_refuses() -> None:
         async with (
             network.open_node() as relay,
             network.open_node(client_mode=True) as bob,
-            open_relay_client(bob._transport) as client,
+            open_relay_client(bob._transport, bob.peer_id) as client,
         ):
             await bob.connect(relay.peer_id, relay.addresses)
             with pytest.raises(RefusedError):

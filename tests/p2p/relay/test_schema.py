@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import base58
 import pytest
 from google.protobuf.message import Message
 from hypothesis import given
@@ -21,6 +22,7 @@ from p2p.relay.schema import (
     Reservation,
     Status,
     Stop,
+    check_voucher_untrusted,
     decode_hop_untrusted,
     decode_stop_untrusted,
     encode_hop,
@@ -139,3 +141,45 @@ async def test_a_message_is_read_without_what_follows(size_bytes: int) -> None:
 async def test_long_messages_are_refused(head: str) -> None:
     with pytest.raises(MessageInvalid):
         await read_message_untrusted(Bytes(bytes.fromhex(head) + bytes(10)))
+
+
+NOW_S = 1_800_000_000.0
+VOUCHER = voucher(RELAY, PEER, int(NOW_S) + 60)
+
+
+def test_a_voucher_holds_until_it_expires() -> None:
+    check_voucher_untrusted(VOUCHER, RELAY.peer_id, PEER, NOW_S)
+    # Clocks may differ by ten minutes.
+    check_voucher_untrusted(VOUCHER, RELAY.peer_id, PEER, NOW_S + 659)
+    with pytest.raises(MessageInvalid, match="has expired"):
+        check_voucher_untrusted(VOUCHER, RELAY.peer_id, PEER, NOW_S + 661)
+
+
+def test_a_stolen_voucher_is_refused() -> None:
+    thief, other_relay = Identity.generate(), Identity.generate()
+    with pytest.raises(MessageInvalid, match="of another peer"):
+        check_voucher_untrusted(VOUCHER, RELAY.peer_id, thief.peer_id, NOW_S)
+    with pytest.raises(MessageInvalid, match="did not sign"):
+        check_voucher_untrusted(VOUCHER, other_relay.peer_id, PEER, NOW_S)
+    # Signed by the one, in the name of the other.
+    payload = VOUCHER.replace(base58.b58decode(RELAY.peer_id), base58.b58decode(thief.peer_id))
+    with pytest.raises(MessageInvalid, match="did not sign"):
+        check_voucher_untrusted(payload, RELAY.peer_id, PEER, NOW_S)
+
+
+@given(st.data())
+def test_a_voucher_that_was_changed_is_refused_or_the_same(data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(VOUCHER) - 1))
+    flipped = bytearray(VOUCHER)
+    flipped[place] ^= data.draw(st.integers(1, 255))
+    # The envelope's own key and its field tags say nothing that is believed.
+    before_payload = VOUCHER.index(b"\x03\x02") - 2
+    if place >= before_payload:
+        with pytest.raises(MessageInvalid):
+            check_voucher_untrusted(bytes(flipped), RELAY.peer_id, PEER, NOW_S)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_no_voucher(data: bytes) -> None:
+    with pytest.raises(MessageInvalid):
+        check_voucher_untrusted(data, RELAY.peer_id, PEER, NOW_S)

@@ -13,6 +13,7 @@ from p2p import Node, RelayLimits, Stream, StreamBroken
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     STOP_PROTOCOL,
+    CircuitLimit,
     Hop,
     HopType,
     Status,
@@ -172,5 +173,71 @@ def test_nonsense_is_answered_and_harms_nobody(message: bytes) -> None:
             answer, _ = await scene.ask(scene.alice, message)
             assert answer.status in (Status.MALFORMED_MESSAGE, Status.UNEXPECTED_MESSAGE)
             assert (await scene.reserve(scene.bob)).status == Status.OK
+
+    run_sim(1, main)
+
+
+def test_a_circuit_is_as_fast_as_the_relay_lets_it() -> None:
+    async def main(network: SimNetwork) -> None:
+        async with open_scene(network, circuit_bytes_per_s=1_000) as scene:
+            await scene.reserve(scene.bob)
+            _, circuit = await scene.connect()
+            began_at_s = trio.current_time()
+            for _ in range(10):
+                # There and back counts twice.
+                await circuit.send_all(bytes(500))
+                await circuit.receive_exactly(500)
+            assert 8.5 < trio.current_time() - began_at_s < 10
+
+    run_sim(1, main)
+
+
+def test_a_flood_is_refused_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(network: SimNetwork) -> None:
+        async with open_scene(network, requests_per_minute_and_peer=5) as scene:
+            for _ in range(5):
+                assert (await scene.reserve(scene.bob)).status == Status.OK
+            for _ in range(20):
+                assert (await scene.reserve(scene.bob)).status == Status.RESOURCE_LIMIT_EXCEEDED
+            await trio.sleep(60)
+            assert (await scene.reserve(scene.bob)).status == Status.OK
+
+    run_sim(1, main)
+    refused = [one for one in caplog.records if one.getMessage().startswith("relay_refuses")]
+    assert ["asks too often" in one.getMessage() for one in refused] == [True]
+
+
+def test_a_quota_ends_a_circuit_and_the_next_is_refused() -> None:
+    async def main(network: SimNetwork) -> None:
+        async with open_scene(network, peer_bytes_per_hour=100_000) as scene:
+            await scene.reserve(scene.bob)
+            _, circuit = await scene.connect()
+            await circuit.send_all(bytes(50_000))
+            await circuit.receive_exactly(50_000)
+            with pytest.raises(StreamBroken):
+                await circuit.send_all(b"x")
+                await circuit.receive_exactly(1)
+            assert (await scene.connect())[0].status == Status.RESOURCE_LIMIT_EXCEEDED
+
+    run_sim(1, main)
+
+
+def test_limits_are_told_on_both_sides() -> None:
+    async def main(network: SimNetwork) -> None:
+        told: list[CircuitLimit | None] = []
+
+        async def note(stream: Stream) -> None:
+            told.append(decode_stop_untrusted(await read_message_untrusted(stream)).limit)
+
+        async with open_scene(
+            network, circuit_duration_s=50, circuit_bytes_each_way=1_000
+        ) as scene:
+            granted = await scene.reserve(scene.bob)
+            scene.bob.serve(STOP_PROTOCOL, accept_and_echo)
+            told.append(granted.limit)
+            told.append((await scene.connect())[0].limit)
+            scene.bob.serve(STOP_PROTOCOL, note)
+            await scene.connect()
+        assert told == [CircuitLimit(duration_s=50, bytes_each_way=1_000)] * 3
 
     run_sim(1, main)

@@ -55,6 +55,11 @@ def test_a_rival_that_is_missing_is_not_beaten() -> None:
     assert len(bulk.budgets([*rows, bulk_row("stock", 50.0)])) == 1
 
 
+def test_a_relay_is_judged_by_its_speed() -> None:
+    assert [one.holds for one in bulk.budgets([bulk_row("relayed", 100.0)])] == [True]
+    assert [one.holds for one in bulk.budgets([bulk_row("relayed", 99.9)])] == [False]
+
+
 def test_a_row_of_rpc_holds_the_median_and_what_one_in_a_hundred_takes() -> None:
     row = rpc_row("noise", 0.5)
     assert row["call_ms"] == pytest.approx(0.5)

@@ -60,6 +60,9 @@ NAMES = {
     "aes": "ours, AES",
 }
 """TCP in clear; TLS 1.3; py-libp2p's own Noise and yamux; ours with anybody, and with our own."""
+RELAYED = "relayed"
+RELAYED_NAME = "ours, AES, relayed"
+"""Ours through a relay in a third process; not a rival but what a path through one costs."""
 
 
 async def call_over_pipe(client: Client, data: bytes) -> bytes:
@@ -89,4 +92,8 @@ def load_rival(name: str) -> Rival:
         return StockRival()
     from tools.bench.rivals.ours import OurRival
 
+    if name == RELAYED:
+        from tools.bench.rivals.relayed import RelayedRival
+
+        return RelayedRival()
     return OurRival(record_layer="noise" if name == "noise" else "auto")

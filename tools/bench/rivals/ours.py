@@ -29,8 +29,9 @@ async def _echo(caller: p2p.PeerId, request: Echo) -> Echo:
 class OurRival:
     """Two nodes and one connection."""
 
-    def __init__(self, *, record_layer: Literal["auto", "noise"]) -> None:
+    def __init__(self, *, record_layer: Literal["auto", "noise"], relay: str | None = None) -> None:
         self._record_layer = record_layer
+        self._relay = relay
 
     @asynccontextmanager
     async def open_server(self, handle: Handler) -> AsyncIterator[str]:
@@ -52,7 +53,15 @@ class OurRival:
             calls = p2p.RpcService("bench-call")
             calls.unary(_ECHO, _echo)
             async with calls.serving(node):
-                yield node.addresses[0]
+                yield await self._address(node)
+
+    async def _address(self, node: p2p.Node) -> str:
+        """What the client is to dial."""
+        if self._relay is None:
+            return node.addresses[0]
+        assert node.relay_client is not None
+        await node.relay_client.reserve(await node.connect_address(self._relay))
+        return f"{self._relay}/p2p-circuit/p2p/{node.peer_id}"
 
     @asynccontextmanager
     async def open_client(self) -> AsyncIterator[Client]:
@@ -69,7 +78,7 @@ class _Client:
 
     async def connect(self, address: str) -> None:
         self._peer_id = await self._node.connect_address(address)
-        got = self._node.connections[0].record_layer
+        [got] = [one.record_layer for one in self._node.connections if one.peer_id == self._peer_id]
         # Whoever measures AES records must not be given Noise in silence.
         if (got == "/noise") != (self._record_layer == "noise"):
             raise RuntimeError(f"this machine's connections got {got}")

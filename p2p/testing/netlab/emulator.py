@@ -82,7 +82,7 @@ class Wire:
         self._in_flight_bytes -= size_bytes
 
 
-class Carrier:
+class Emulator:
     """The devices of all links, and the frames on their way."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -192,23 +192,23 @@ def _answer(commands: dict[str, Callable[..., None]], line: str) -> str:
 
 def main(seed: str) -> None:
     """Carry until stdin ends."""
-    carrier = Carrier(random.Random(int(seed)))
-    commands: dict[str, Callable[..., None]] = {"lay": carrier.lay, "change": carrier.change}
+    emulator = Emulator(random.Random(int(seed)))
+    commands: dict[str, Callable[..., None]] = {"lay": emulator.lay, "change": emulator.change}
     stdin = sys.stdin.fileno()
     while True:
-        deadline_s = carrier.deadline_s
+        deadline_s = emulator.deadline_s
         wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        readable, _, _ = select.select([stdin, *carrier.devices], [], [], wait_s)
+        readable, _, _ = select.select([stdin, *emulator.devices], [], [], wait_s)
         for device in readable:
             if device != stdin:
-                carrier.on_readable(device)
+                emulator.on_readable(device)
                 continue
             # One command is answered before the next one is written: none waits in a buffer.
             line = sys.stdin.readline()
             if not line:
                 return
             print(_answer(commands, line), flush=True)
-        carrier.on_deadline()
+        emulator.on_deadline()
 
 
 if __name__ == "__main__":
