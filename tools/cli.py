@@ -45,6 +45,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Mdns = Annotated[
+    bool, typer.Option("--mdns", help="Find peers of the run on this network without an address.")
+]
 CheckpointDir = Annotated[
     Path | None,
     typer.Option(help="Save checkpoints in this folder, one folder per trainer."),
@@ -167,10 +170,7 @@ def train(
         Path | None,
         typer.Option(help="Key file; made when missing. By default a new identity each time."),
     ] = None,
-    mdns: Annotated[
-        bool,
-        typer.Option("--mdns", help="Find peers of the run on this network without an address."),
-    ] = False,
+    mdns: Mdns = False,
     client_mode: Annotated[
         bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
     ] = False,
