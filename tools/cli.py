@@ -45,6 +45,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+ClientMode = Annotated[
+    bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
+]
 Mdns = Annotated[
     bool, typer.Option("--mdns", help="Find peers of the run on this network without an address.")
 ]
@@ -171,9 +174,7 @@ def train(
         typer.Option(help="Key file; made when missing. By default a new identity each time."),
     ] = None,
     mdns: Mdns = False,
-    client_mode: Annotated[
-        bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
-    ] = False,
+    client_mode: ClientMode = False,
     wait_for_peers: Annotated[
         int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
     ] = 1,
