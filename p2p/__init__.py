@@ -21,6 +21,9 @@ from p2p.dht import (
     open_dht,
     owned_subkey,
 )
+from p2p.discovery.interfaces import interfaces
+from p2p.discovery.mdns import Mdns, open_mdns
+from p2p.discovery.networks import Interface
 from p2p.errors import (
     AccessError,
     AddressInvalid,
@@ -41,11 +44,29 @@ from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
-from p2p.nat import AddressReport, NetReport, PortMapping, RelayReport
+from p2p.nat import (
+    AddressReport,
+    Behind,
+    Mapping,
+    NetReport,
+    PortMapping,
+    Reachability,
+    RelayReport,
+)
 from p2p.node import Node, open_node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
 from p2p.portal import CallerJobs, Portal
+from p2p.probe.client import (
+    Measured,
+    Pinged,
+    ask_about,
+    measure_download,
+    measure_upload,
+    ping,
+)
+from p2p.probe.limits import BandwidthLimits
+from p2p.probe.schema import Told
 from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
 from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
@@ -59,6 +80,8 @@ __all__ = [
     "AddressInvalid",
     "AddressReport",
     "Attempt",
+    "BandwidthLimits",
+    "Behind",
     "CallTimeout",
     "CallerJobs",
     "Dht",
@@ -68,7 +91,11 @@ __all__ = [
     "Held",
     "Identity",
     "IdentityError",
+    "Interface",
     "ListenError",
+    "Mapping",
+    "Mdns",
+    "Measured",
     "Message",
     "MessageInvalid",
     "Method",
@@ -78,10 +105,12 @@ __all__ = [
     "P2PError",
     "Path",
     "PeerId",
+    "Pinged",
     "PortMapping",
     "Portal",
     "PortalClosed",
     "PutReport",
+    "Reachability",
     "RecordInvalid",
     "RecordValidator",
     "RefusedError",
@@ -95,17 +124,24 @@ __all__ = [
     "SchemaValidator",
     "Stream",
     "StreamBroken",
+    "Told",
     "UnreachableError",
+    "ask_about",
     "decode_untrusted",
     "deny_list_text",
     "encode",
+    "interfaces",
+    "measure_download",
+    "measure_upload",
     "open_dht",
     "open_guest",
+    "open_mdns",
     "open_node",
     "open_relay_directory",
     "open_service_nursery",
     "owned_subkey",
     "parse_peer_id_untrusted",
+    "ping",
     "read_deny_list",
     "read_token",
     "rpc_client",

@@ -10,6 +10,7 @@ from p2p.address import parse_address, parse_tcp_address
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
+from p2p.probe.limits import BandwidthLimits
 from p2p.relay.limits import RelayLimits
 
 
@@ -74,6 +75,8 @@ class NodeConfig:
     """Serve as a relay: pass bytes on between others, within relay_limits."""
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
     """What a relay gives to others; what one can spare differs."""
+    bandwidth_limits: BandwidthLimits = field(default_factory=BandwidthLimits)
+    """How much others may measure the speed of our line."""
 
     dial_back: bool = True
     """Ask peers to dial us, to learn whether outsiders get through, and dial those who ask us."""

@@ -16,6 +16,7 @@ from p2p.address import Address, TcpAddress, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
+from p2p.discovery.networks import Interface
 from p2p.errors import AddressInvalid, Attempt, StreamBroken, UnreachableError
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, Transport
@@ -60,12 +61,16 @@ class Node:
         dial_timeout_s: float = 10.0,
         clock_skew_s: float = 0.0,
         peerstore: Peerstore | None = None,
+        interfaces: Callable[[], tuple[Interface, ...]] | None = None,
+        listening: Callable[[], tuple[TcpAddress, ...]] = tuple,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
         self.client_mode = client_mode
         self.rng = rng
         self.offload = offload
+        self.listening = listening
+        """Where this machine's own interfaces can be dialed now, whatever is announced."""
         self.relay_client: RelayClient | None = None
         """Reserves at relays, so that others reach us through them; None in simulations."""
         self.relay_keeper: RelayKeeper | None = None
@@ -84,6 +89,7 @@ class Node:
             on_reached=self._on_reached,
             dial_timeout_s=dial_timeout_s,
             rng=rng,
+            interfaces=interfaces,
         )
 
     @property
@@ -249,7 +255,10 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         AddressInvalid: an address in the config is none.
     """
     # Imported here because only real nodes need py-libp2p; simulations stay light.
+    from p2p.discovery.interfaces import interfaces
+    from p2p.discovery.mdns import open_mdns
     from p2p.host.host import open_host
+    from p2p.probe.service import open_probe
     from p2p.reach import open_reach
     from p2p.relay.client import open_relay_client
     from p2p.relay.server import open_relay_server
@@ -281,6 +290,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             client_mode=config.client_mode,
             dial_timeout_s=config.dial_timeout_s,
             peerstore=peerstore,
+            interfaces=interfaces,
+            listening=lambda: host.listening_on,
         )
         node.relay_client = await stack.enter_async_context(
             open_relay_client(host, identity.peer_id)
@@ -290,6 +301,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
                 open_relay_server(host, identity, config.relay_limits)
             )
         await stack.enter_async_context(open_reach(node, host, config))
+        await stack.enter_async_context(open_probe(node, config.bandwidth_limits))
+        if config.mdns:
+            await stack.enter_async_context(open_mdns(node))
         yield node
 
 

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from tools import relay_options
+from tools import network_commands, relay_options
 from tools.access import Private
 from tools.access import app as access
 from tools.bench.command import app as bench
 from tools.failures import ILL, WELL, Failure, explain
-from tools.logs import set_up_logs
+from tools.options import (
+    Announce,
+    InitialPeers,
+    JoinWhenTold,
+    Json,
+    Listen,
+    LogFile,
+    StopWithStdin,
+    Verbose,
+    begin,
+    split,
+)
 from tools.output import console, print_json
 from tools.simulate.command import simulate
 
@@ -35,36 +45,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+ClientMode = Annotated[
+    bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log on stderr.")]
-LogFile = Annotated[Path | None, typer.Option(help="Append the log to this file.")]
-InitialPeers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--initial-peers",
-        metavar="ADDRESS",
-        help="Where to enter the swarm, as /ip4/1.2.3.4/tcp/31337/p2p/12D3KooW…; repeat it, or "
-        "separate several by commas. One that answers is enough.",
-    ),
-]
-Listen = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--listen",
-        metavar="ADDRESS",
-        help="Where to listen; repeatable. Port 0 takes a free one, /ip4/127.0.0.1/… keeps to "
-        "this machine.",
-    ),
-]
-Announce = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--announce",
-        metavar="ADDRESS",
-        help="What to tell others to dial instead of what was found; repeatable.",
-    ),
+Mdns = Annotated[
+    bool, typer.Option("--mdns", help="Find peers of the run on this network without an address.")
 ]
 CheckpointDir = Annotated[
     Path | None,
@@ -79,9 +64,6 @@ Events = Annotated[
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
-# For parents such as the demo: a child ends when its stdin does, and can be told to join then.
-StopWithStdin = Annotated[bool, typer.Option("--stop-with-stdin", hidden=True)]
-JoinWhenTold = Annotated[bool, typer.Option("--join-when-told", hidden=True)]
 
 
 @app.command()
@@ -108,7 +90,7 @@ def demo(
     """
     from tools.demo import DemoOptions, run_demo
 
-    _begin(stop_with_stdin=stop_with_stdin)
+    begin(stop_with_stdin=stop_with_stdin)
     raise typer.Exit(
         run_demo(
             DemoOptions(
@@ -159,13 +141,13 @@ def node(
     """
     from tools.node import NodeOptions, relay_limits, run_node
 
-    _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
+    begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
     run_node(
         NodeOptions(
-            listen=_split(listen) or ("/ip4/0.0.0.0/tcp/31337",),
-            announce=_split(announce),
+            listen=split(listen) or ("/ip4/0.0.0.0/tcp/31337",),
+            announce=split(announce),
             identity_path=identity,
-            initial_peers=_split(initial_peers),
+            initial_peers=split(initial_peers),
             private_path=private,
             relay=relay,
             relay_limits=relay_limits(
@@ -204,9 +186,8 @@ def train(
         Path | None,
         typer.Option(help="Key file; made when missing. By default a new identity each time."),
     ] = None,
-    client_mode: Annotated[
-        bool, typer.Option("--client-mode", help="Listen nowhere; only dial others.")
-    ] = False,
+    mdns: Mdns = False,
+    client_mode: ClientMode = False,
     wait_for_peers: Annotated[
         int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
     ] = 1,
@@ -231,16 +212,17 @@ def train(
     """
     from tools.train import TrainRequest, run_train
 
-    told = _begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
+    told = begin(verbose=verbose, log_file=log_file, stop_with_stdin=stop_with_stdin)
     raise typer.Exit(
         run_train(
             TrainRequest(
                 recipe=recipe,
                 changes={"run": run, "steps": steps, "global_batch": global_batch},
-                initial_peers=_split(initial_peers),
-                listen=_split(listen) or ("/ip4/0.0.0.0/tcp/0",),
-                announce=_split(announce),
+                initial_peers=split(initial_peers),
+                listen=split(listen) or ("/ip4/0.0.0.0/tcp/0",),
+                announce=split(announce),
                 identity_path=identity,
+                mdns=mdns,
                 client_mode=client_mode,
                 wait_for_peers=wait_for_peers,
                 threads=threads,
@@ -269,40 +251,11 @@ def identity(
     """
     from tools.identity import show_identity
 
-    _begin()
+    begin()
     show_identity(path, as_json=as_json)
 
 
-@app.command()
-def peers(
-    run: Annotated[str, typer.Option(help="Name of the run, such as digits.")],
-    initial_peers: InitialPeers = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option(help="Key file that a token is for; by default a new identity each time."),
-    ] = None,
-    private: Private = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """List the live trainers of a run: step, samples, speed and role.
-
-    Example: manyhands peers --run digits --initial-peers /ip4/192.168.1.5/tcp/31337/p2p/12D3KooW…
-    """
-    from tools.peers import show_peers
-
-    _begin(verbose=verbose)
-    raise typer.Exit(
-        show_peers(
-            run,
-            _split(initial_peers),
-            identity_path=identity,
-            private_path=private,
-            as_json=as_json,
-        )
-    )
-
-
+network_commands.add_to(app)
 app.command()(simulate)
 app.add_typer(bench)
 app.add_typer(access)
@@ -342,25 +295,6 @@ def _sentence(text: str) -> str:
     """One line with a capital at its beginning and a full stop at its end."""
     line = " ".join(text.split())
     return line if line.endswith((".", "!", "?", "…")) else f"{line}."
-
-
-def _begin(
-    *, verbose: bool = False, log_file: Path | None = None, stop_with_stdin: bool = False
-) -> threading.Event | None:
-    """What every longer command sets up first; returns the event that a parent can set."""
-    set_up_logs(verbose=verbose, log_file=log_file)
-    if not stop_with_stdin:
-        return None
-    from tools.stopping import stop_when_stdin_closes
-
-    return stop_when_stdin_closes()
-
-
-def _split(values: list[str] | None) -> tuple[str, ...]:
-    """Options that were repeated or joined by commas, one by one."""
-    return tuple(
-        part.strip() for value in values or () for part in value.split(",") if part.strip()
-    )
 
 
 if __name__ == "__main__":

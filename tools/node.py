@@ -8,21 +8,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
+from rich.console import Console
 
 from p2p import (
     RELAYS_VALIDATOR,
     DhtConfig,
+    Node,
     RelayLimits,
     open_dht,
     open_node,
     open_relay_directory,
+    open_service_nursery,
 )
 from tools.access import private_config
 from tools.addresses import farthest_first, join_command
+from tools.doctor.diagnosis import short_verdict
 from tools.failures import CommandError
 from tools.identity import default_identity_path
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
+
+_FIRST_VERDICT_S = 20.0
+_NEXT_VERDICT_S = 10.0
+_VERDICT_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,29 +104,52 @@ async def _serve(options: NodeOptions) -> None:
         listen=options.listen,
         announce=options.announce,
         identity_path=identity_path,
-        # Beside the key, so that a node that starts again knows whom to call.
         relay=options.relay,
         relay_limits=options.relay_limits,
+        # Beside the key, so that a node that starts again knows whom to call.
         peerstore_path=identity_path.with_name(f"{identity_path.name}.peers"),
     )
     async with (
         open_node(config) as node,
         open_dht(node, DhtConfig(validators=(RELAYS_VALIDATOR,)), options.initial_peers) as dht,
         open_relay_directory(node, dht),
+        open_service_nursery() as nursery,
     ):
         addresses = farthest_first(node.addresses)
         if options.as_json:
             print_json({"peer_id": node.peer_id, "addresses": addresses})
         else:
-            _welcome(node.peer_id, addresses)
+            _welcome(node.peer_id, addresses, relay=options.relay)
             if options.relay:
                 _tell_limits(options.relay_limits)
+        nursery.start_soon(_tell_verdicts, node, console(as_json=options.as_json))
         await trio.sleep_forever()
 
 
-def _welcome(peer_id: str, addresses: tuple[str, ...]) -> None:
+async def _tell_verdicts(node: Node, screen: Console) -> None:
+    """Say where the node stands, once it has had time to find out, and again when that changes."""
+    told = ""
+    with trio.move_on_after(_FIRST_VERDICT_S):
+        # A report tells nobody that it changed.
+        while node.net_report.reachability == "unknown" and not _keeps_to_itself(node):  # noqa: ASYNC110
+            await trio.sleep(_VERDICT_LOOK_S)
+    while True:
+        sentence, advice = short_verdict(node.net_report)
+        if sentence != told:
+            screen.print(f"Doctor: {sentence}", markup=False)
+            if advice:
+                screen.print(f"        {advice}", markup=False)
+            told = sentence
+        await trio.sleep(_NEXT_VERDICT_S)
+
+
+def _keeps_to_itself(node: Node) -> bool:
+    return all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in node.addresses)
+
+
+def _welcome(peer_id: str, addresses: tuple[str, ...], *, relay: bool) -> None:
     screen = console()
-    screen.print(f"[bold]node {peer_id} is ready[/]")
+    screen.print(f"[bold]node {peer_id} is ready[/]{', and relays for others' if relay else ''}")
     for address in addresses:
         screen.print(f"  {address}", markup=False)
     if addresses:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,8 +51,11 @@ class TrainRequest:
     identity_path: Path | None = None
     """Key file; None takes a new identity."""
     client_mode: bool = False
-    private_path: Path | None = None
     """Only dial others."""
+    private_path: Path | None = None
+    """File that says who may connect; None lets everybody in."""
+    mdns: bool = False
+    """Look for peers of the run on this computer's networks."""
     wait_for_peers: int = 1
     """Begin when so many trainers are there."""
     threads: int = 1
@@ -132,7 +135,7 @@ def _train(request: TrainRequest) -> int:
                 announce=request.announce,
                 identity_path=request.identity_path,
                 client_mode=request.client_mode,
-                node_config=private_config(request.private_path),
+                node_config=replace(private_config(request.private_path), mdns=request.mdns),
                 wait_for_peers=request.wait_for_peers,
                 checkpoint_dir=request.checkpoint_dir,
                 resume=request.resume,

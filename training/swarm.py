@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from p2p import (
     PeerId,
     Portal,
     open_dht,
+    open_mdns,
     open_node,
     open_relay_directory,
 )
@@ -27,6 +28,8 @@ from training.config import SwarmConfig
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 
+_NEIGHBOURS_S = 4.0
+"""A peer on this network answers the first or the second question of mDNS, or is not there."""
 _RUN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -129,7 +132,8 @@ def join(
 
     Args:
         run: peers of one run find each other by this name.
-        initial_peers: full addresses of peers through which to enter; none begins a swarm.
+        initial_peers: full addresses of peers through which to enter; none begins a swarm, unless
+            node_config has mdns and a peer of the run is on this network.
         listen: multiaddresses to listen on; loopback only, unless told.
         announce: addresses to tell others instead of those found on our interfaces.
         identity_path: key file, made when missing; None takes a new identity each time.
@@ -156,7 +160,7 @@ def join(
     )
     portal = Portal()
     try:
-        network = portal.enter(_open_network(node_config, config.dht, tuple(initial_peers)))
+        network = portal.enter(_open_network(run, node_config, config.dht, tuple(initial_peers)))
     except BaseException:
         portal.close()
         raise
@@ -165,13 +169,16 @@ def join(
 
 @asynccontextmanager
 async def _open_network(
-    node_config: NodeConfig, dht_config: DhtConfig, initial_peers: tuple[str, ...]
+    run: str, node_config: NodeConfig, dht_config: DhtConfig, initial_peers: tuple[str, ...]
 ) -> AsyncIterator[tuple[Node, Dht]]:
-    async with (
-        open_node(node_config) as node,
-        open_dht(node, dht_config, initial_peers) as dht,
-        open_relay_directory(node, dht),
-    ):
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(open_node(node_config))
+        if node_config.mdns:
+            mdns = await stack.enter_async_context(open_mdns(node, run=run))
+            if not initial_peers:
+                initial_peers = await mdns.enter(within_s=_NEIGHBOURS_S)
+        dht = await stack.enter_async_context(open_dht(node, dht_config, initial_peers))
+        await stack.enter_async_context(open_relay_directory(node, dht))
         yield node, dht
 
 

@@ -11,13 +11,14 @@ import trio
 from p2p.dht import schema
 from p2p.dht.client import DhtClient
 from p2p.dht.config import DhtConfig
-from p2p.dht.key import distance, key_to_bytes, record_key
+from p2p.dht.key import distance, key_to_bytes, node_key, record_key
 from p2p.dht.reading import Reading, Sighting
 from p2p.dht.record import SIGNED_LIFE_S_MAX, Record, Sequencer, sign_record
 from p2p.dht.routing import Contact
 from p2p.dht.server import DhtServer
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
+from p2p.dht.survey import survey
 from p2p.dht.upkeep import Upkeep
 from p2p.errors import P2PError, RecordInvalid
 from p2p.node import Node
@@ -128,6 +129,20 @@ class Dht:
             for subkey, sighting in newest.items()
             if subkey is not None
         }
+
+    async def find_peer(self, peer_id: PeerId) -> tuple[str, ...]:
+        """Where a peer can be dialed, as it says or as those near to it do; empty if none knows."""
+        width = self._state.config.replicas
+        lookup = await self._client.find_nearest(node_key(peer_id), width)
+        for contact in (*lookup.answered(), *lookup.unanswered):
+            if contact.peer_id == peer_id:
+                return contact.addresses
+        return ()
+
+    async def survey(self, *, peers_max: int) -> dict[PeerId, tuple[str, ...]]:
+        """Who is in the swarm, as its members name each other, and where each can be dialed."""
+        node = self._state.node
+        return await survey(self._state, self._client, peers_max=peers_max, rng=node.rng)
 
     # --- writing ------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ import trio
 
 from p2p.address import Address, CircuitAddress
 from p2p.dial.backoff import BackOff
+from p2p.dial.order import start_of
+from p2p.discovery.networks import Interface
 from p2p.errors import Attempt, UnreachableError
 from p2p.host.transport import DialError, Transport
 from p2p.peer_id import PeerId
@@ -52,12 +54,14 @@ class Dialer:
         on_reached: Callable[[PeerId, Address], None],
         dial_timeout_s: float,
         rng: random.Random,
+        interfaces: Callable[[], tuple[Interface, ...]] | None = None,
     ) -> None:
         self._transport = transport
         self._nursery = nursery
         self._is_connected = is_connected
         self._on_reached = on_reached
         self._dial_timeout_s = dial_timeout_s
+        self._interfaces = interfaces or tuple
         self._races: dict[PeerId, _Race] = {}
         self.back_off = BackOff(rng)
 
@@ -113,14 +117,22 @@ class Dialer:
             del self._races[peer_id]
         race.finished.set()
 
+    async def _dial(
+        self, peer_id: PeerId, address: Address, addresses: tuple[Address, ...]
+    ) -> None:
+        """Dial one of several addresses, when its turn comes and for as long as it may take."""
+        start = start_of(address, addresses, self._interfaces())
+        await trio.sleep(start.delay_s)
+        timeout_s = min(self._dial_timeout_s, start.timeout_s_max)
+        with trio.move_on_after(timeout_s):
+            return await self._transport.dial(peer_id, address)
+        raise DialError(f"no answer in {timeout_s:g} s")
+
     async def _attempt(self, peer_id: PeerId, address: Address, race: _Race, lanes: _Lanes) -> None:
         try:
-            with trio.fail_after(self._dial_timeout_s):
-                await self._transport.dial(peer_id, address)
+            await self._dial(peer_id, address, race.addresses)
         except DialError as exc:
             lanes.on_failed(address, str(exc))
-        except trio.TooSlowError:
-            lanes.on_failed(address, f"no answer in {self._dial_timeout_s:g} s")
         except Exception:
             # A stranger's bytes must not take the node down; the operator gets the traceback.
             logger.exception("dial_crashed address=%s", address)

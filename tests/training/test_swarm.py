@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from p2p import AddressInvalid, IdentityError, ListenError, PortalClosed, UnreachableError
-from training import SwarmConfig, join
+from p2p import (
+    AddressInvalid,
+    IdentityError,
+    ListenError,
+    NodeConfig,
+    PeerId,
+    PortalClosed,
+    UnreachableError,
+)
+from training import Swarm, SwarmConfig, join
 
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWRBy97UB99e3J6hiPesre1MZeuNQvfan4gBziswrRJsNK"
 
@@ -40,6 +48,16 @@ def test_leaving_leaves_nothing() -> None:
 def test_peers_find_each_other_through_one_address() -> None:
     with join("test") as first, join("test", initial_peers=first.addresses) as second:
         assert first.peer_id != second.peer_id
+
+
+def test_peers_find_each_other_on_one_network_without_an_address() -> None:
+    run, config = f"test-{os.getpid()}", NodeConfig(mdns=True)
+    with join(run, node_config=config) as first, join(run, node_config=config) as second:
+        assert second._portal.call(_connected_peers, second) == (first.peer_id,)
+
+
+async def _connected_peers(swarm: Swarm) -> tuple[PeerId, ...]:
+    return swarm._network[0].connected_peers
 
 
 def test_a_client_has_no_address() -> None:

@@ -1,0 +1,1 @@
+"""How peers that were given no address find each other."""
