@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from p2p.dht import schema
+from p2p.dht.core import SPARE_CONTACTS
 from p2p.dht.key import key_to_bytes
 from p2p.dht.lookup import Lookup
 from p2p.dht.reading import Sighting
@@ -17,6 +18,7 @@ from p2p.dht.schema import contacts_untrusted, to_wire
 from p2p.dht.state import DhtState
 from p2p.errors import MessageInvalid, P2PError, RefusedError
 from p2p.nursery import open_service_nursery
+from p2p.peer_id import PeerId
 from p2p.rpc import Method, rpc_client
 from p2p.wire import Message
 
@@ -26,8 +28,6 @@ Response = TypeVar("Response")
 
 # A replica that pages endlessly is cut off here: more than the largest dictionary of default size.
 _PAGES_MAX = 64
-# Beyond the width of the lookup itself: spare names for those that turn out dead.
-_SPARE_CONTACTS = 3
 
 
 class DhtClient:
@@ -62,7 +62,7 @@ class DhtClient:
         self, contact: Contact, key: str, query: schema.Query
     ) -> tuple[list[Contact], list[Sighting]]:
         """Valid records that the peer holds, and whom it thinks nearest; raises as _call()."""
-        count = self._state.config.replicas + _SPARE_CONTACTS
+        count = self._state.config.replicas + SPARE_CONTACTS
         contacts: list[Contact] = []
         sightings: list[Sighting] = []
         for page in range(_PAGES_MAX):
@@ -150,35 +150,20 @@ class DhtClient:
         """Look up the nodes nearest to a key."""
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
-            count = min(width + _SPARE_CONTACTS, schema.CONTACTS_MAX)
+            count = min(width + SPARE_CONTACTS, schema.CONTACTS_MAX)
             return (await self.find_nodes(contact, [target], count))[0], None
 
-        lookup = self.lookup(target, width)
+        lookup = self._state.core.lookup(target, width, trio.current_time(), avoid=self.shunned)
         await self.search(lookup, ask)
         return lookup
 
-    def lookup(
-        self, target: int, width: int, *, holders_wanted: int = 0, own_version: Hashable = None
-    ) -> Lookup:
-        """A lookup that starts from what our routing table knows."""
-        state = self._state
-        now_s = trio.current_time()
-        state.table.on_looked_up(target, now_s)
-        return Lookup(
-            target,
-            state.table.nearest(target, width + _SPARE_CONTACTS, now_s),
-            own_id=state.node.peer_id,
-            width=width,
-            parallelism=state.config.parallelism,
-            stall_s=state.config.stall_s,
-            holders_wanted=holders_wanted,
-            own_version=own_version,
-            avoid=lambda peer_id: state.table.shunned(peer_id, trio.current_time()),
-        )
+    def shunned(self, peer_id: PeerId) -> bool:
+        """Whether the peer failed so recently that a lookup should not try it."""
+        return self._state.table.shunned(peer_id, trio.current_time())
 
     async def search(self, lookup: Lookup, ask: Ask) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
-        table = self._state.table
+        core = self._state.core
         woken = trio.Event()
 
         async def query(contact: Contact) -> None:
@@ -188,9 +173,7 @@ class DhtClient:
             except P2PError:
                 lookup.on_failure(contact.peer_id)
             else:
-                for other in named:
-                    table.on_heard_of(other, trio.current_time())
-                lookup.on_answer(contact.peer_id, named, version)
+                core.on_answer_untrusted(lookup, contact, named, version, trio.current_time())
             woken.set()
 
         async with open_service_nursery() as nursery:
@@ -202,8 +185,7 @@ class DhtClient:
                     await woken.wait()
                 woken = trio.Event()
                 lookup.on_deadline(trio.current_time())
-        for contact in lookup.unanswered:
-            table.on_failed(contact.peer_id, contact.key, trio.current_time())
+        core.on_search_end(lookup, trio.current_time())
 
 
 def _answers(query: schema.Query, subkey: str | None) -> bool:

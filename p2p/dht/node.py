@@ -11,8 +11,10 @@ import trio
 from p2p.dht import schema
 from p2p.dht.client import DhtClient
 from p2p.dht.config import DhtConfig
-from p2p.dht.key import distance, key_to_bytes, node_key, record_key
-from p2p.dht.reading import Reading, Sighting
+from p2p.dht.core import version_of
+from p2p.dht.key import key_to_bytes, node_key, record_key
+from p2p.dht.placement import Placement
+from p2p.dht.reading import Sighting
 from p2p.dht.record import SIGNED_LIFE_S_MAX, Record, Sequencer, sign_record
 from p2p.dht.routing import Contact
 from p2p.dht.server import DhtServer
@@ -56,16 +58,6 @@ class PutReport:
     """Who refused or failed, and why."""
 
 
-@dataclass
-class _Offer:
-    """The outcome of offering one record to its replicas."""
-
-    replicas: int = 0
-    newer: int = 0
-    newer_sequence: int = 0
-    refused: dict[PeerId, str] = field(default_factory=dict)
-
-
 class Dht:
     """A distributed dictionary whose entries expire, and of which owned subkeys are signed."""
 
@@ -101,7 +93,7 @@ class Dht:
             raise RecordInvalid(complaint)
         target = record_key(key)
         lookup = await self._client.find_nearest(target, self._state.config.replicas)
-        candidates = self._with_ourselves(lookup.answered(), target)
+        candidates = self._state.core.with_ourselves(lookup.answered(), target)
         offer = await self._offer(record, expires_at_s, candidates)
         if record.owner is not None and offer.newer_sequence >= record.sequence:
             # An earlier life of ours had got further: go on from there.
@@ -166,85 +158,64 @@ class Dht:
         )
         return sign_record(numbered, self._state.node.identity)
 
-    def _with_ourselves(self, contacts: list[Contact], target: int) -> list[Contact | None]:
-        """The contacts, and None for us where we are as near; clients hold nothing."""
-        own = distance(self._state.own_key, target)
-        position = sum(distance(contact.key, target) < own for contact in contacts)
-        if self._state.node.client_mode:
-            return list(contacts)
-        return [*contacts[:position], None, *contacts[position:]]
-
     async def _offer(
         self, record: Record, expires_at_s: float, candidates: list[Contact | None]
-    ) -> _Offer:
+    ) -> Placement:
         """Offer a record to the nearest; for each that fails, to the next in line."""
-        offer = _Offer()
-        waiting = list(reversed(candidates))
+        replicas = self._state.config.replicas
+        placement = Placement(self._state.node.peer_id, candidates, replicas)
 
-        async def fill_a_place() -> None:
-            while waiting and not await self._offer_to(waiting.pop(), record, expires_at_s, offer):
-                pass
+        async def offer_to(contact: Contact | None) -> None:
+            outcome = await self._outcome(contact, record, expires_at_s)
+            placement.on_outcome(contact, *outcome)
+            start_offers()
 
         async with trio.open_nursery() as nursery:
-            for _ in range(self._state.config.replicas):
-                nursery.start_soon(fill_a_place)
-        return offer
 
-    async def _offer_to(
-        self, contact: Contact | None, record: Record, expires_at_s: float, offer: _Offer
-    ) -> bool:
-        """Whether this node now holds the record, or a newer one."""
+            def start_offers() -> None:
+                for contact in placement.next_offers():
+                    nursery.start_soon(offer_to, contact)
+
+            start_offers()
+        return placement
+
+    async def _outcome(
+        self, contact: Contact | None, record: Record, expires_at_s: float
+    ) -> tuple[StoreCode, int, str]:
+        """What became of a record at a node: code, the sequence there, and why it was refused."""
         now_s = trio.current_time()
         if contact is None:
-            peer_id = self._state.node.peer_id
             result = self._state.store.put(
-                record, remaining_s=expires_at_s - now_s, source=peer_id, now_s=now_s
+                record,
+                remaining_s=expires_at_s - now_s,
+                source=self._state.node.peer_id,
+                now_s=now_s,
             )
-            code, sequence, reason = result.code, result.sequence, result.reason
-        else:
-            peer_id = contact.peer_id
-            try:
-                (answer,) = await self._client.store(contact, [(record, expires_at_s - now_s)])
-            except P2PError as exc:
-                offer.refused[peer_id] = str(exc)
-                return False
-            code, sequence, reason = StoreCode(answer.code), answer.sequence, answer.reason
-        if code is StoreCode.REFUSED:
-            offer.refused[peer_id] = reason
-            return False
-        offer.replicas += code is StoreCode.STORED
-        offer.newer += code is StoreCode.OLDER
-        offer.newer_sequence = max(offer.newer_sequence, sequence)
-        return True
+            return result.code, result.sequence, result.reason
+        try:
+            (answer,) = await self._client.store(contact, [(record, expires_at_s - now_s)])
+        except P2PError as exc:
+            return StoreCode.REFUSED, 0, str(exc)
+        return StoreCode(answer.code), answer.sequence, answer.reason
 
     # --- reading ------------------------------------------------------------------------------
 
     async def _read(self, key: str, query: schema.Query) -> dict[str | None, Sighting]:
         """What the replicas hold, ourselves included; those that lag behind are mended."""
-        state, target = self._state, record_key(key)
-        reading = Reading()
+        core, target = self._state.core, record_key(key)
         own = self._own_sightings(target, query)
-        if not state.node.client_mode:
-            reading.on_answer(state.node.peer_id, own)
+        lookup, reading = core.reading_lookup(
+            target, own, trio.current_time(), self._client.shunned
+        )
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
             contacts, sightings = await self._client.find_value(contact, key, query)
             reading.on_answer(contact.peer_id, sightings)
-            return contacts, _version(sightings)
+            return contacts, version_of(sightings)
 
-        lookup = self._client.lookup(
-            target,
-            state.config.replicas,
-            holders_wanted=state.config.read_replicas,
-            # A copy that we keep without being a replica may be an old one.
-            own_version=_version(own) if None in state.replicas_of(target) else None,
-        )
         await self._client.search(lookup, ask)
-        replicas = self._with_ourselves(lookup.answered(), target)[: state.config.replicas]
-        for contact in replicas:
-            peer_id = state.node.peer_id if contact is None else contact.peer_id
-            lacked = reading.lacked_by(peer_id, trio.current_time())
-            if lacked and self._repairs < _REPAIRS_MAX:
+        for contact, lacked in core.lagging(target, lookup, reading, trio.current_time()):
+            if self._repairs < _REPAIRS_MAX:
                 self._repairs += 1
                 self._nursery.start_soon(self._repair, contact, lacked)
         return reading.newest(trio.current_time())
@@ -274,15 +245,6 @@ class Dht:
             return
         finally:
             self._repairs -= 1
-
-
-def _version(sightings: list[Sighting]) -> Hashable:
-    """What holders must agree upon: the one record's version, or which subkeys there are."""
-    if not sightings:
-        return None
-    if len(sightings) == 1:
-        return sightings[0].record.version
-    return frozenset(sighting.record.subkey for sighting in sightings)
 
 
 def _entry(sighting: Sighting, now_s: float) -> Entry:

@@ -50,7 +50,7 @@ class Contact:
     addresses: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=65536)
 def networks_of(addresses: tuple[str, ...]) -> tuple[str, ...]:
     """The public address ranges (/24, /48) that these addresses fall into; private ones none."""
     networks: dict[str, None] = {}
@@ -157,6 +157,11 @@ class RoutingTable:
     def confirmed(self) -> list[Contact]:
         """Everyone in the table who spoke to us."""
         return [place.contact for place in self._places() if place.confirmed]
+
+    @property
+    def has_hearsay(self) -> bool:
+        """Whether there is anyone in the table who never spoke to us."""
+        return any(not place.confirmed for place in self._places())
 
     def known(self, contact: Contact) -> Contact:
         """Our own knowledge of a peer that somebody else named, if it spoke to us before."""

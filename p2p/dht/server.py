@@ -70,18 +70,11 @@ class DhtServer:
         if not query.dictionary:
             held = self._state.store.get(key, query.subkey, now_s)
             return ([held] if held is not None else []), False
-        if room_bytes <= 0 or room_records <= 0:
-            return [], True
-        page, more = self._state.store.dictionary(key, query.after, room_bytes, now_s)
-        return page[:room_records], more or len(page) > room_records
+        return self._state.core.page(key, query.after, room_bytes, room_records, now_s)
 
     def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:
-        """Contacts that we have heard ourselves, without the caller, who knows itself."""
-        nearest = self._state.table.nearest(
-            key, count + 1, trio.current_time(), confirmed_only=True
-        )
-        others = [contact for contact in nearest if contact.peer_id != caller]
-        return tuple(to_wire_contact(contact) for contact in others[:count])
+        named = self._state.core.named_to(caller, key, count, trio.current_time())
+        return tuple(to_wire_contact(contact) for contact in named)
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
         self._state.on_request(caller, request.addresses)

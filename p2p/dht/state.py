@@ -6,9 +6,9 @@ import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
-from p2p.dht.key import node_key
+from p2p.dht.core import DhtCore
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact, RoutingTable
+from p2p.dht.routing import Contact
 from p2p.dht.schema import (
     ADDRESS_LENGTH_MAX,
     ADDRESSES_MAX,
@@ -16,9 +16,7 @@ from p2p.dht.schema import (
     contact_untrusted,
     from_wire,
 )
-from p2p.dht.skew import MedianClock
-from p2p.dht.store import RecordStore
-from p2p.dht.validate import ValidatorChain, signature_complaints
+from p2p.dht.validate import signature_complaints
 from p2p.node import Node
 from p2p.peer_id import PeerId
 
@@ -29,18 +27,14 @@ _SIGNATURES_PER_PIECE = 64
 
 
 class DhtState:
-    """A node's routing table, records, validators and notion of time."""
+    """A node, and its core: routing table, records, validators and notion of time."""
 
     def __init__(self, node: Node, config: DhtConfig) -> None:
         self.node = node
         self.config = config
-        self.own_key = node_key(node.peer_id)
-        self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
-        self.store = RecordStore(config.store)
-        self.chain = ValidatorChain(config.validators)
-        self.clock = MedianClock()
-        self.newcomers: dict[PeerId, Contact] = {}
-        """Newly confirmed contacts, that may have to be handed records."""
+        self.core = DhtCore(node.peer_id, config, client_mode=node.client_mode)
+        self.own_key, self.table = self.core.own_key, self.core.table
+        self.store, self.chain, self.clock = self.core.store, self.core.chain, self.core.clock
         self.newcomer_came = trio.Event()
         self._node_addresses: tuple[str, ...] = ()
         self._addresses: tuple[str, ...] = ()
@@ -80,25 +74,8 @@ class DhtState:
         self._on_seen(contact)
 
     def _on_seen(self, contact: Contact) -> None:
-        is_new = self.table.on_seen(contact, trio.current_time())
-        if is_new and not self.node.client_mode:
-            self.newcomers[contact.peer_id] = contact
+        if self.core.on_spoke(contact, trio.current_time()):
             self.newcomer_came.set()
-
-    def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
-        """Who should hold a key as far as we know, nearest first, and so many next in line.
-
-        None stands for ourselves.
-        """
-        count = self.config.replicas + spare
-        nearest: list[Contact | None] = list(
-            self.table.nearest(key, count, trio.current_time(), confirmed_only=True)
-        )
-        if self.node.client_mode:
-            return nearest
-        nearest.append(None)
-        nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
-        return nearest[:count]
 
     async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
         """Why each record must not be believed, or None; many signatures are checked in threads."""

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import trio
 
 from p2p.address import parse_address
-from p2p.dht import schema
+from p2p.dht import chores
 from p2p.dht.client import DhtClient
-from p2p.dht.key import node_key, random_key_in_bucket
+from p2p.dht.key import node_key
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
 from p2p.dht.state import DhtState
-from p2p.dht.store import Held
 from p2p.errors import AddressInvalid, Attempt, P2PError, UnreachableError
-from p2p.peer_id import PeerId, short
+from p2p.peer_id import short
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 30.0
-# While there are contacts known by hearsay only, which are not passed on: a table without sound
-# contacts in some part of the key space is where liars there can hide their neighbours.
-_HEARSAY_TICK_S = 2.0
-_PINGS_PER_TICK = 20
-# A contact that we are connected to is alive, as the connection's keepalive knows; it is asked
-# only this many times less often whether it still takes part in the DHT.
-_CONNECTED_PATIENCE = 6
-# Newcomers come in bursts; one pass over the records serves all that came meanwhile.
-_HAND_OVER_DELAY_S = 1.0
-# How many of a newcomer's predecessors hand a record over: two, in case one lies or is lost.
-_HAND_OVER_BY = 2
-# Each further replica waits so much longer before it republishes: the first one's copies reach it.
-_REPUBLISH_STAGGER_S = 30.0
-_REJOIN_S = 60.0
-# Far buckets that a newcomer asks its first peer about at once: enough for a million nodes.
-_FAR_BUCKETS = schema.TARGETS_MAX - 1
 _CALLS_AT_ONCE = 8
 # A pass over many records lets others run after so many keys.
 _KEYS_PER_SLICE = 64
-
-_Parcels = dict[PeerId, tuple[Contact, list[tuple[Record, float]]]]
 
 
 class Upkeep:
@@ -99,10 +79,7 @@ class Upkeep:
     async def _fill_table(self, first: Contact) -> None:
         """Ask the first peer about all parts of the key space at once, then find our neighbours."""
         state = self._state
-        targets = [state.own_key] + [
-            random_key_in_bucket(state.own_key, index, state.node.rng)
-            for index in range(_FAR_BUCKETS)
-        ]
+        targets = state.core.join_targets(state.node.rng)
         now_s = trio.current_time()
         try:
             named = await self._client.find_nodes(first, targets, state.config.replicas)
@@ -127,41 +104,31 @@ class Upkeep:
 
     async def _pause(self, seconds: float) -> None:
         # Spread, so that nodes that started together do not act together.
-        await trio.sleep(seconds * self._state.node.rng.uniform(0.8, 1.2))
+        await trio.sleep(seconds * self._state.node.rng.uniform(*chores.SPREAD))
 
     async def _look_after_contacts(self) -> None:
         state = self._state
-        rejoin_at_s = trio.current_time() + _REJOIN_S
+        rejoin_at_s = trio.current_time() + chores.REJOIN_S
         while True:
-            hearsay = len(state.table) > len(state.table.confirmed)
-            await self._pause(_HEARSAY_TICK_S if hearsay else _TICK_S)
+            await self._pause(chores.contacts_pause_s(state.core))
             now_s = trio.current_time()
             if now_s >= rejoin_at_s:
-                rejoin_at_s = now_s + _REJOIN_S
+                rejoin_at_s = now_s + chores.REJOIN_S
                 await self._rejoin()
             witness = state.table.witness()
             if witness is not None:
                 await self._meet(witness)
             async with trio.open_nursery() as nursery:
-                for contact in self._stale(trio.current_time()):
+                for contact in self._pings_due():
                     nursery.start_soon(self._meet, contact)
             self._attempts.clear()
-            targets = state.table.refresh_targets(now_s, state.config.refresh_s, state.node.rng)
-            # One a tick: a refresh is never urgent.
-            for target in targets[:1]:
-                width = (
-                    state.config.bucket_size if target == state.own_key else state.config.replicas
-                )
-                await self._client.find_nearest(target, width)
+            refresh = chores.refresh_due(state.core, now_s, state.node.rng)
+            if refresh is not None:
+                await self._client.find_nearest(*refresh)
 
-    def _stale(self, now_s: float) -> list[Contact]:
+    def _pings_due(self) -> list[Contact]:
         connected = set(self._state.node.connected_peers)
-        idle_s_max = self._state.config.liveness_s
-
-        def patience_s(peer_id: PeerId) -> float:
-            return idle_s_max * (_CONNECTED_PATIENCE if peer_id in connected else 1)
-
-        return self._state.table.stale(now_s, _PINGS_PER_TICK, patience_s)
+        return chores.pings_due(self._state.core, trio.current_time(), connected.__contains__)
 
     async def _rejoin(self) -> None:
         """Try the initial peers that we have lost: they may be back, or our network may be."""
@@ -180,48 +147,30 @@ class Upkeep:
         state = self._state
         while True:
             await state.newcomer_came.wait()
-            await trio.sleep(_HAND_OVER_DELAY_S)
-            newcomers, state.newcomers = state.newcomers, {}
+            await trio.sleep(chores.HAND_OVER_DELAY_S)
             state.newcomer_came = trio.Event()
-            parcels: _Parcels = {}
-            for index, (key, _, held) in enumerate(state.store.living(trio.current_time())):
-                if index % _KEYS_PER_SLICE == 0:
-                    await trio.lowlevel.checkpoint()
-                ranked = state.replicas_of(key, len(newcomers))
-                before = [c for c in ranked if c is None or c.peer_id not in newcomers]
-                if None not in before[:_HAND_OVER_BY]:
-                    continue
-                for contact in ranked[: state.config.replicas]:
-                    if contact is not None and contact.peer_id in newcomers:
-                        _pack(parcels, contact, held)
-            await self._deliver(parcels)
+            newcomers = state.core.take_newcomers()
+            await self._deliver_all(chores.handed_over(state.core, newcomers, trio.current_time()))
 
     async def _look_after_records(self) -> None:
         """Forget the expired; hand to the replicas again what nobody has offered for long."""
-        state = self._state
-        period_s = state.config.republish_s
+        core = self._state.core
         while True:
-            await self._pause(min(_TICK_S, period_s / 4))
-            now_s = trio.current_time()
-            state.store.expire(now_s)
-            parcels: _Parcels = {}
-            for index, (key, _, held) in enumerate(state.store.living(now_s)):
-                if index % _KEYS_PER_SLICE == 0:
-                    await trio.lowlevel.checkpoint()
-                if all(item.refreshed_at_s > now_s - period_s for item in held):
-                    continue
-                replicas = state.replicas_of(key)
-                rank = replicas.index(None) if None in replicas else len(replicas)
-                due_s = period_s + rank * min(_REPUBLISH_STAGGER_S, period_s / 10)
-                due = [item for item in held if item.refreshed_at_s <= now_s - due_s]
-                for contact in replicas:
-                    if due and contact is not None:
-                        _pack(parcels, contact, due)
-                for item in due:
-                    item.refreshed_at_s = now_s
-            await self._deliver(parcels)
+            await self._pause(chores.records_pause_s(core))
+            core.store.expire(trio.current_time())
+            await self._deliver_all(chores.republished(core, trio.current_time()))
 
-    async def _deliver(self, parcels: _Parcels) -> None:
+    async def _deliver_all(self, deliveries: Iterator[list[chores.Delivery]]) -> None:
+        """Go through the keys without holding up others, then send each peer its records."""
+        parcels = chores.Parcels()
+        for index, of_one_key in enumerate(deliveries):
+            if index % _KEYS_PER_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            for contact, held in of_one_key:
+                parcels.add(contact, held, trio.current_time())
+        await self._deliver(parcels)
+
+    async def _deliver(self, parcels: chores.Parcels) -> None:
         """Send each peer its records; whoever fails gets them another time."""
         limiter = trio.CapacityLimiter(_CALLS_AT_ONCE)
 
@@ -235,7 +184,7 @@ class Upkeep:
                     )
 
         async with trio.open_nursery() as nursery:
-            for contact, records in parcels.values():
+            for contact, records in parcels.by_peer.values():
                 nursery.start_soon(deliver, contact, records)
 
     # --- leaving ------------------------------------------------------------------------------
@@ -247,14 +196,7 @@ class Upkeep:
             return
         with trio.move_on_after(state.config.farewell_s) as scope:
             scope.shield = True
-            parcels: _Parcels = {}
-            for key, _, held in state.store.living(trio.current_time()):
-                nearest = state.table.nearest(
-                    key, state.config.replicas, trio.current_time(), confirmed_only=True
-                )
-                if nearest and None in state.replicas_of(key):
-                    _pack(parcels, nearest[-1], held)
-            await self._deliver(parcels)
+            await self._deliver_all(chores.bequeathed(state.core, trio.current_time()))
             neighbours = state.table.nearest(
                 state.own_key, state.config.bucket_size, trio.current_time()
             )
@@ -276,10 +218,3 @@ def _initial_contact(address: str) -> Contact:
     if peer_id is None:
         raise AddressInvalid(f"{address!r} lacks the peer id; append /p2p/12D3KooW…")
     return Contact(peer_id, node_key(peer_id), (address.removesuffix(f"/p2p/{peer_id}"),))
-
-
-def _pack(parcels: _Parcels, contact: Contact, held: Iterable[Held]) -> None:
-    """Add records to what a peer is to be given."""
-    now_s = trio.current_time()
-    _, records = parcels.setdefault(contact.peer_id, (contact, []))
-    records.extend((item.record, item.expires_at_s - now_s) for item in held)

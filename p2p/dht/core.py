@@ -1,0 +1,200 @@
+"""DhtCore: a node's tables and records, and the rules by which it uses them, without any I/O.
+
+The service drives it over trio, the simulator (p2p/testing/dht_world) on a heap of events: what
+the simulator shows of a swarm is what these rules do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from p2p.dht.config import DhtConfig
+from p2p.dht.key import node_key, random_key_in_bucket
+from p2p.dht.lookup import Lookup
+from p2p.dht.reading import Reading, Sighting
+from p2p.dht.record import Record, check_signature
+from p2p.dht.routing import Contact, RoutingTable
+from p2p.dht.schema import TARGETS_MAX
+from p2p.dht.skew import MedianClock
+from p2p.dht.store import Held, RecordStore
+from p2p.dht.validate import ValidatorChain
+from p2p.peer_id import PeerId
+
+# Beyond the width of the lookup itself: spare names for those that turn out dead.
+SPARE_CONTACTS = 3
+# Far buckets that a newcomer asks its first peer about at once: enough for a million nodes.
+FAR_BUCKETS = TARGETS_MAX - 1
+
+
+class DhtCore:
+    """One node's part in the DHT, as far as it can be decided without waiting for anybody."""
+
+    def __init__(
+        self,
+        own_id: PeerId,
+        config: DhtConfig,
+        *,
+        client_mode: bool = False,
+        check_signature: Callable[[Record], None] = check_signature,
+    ) -> None:
+        self.own_id = own_id
+        self.own_key = node_key(own_id)
+        self.config = config
+        self.client_mode = client_mode
+        self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
+        self.store = RecordStore(config.store)
+        self.chain = ValidatorChain(config.validators, check_signature)
+        self.clock = MedianClock()
+        self.newcomers: dict[PeerId, Contact] = {}
+        """Newly confirmed contacts, that may have to be handed records."""
+
+    # --- who is there -------------------------------------------------------------------------
+
+    def on_spoke(self, contact: Contact, now_s: float) -> bool:
+        """A peer that can be dialed asked or answered us; True if it may have to be handed records.
+
+        Whoever waits for newcomers is then to be woken.
+        """
+        if not self.table.on_seen(contact, now_s) or self.client_mode:
+            return False
+        self.newcomers[contact.peer_id] = contact
+        return True
+
+    def take_newcomers(self) -> dict[PeerId, Contact]:
+        """The newcomers since the last time."""
+        newcomers, self.newcomers = self.newcomers, {}
+        return newcomers
+
+    def on_answer_untrusted(
+        self,
+        lookup: Lookup,
+        contact: Contact,
+        named: Sequence[Contact],
+        version: Hashable,
+        now_s: float,
+    ) -> None:
+        """A peer answered a lookup's query."""
+        for other in named:
+            self.table.on_heard_of(other, now_s)
+        lookup.on_answer(contact.peer_id, named, version)
+
+    def on_search_end(self, lookup: Lookup, now_s: float) -> None:
+        """A lookup is over: who has not answered by then has failed."""
+        for contact in lookup.unanswered:
+            self.table.on_failed(contact.peer_id, contact.key, now_s)
+
+    def named_to(self, caller: PeerId, key: int, count: int, now_s: float) -> list[Contact]:
+        """Contacts that we have heard ourselves, without the caller, who knows itself."""
+        nearest = self.table.nearest(key, count + 1, now_s, confirmed_only=True)
+        return [contact for contact in nearest if contact.peer_id != caller][:count]
+
+    def join_targets(self, rng: random.Random) -> list[int]:
+        """What a newcomer asks its first peer about: itself and all far parts of the key space."""
+        return [self.own_key] + [
+            random_key_in_bucket(self.own_key, index, rng) for index in range(FAR_BUCKETS)
+        ]
+
+    # --- looking up ---------------------------------------------------------------------------
+
+    def lookup(
+        self,
+        target: int,
+        width: int,
+        now_s: float,
+        *,
+        holders_wanted: int = 0,
+        own_version: Hashable = None,
+        avoid: Callable[[PeerId], bool] = lambda _: False,
+    ) -> Lookup:
+        """A lookup that starts from what our routing table knows."""
+        self.table.on_looked_up(target, now_s)
+        return Lookup(
+            target,
+            self.table.nearest(target, width + SPARE_CONTACTS, now_s),
+            own_id=self.own_id,
+            width=width,
+            parallelism=self.config.parallelism,
+            stall_s=self.config.stall_s,
+            holders_wanted=holders_wanted,
+            own_version=own_version,
+            avoid=avoid,
+        )
+
+    def reading_lookup(
+        self,
+        target: int,
+        own: Sequence[Sighting],
+        now_s: float,
+        avoid: Callable[[PeerId], bool] = lambda _: False,
+    ) -> tuple[Lookup, Reading]:
+        """What a read begins with, from the sightings in our own store."""
+        reading = Reading()
+        if not self.client_mode:
+            reading.on_answer(self.own_id, own)
+        lookup = self.lookup(
+            target,
+            self.config.replicas,
+            now_s,
+            holders_wanted=self.config.read_replicas,
+            # A copy that we keep without being a replica may be an old one.
+            own_version=version_of(own) if None in self.replicas_of(target, now_s) else None,
+            avoid=avoid,
+        )
+        return lookup, reading
+
+    def lagging(
+        self, target: int, lookup: Lookup, reading: Reading, now_s: float
+    ) -> list[tuple[Contact | None, list[Sighting]]]:
+        """Which replicas (None: ourselves) a finished read has shown to lack something."""
+        replicas = self.with_ourselves(lookup.answered(), target)[: self.config.replicas]
+        lagging = []
+        for contact in replicas:
+            lacked = reading.lacked_by(self.own_id if contact is None else contact.peer_id, now_s)
+            if lacked:
+                lagging.append((contact, lacked))
+        return lagging
+
+    # --- who holds what -----------------------------------------------------------------------
+
+    def replicas_of(self, key: int, now_s: float, spare: int = 0) -> list[Contact | None]:
+        """Who should hold a key as far as we know, nearest first, and so many next in line.
+
+        None stands for ourselves.
+        """
+        count = self.config.replicas + spare
+        nearest: list[Contact | None] = list(
+            self.table.nearest(key, count, now_s, confirmed_only=True)
+        )
+        if self.client_mode:
+            return nearest
+        nearest.append(None)
+        nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
+        return nearest[:count]
+
+    def with_ourselves(self, contacts: Iterable[Contact], target: int) -> list[Contact | None]:
+        """The contacts, and None for us where we are as near; clients hold nothing."""
+        listed = list(contacts)
+        if self.client_mode:
+            return list(listed)
+        own = self.own_key ^ target
+        position = sum(contact.key ^ target < own for contact in listed)
+        return [*listed[:position], None, *listed[position:]]
+
+    def page(
+        self, key: int, after: str, room_bytes: int, room_records: int, now_s: float
+    ) -> tuple[list[Held], bool]:
+        """A page of a dictionary as far as there is room, and whether more follows."""
+        if room_bytes <= 0 or room_records <= 0:
+            return [], True
+        page, more = self.store.dictionary(key, after, room_bytes, now_s)
+        return page[:room_records], more or len(page) > room_records
+
+
+def version_of(sightings: Sequence[Sighting]) -> Hashable:
+    """What holders must agree upon: the one record's version, or which subkeys there are."""
+    if not sightings:
+        return None
+    if len(sightings) == 1:
+        return sightings[0].record.version
+    return frozenset(sighting.record.subkey for sighting in sightings)
