@@ -17,7 +17,7 @@ from p2p.dht.record import Record, check_signature
 from p2p.dht.routing import Contact, RoutingTable
 from p2p.dht.schema import TARGETS_MAX
 from p2p.dht.skew import MedianClock
-from p2p.dht.store import Held, RecordStore
+from p2p.dht.store import Held, RecordStore, StoreCode, StoreResult
 from p2p.dht.validate import ValidatorChain
 from p2p.peer_id import PeerId
 
@@ -181,6 +181,20 @@ class DhtCore:
         position = sum(contact.key ^ target < own for contact in listed)
         return [*listed[:position], None, *listed[position:]]
 
+    def accept(
+        self,
+        record: Record,
+        remaining_s: float,
+        complaint: str | None,
+        *,
+        source: PeerId,
+        now_s: float,
+    ) -> StoreResult:
+        """Take a record that a peer offers, unless the validators have a complaint."""
+        if complaint is not None:
+            return StoreResult(StoreCode.REFUSED, reason=complaint)
+        return self.store.put(record, remaining_s=remaining_s, source=source, now_s=now_s)
+
     def page(
         self, key: int, after: str, room_bytes: int, room_records: int, now_s: float
     ) -> tuple[list[Held], bool]:
@@ -189,6 +203,11 @@ class DhtCore:
             return [], True
         page, more = self.store.dictionary(key, after, room_bytes, now_s)
         return page[:room_records], more or len(page) > room_records
+
+
+def life_left_s(record: Record, remaining_s: float) -> float:
+    """What a holder says is left, but never more than the owner signed."""
+    return min(remaining_s, record.life_ms / 1000) if record.owner else remaining_s
 
 
 def version_of(sightings: Sequence[Sighting]) -> Hashable:

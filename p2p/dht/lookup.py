@@ -53,6 +53,8 @@ class _Candidate:
     asked_at_s: float = 0.0
     named_by: list[PeerId] = field(default_factory=list)
     """Who told us of it; empty when it came from our own table."""
+    hops: int = 1
+    """How many peers in a row had to be asked, this one included, on the shortest way to it."""
 
 
 class Lookup:
@@ -115,9 +117,15 @@ class Lookup:
         return [c.contact for c in self._by_distance if c.state is _State.STALLED]
 
     @property
-    def hops(self) -> int:
+    def queries(self) -> int:
         """How many queries were sent."""
         return self._queries
+
+    @property
+    def hops(self) -> int:
+        """How many peers in a row led to the nearest one that answered; 0 if none did."""
+        nearest = (c.hops for c in self._by_distance if c.state is _State.ANSWERED)
+        return next(nearest, 0)
 
     @property
     def _asked(self) -> int:
@@ -183,6 +191,8 @@ class Lookup:
         if known is not None:
             if named_by is not None and known.named_by and named_by not in known.named_by:
                 known.named_by.append(named_by)
+            if named_by is not None and known.state is _State.WAITING:
+                known.hops = min(known.hops, self._candidates[named_by].hops + 1)
             if known.state is _State.WAITING and contact.addresses != known.contact.addresses:
                 # One of those who name it may be wrong about where it is.
                 both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
@@ -194,6 +204,7 @@ class Lookup:
         candidate = _Candidate(contact, contact.key ^ self._target)
         if named_by is not None:
             candidate.named_by.append(named_by)
+            candidate.hops = self._candidates[named_by].hops + 1
         if len(self._by_distance) >= CANDIDATES_MAX:
             waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
             farthest = next(waiting, None)

@@ -9,7 +9,7 @@ from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
 from p2p.dht.schema import from_wire, to_wire, to_wire_contact
 from p2p.dht.state import DhtState
-from p2p.dht.store import Held, StoreCode
+from p2p.dht.store import Held
 from p2p.errors import RefusedError
 from p2p.peer_id import PeerId
 from p2p.rpc import RpcService
@@ -90,18 +90,9 @@ class DhtServer:
         now_s = trio.current_time()
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
-            if complaint is not None:
-                answers.append(_refusal(complaint))
-                continue
-            result = self._state.store.put(
-                record, remaining_s=remaining / 1000, source=caller, now_s=now_s
+            result = self._state.core.accept(
+                record, remaining / 1000, complaint, source=caller, now_s=now_s
             )
-            if result.code is StoreCode.REFUSED:
-                answers.append(_refusal(result.reason))
-            else:
-                answers.append(schema.Answer(result.code, result.sequence))
+            reason = result.reason[: schema.REASON_LENGTH_MAX]
+            answers.append(schema.Answer(result.code, result.sequence, reason))
         return schema.Stored(self._state.wall_ms, tuple(answers))
-
-
-def _refusal(reason: str) -> schema.Answer:
-    return schema.Answer(StoreCode.REFUSED, 0, reason[: schema.REASON_LENGTH_MAX])

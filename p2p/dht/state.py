@@ -6,7 +6,7 @@ import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
-from p2p.dht.core import DhtCore
+from p2p.dht.core import DhtCore, life_left_s
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
 from p2p.dht.schema import (
@@ -106,16 +106,10 @@ class DhtState:
         records = [from_wire(key, wire) for wire in wires]
         complaints = await self.complaints_untrusted(records)
         return [
-            (record, _life_left_s(record, wire))
+            (record, life_left_s(record, wire.remaining_ms / 1000))
             for record, wire, complaint in zip(records, wires, complaints, strict=True)
             if complaint is None and wire.remaining_ms > 0
         ]
-
-
-def _life_left_s(record: Record, wire: WireRecord) -> float:
-    """What a holder says is left, but never more than the owner signed."""
-    remaining_ms = min(wire.remaining_ms, record.life_ms) if record.owner else wire.remaining_ms
-    return remaining_ms / 1000
 
 
 def _is_fit(address: str) -> bool:

@@ -119,7 +119,7 @@ def test_liars_cost_time_but_not_the_result(target: int, seed: int) -> None:
     world.run(lookup, target)
     found = {c.key for c in lookup.answered()}
     assert nearest(honest, target)[0] in found
-    assert lookup.hops < QUERIES_MAX
+    assert lookup.queries < QUERIES_MAX
 
 
 def test_endless_inventions_come_to_an_end() -> None:
@@ -130,7 +130,7 @@ def test_endless_inventions_come_to_an_end() -> None:
         for one in lookup.next_queries(now_s):
             invented -= 20
             lookup.on_answer(one.peer_id, [contact(invented + i) for i in range(20)])
-    assert lookup.hops == QUERIES_MAX
+    assert lookup.queries == QUERIES_MAX
 
 
 def test_no_more_than_parallelism_are_asked_at_once() -> None:
