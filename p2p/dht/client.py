@@ -13,9 +13,9 @@ from p2p.dht.lookup import Lookup
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
-from p2p.dht.schema import contacts_untrusted, to_wire
+from p2p.dht.schema import to_wire
 from p2p.dht.state import DhtState
-from p2p.errors import MessageInvalid, P2PError, RefusedError
+from p2p.errors import Attempt, MessageInvalid, P2PError, RefusedError, UnreachableError
 from p2p.nursery import open_service_nursery
 from p2p.rpc import Method, rpc_client
 from p2p.wire import Message
@@ -28,6 +28,7 @@ Response = TypeVar("Response")
 _PAGES_MAX = 64
 # Beyond the width of the lookup itself: spare names for those that turn out dead.
 _SPARE_CONTACTS = 3
+_GUARDED = Attempt("any", "too many peers that were named at this host or range do not answer")
 
 
 class DhtClient:
@@ -56,7 +57,7 @@ class DhtClient:
         self._state.on_answer(contact, answer.wall_ms)
         if len(answer.contacts) != len(targets):
             raise MessageInvalid("an answer per target was expected")
-        return [contacts_untrusted(named) for named in answer.contacts]
+        return [self._state.named_untrusted(contact.peer_id, named) for named in answer.contacts]
 
     async def find_value(
         self, contact: Contact, key: str, query: schema.Query
@@ -73,7 +74,7 @@ class DhtClient:
                 raise MessageInvalid("one answer to one query was expected")
             found = answer.found[0]
             if not page:
-                contacts = contacts_untrusted(found.contacts)
+                contacts = self._state.named_untrusted(contact.peer_id, found.contacts)
             asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
             now_s = trio.current_time()
             sightings += [
@@ -136,8 +137,15 @@ class DhtClient:
         state = self._state
         # Wrong addresses that a liar names for an honest peer must not make it fail.
         contact = state.table.known(contact)
-        state.node.add_addresses(contact.peer_id, contact.addresses)
+        addresses = contact.addresses
         try:
+            if contact.peer_id not in state.trusted and not state.node.is_connected(
+                contact.peer_id
+            ):
+                addresses = state.guard.admit(addresses, trio.current_time())
+                if contact.addresses and not addresses:
+                    raise UnreachableError(contact.peer_id, (_GUARDED,))
+            state.node.add_addresses(contact.peer_id, addresses)
             return await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )

@@ -216,11 +216,6 @@ def contacts_untrusted(named: Contacts) -> list[Contact]:
     return contacts
 
 
-def to_wire_contact(contact: Contact) -> WireContact:
-    """A contact as it is passed on."""
-    return WireContact(contact.peer_id, contact.addresses[:ADDRESSES_PASSED_ON_MAX])
-
-
 def to_wire(record: Record, remaining_s: float) -> WireRecord:
     """A record as it travels."""
     return WireRecord(

@@ -7,7 +7,7 @@ import trio
 from p2p.dht import schema
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
-from p2p.dht.schema import from_wire, to_wire, to_wire_contact
+from p2p.dht.schema import from_wire, to_wire
 from p2p.dht.state import DhtState
 from p2p.dht.store import Held, StoreCode
 from p2p.errors import RefusedError
@@ -81,7 +81,7 @@ class DhtServer:
             key, count + 1, trio.current_time(), confirmed_only=True
         )
         others = [contact for contact in nearest if contact.peer_id != caller]
-        return tuple(to_wire_contact(contact) for contact in others[:count])
+        return self._state.told_to(caller, others[:count])
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
         self._state.on_request(caller, request.addresses)
