@@ -8,8 +8,9 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from p2p.dht import schema
-from p2p.dht.key import key_to_bytes
+from p2p.dht.key import key_from_bytes, key_to_bytes
 from p2p.dht.lookup import Lookup
+from p2p.dht.mirror import Cursor
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
@@ -63,29 +64,62 @@ class DhtClient:
         self, contact: Contact, key: str, query: schema.Query
     ) -> tuple[list[Contact], list[Sighting]]:
         """Valid records that the peer holds, and whom it thinks nearest; raises as _call()."""
-        count = self._state.config.replicas + _SPARE_CONTACTS
+        if not query.dictionary:
+            found = await self._find(contact, query, self._count)
+            named = self._state.named_untrusted(contact.peer_id, found.contacts)
+            return named, await self._valid(key, query, found)
+        return await self._find_dictionary(contact, key, query.key)
+
+    async def _find_dictionary(
+        self, contact: Contact, key: str, key_bytes: bytes
+    ) -> tuple[list[Contact], list[Sighting]]:
+        """The same for a dictionary, page by page; only what changed since we last asked."""
+        mirrors, key_number = self._state.mirrors, key_from_bytes(key_bytes)
+        known = mirrors.cursor(contact.peer_id, key_number) or Cursor(0, 0)
         contacts: list[Contact] = []
         sightings: list[Sighting] = []
+        after, cursor = "", None
         for page in range(_PAGES_MAX):
-            request = schema.FindValue(self._state.addresses, (query,), 0 if page else count)
-            answer = await self._call(contact, schema.FIND_VALUE, request)
-            self._state.on_answer(contact, answer.wall_ms)
-            if len(answer.found) != 1:
-                raise MessageInvalid("one answer to one query was expected")
-            found = answer.found[0]
+            query = schema.Query(key_bytes, None, True, after, known.boot, known.change)
+            found = await self._find(contact, query, 0 if page else self._count)
             if not page:
                 contacts = self._state.named_untrusted(contact.peer_id, found.contacts)
-            asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
-            now_s = trio.current_time()
-            sightings += [
-                Sighting(record, now_s + remaining_s)
-                for record, remaining_s in await self._state.valid_untrusted(key, asked_for)
-            ]
-            last = max((wire.subkey for wire in asked_for if wire.subkey), default=query.after)
-            if not found.more or last <= query.after:
+                # What changes between the pages is to be sent again.
+                cursor = Cursor(found.boot, found.change) if found.boot else None
+            elif cursor is not None and found.boot != cursor.boot:
+                cursor = None
+            sightings += await self._valid(key, query, found)
+            last = max((wire.subkey for wire in found.records if wire.subkey), default=after)
+            if not found.more:
                 break
-            query = schema.Query(query.key, None, True, last)
-        return contacts, sightings
+            if last <= after:
+                cursor = None
+                break
+            after = last
+        else:
+            cursor = None
+        now_s = trio.current_time()
+        return contacts, mirrors.on_answer(contact.peer_id, key_number, cursor, sightings, now_s)
+
+    @property
+    def _count(self) -> int:
+        return self._state.config.replicas + _SPARE_CONTACTS
+
+    async def _find(self, contact: Contact, query: schema.Query, count: int) -> schema.Found:
+        """The answer to one query; raises as _call()."""
+        request = schema.FindValue(self._state.addresses, (query,), count)
+        answer = await self._call(contact, schema.FIND_VALUE, request)
+        self._state.on_answer(contact, answer.wall_ms)
+        if len(answer.found) != 1:
+            raise MessageInvalid("one answer to one query was expected")
+        return answer.found[0]
+
+    async def _valid(self, key: str, query: schema.Query, found: schema.Found) -> list[Sighting]:
+        """What was asked for of an answer, as far as it is valid."""
+        asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
+        valid = await self._state.valid_untrusted(key, asked_for)
+        now_s = trio.current_time()
+        return [Sighting(record, now_s + remaining_s) for record, remaining_s in valid]
 
     async def store(
         self, contact: Contact, records: Sequence[tuple[Record, float]]

@@ -59,7 +59,11 @@ class DhtServer:
             now_s = trio.current_time()
             records = tuple(to_wire(item.record, item.expires_at_s - now_s) for item in held)
             contacts = self._nearest(key, request.count, caller)
-            found.append(schema.Found(contacts, records, more))
+            if query.dictionary:
+                store = self._state.store
+                found.append(schema.Found(contacts, records, more, store.boot, store.change))
+            else:
+                found.append(schema.Found(contacts, records, more))
         return schema.FoundValues(self._state.wall_ms, tuple(found))
 
     def _held(
@@ -72,7 +76,11 @@ class DhtServer:
             return ([held] if held is not None else []), False
         if room_bytes <= 0 or room_records <= 0:
             return [], True
-        page, more = self._state.store.dictionary(key, query.after, room_bytes, now_s)
+        store = self._state.store
+        # A reader that has seen more changes than there were takes us for another.
+        same = query.since_boot == store.boot and query.since_change <= store.change
+        since = query.since_change if same else 0
+        page, more = store.dictionary(key, query.after, room_bytes, now_s, since=since)
         return page[:room_records], more or len(page) > room_records
 
     def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:

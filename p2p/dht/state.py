@@ -11,6 +11,7 @@ from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
 from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted, reach_of_connection
 from p2p.dht.key import node_key
+from p2p.dht.mirror import DictionaryMirrors
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
 from p2p.dht.schema import (
@@ -44,7 +45,8 @@ class DhtState:
         self.config = config
         self.own_key = node_key(node.peer_id)
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
-        self.store = RecordStore(config.store)
+        self.store = RecordStore(config.store, boot=node.rng.randrange(1, 2**62))
+        self.mirrors = DictionaryMirrors()
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()
         self.guard = HearsayGuard()
