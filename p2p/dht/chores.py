@@ -63,7 +63,7 @@ def pings_due(core: DhtCore, now_s: float, is_connected: Callable[[PeerId], bool
     def patience_s(peer_id: PeerId) -> float:
         return idle_s_max * (CONNECTED_PATIENCE if is_connected(peer_id) else 1)
 
-    return core.table.stale(now_s, PINGS_PER_TICK, patience_s)
+    return core.table.stale(now_s, PINGS_PER_TICK, patience_s, idle_s_min=idle_s_max)
 
 
 def refresh_due(core: DhtCore, now_s: float, rng: random.Random) -> tuple[int, int] | None:

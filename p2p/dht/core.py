@@ -36,6 +36,7 @@ class DhtCore:
         config: DhtConfig,
         *,
         client_mode: bool = False,
+        boot: int = 1,
         check_signature: Callable[[Record], None] = check_signature,
     ) -> None:
         self.own_id = own_id
@@ -43,7 +44,7 @@ class DhtCore:
         self.config = config
         self.client_mode = client_mode
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
-        self.store = RecordStore(config.store)
+        self.store = RecordStore(config.store, boot=boot)
         self.chain = ValidatorChain(config.validators, check_signature)
         self.clock = MedianClock()
         self.newcomers: dict[PeerId, Contact] = {}
@@ -196,12 +197,19 @@ class DhtCore:
         return self.store.put(record, remaining_s=remaining_s, source=source, now_s=now_s)
 
     def page(
-        self, key: int, after: str, room_bytes: int, room_records: int, now_s: float
+        self,
+        key: int,
+        after: str,
+        room_bytes: int,
+        room_records: int,
+        now_s: float,
+        *,
+        since: int = 0,
     ) -> tuple[list[Held], bool]:
         """A page of a dictionary as far as there is room, and whether more follows."""
         if room_bytes <= 0 or room_records <= 0:
             return [], True
-        page, more = self.store.dictionary(key, after, room_bytes, now_s)
+        page, more = self.store.dictionary(key, after, room_bytes, now_s, since=since)
         return page[:room_records], more or len(page) > room_records
 
 

@@ -138,6 +138,8 @@ class RoutingTable:
         self._bits = bits
         self._bucket_size = bucket_size
         self._buckets: dict[int, _Bucket] = {}
+        self._doubted: dict[PeerId, _Place] = {}
+        """Whoever has a place and never spoke to us, or failed since."""
         self._shunned: dict[PeerId, tuple[int, float]] = {}
         self._last_seen_at_s = float("-inf")
         self._looked_up_own_at_s = float("-inf")
@@ -161,7 +163,7 @@ class RoutingTable:
     @property
     def has_hearsay(self) -> bool:
         """Whether there is anyone in the table who never spoke to us."""
-        return any(not place.confirmed for place in self._places())
+        return any(not place.confirmed for place in self._doubted.values())
 
     def known(self, contact: Contact) -> Contact:
         """Our own knowledge of a peer that somebody else named, if it spoke to us before."""
@@ -175,7 +177,10 @@ class RoutingTable:
 
     def _bucket_of(self, key: int) -> _Bucket:
         index = bucket_index(self._own_key, key, self._bits)
-        return self._buckets.setdefault(index, _Bucket())
+        bucket = self._buckets.get(index)
+        if bucket is None:
+            bucket = self._buckets[index] = _Bucket()
+        return bucket
 
     def on_seen(self, contact: Contact, now_s: float) -> bool:
         """A peer that can be dialed spoke to us; returns True when it is newly confirmed."""
@@ -190,6 +195,7 @@ class RoutingTable:
             if known.contact.addresses != contact.addresses and contact.addresses:
                 known.contact = contact
             known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
+            self._doubted.pop(contact.peer_id, None)
             bucket.places[contact.peer_id] = known
             return newly_confirmed
         bucket.replacements.pop(contact.peer_id, None)
@@ -202,6 +208,7 @@ class RoutingTable:
                     del bucket.replacements[next(iter(bucket.replacements))]
                 return False
             del bucket.places[displaced]
+            self._doubted.pop(displaced, None)
         bucket.places[contact.peer_id] = place
         return True
 
@@ -227,10 +234,9 @@ class RoutingTable:
         if contact.peer_id in bucket.places or len(bucket.places) >= self._bucket_size:
             return
         # At the stale end, so that it is the first to be tried and the first to go.
-        bucket.places = {
-            contact.peer_id: _Place(contact, float("-inf"), confirmed=False),
-            **bucket.places,
-        }
+        place = _Place(contact, float("-inf"), confirmed=False)
+        bucket.places = {contact.peer_id: place, **bucket.places}
+        self._doubted[contact.peer_id] = place
 
     def on_failed(self, peer_id: PeerId, key: int, now_s: float) -> None:
         """A peer could not be reached or did not answer."""
@@ -249,6 +255,7 @@ class RoutingTable:
         if place.failures == 0:
             place.failed_at_s = now_s
         place.failures += 1
+        self._doubted[peer_id] = place
         somebody_spoke = self._last_seen_at_s > place.failed_at_s
         if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):
             self._remove(bucket, peer_id)
@@ -262,9 +269,13 @@ class RoutingTable:
 
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
         """Take a contact out; the most recently heard replacement takes its place."""
+        self._doubted.pop(peer_id, None)
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
             substitute_id, substitute = bucket.replacements.popitem()
             bucket.places[substitute_id] = substitute
+            # It was heard long ago, perhaps: the stalest stand first.
+            by_time = sorted(bucket.places.items(), key=lambda item: item[1].seen_at_s)
+            bucket.places = dict(by_time)
 
     def shunned(self, peer_id: PeerId, now_s: float) -> bool:
         """Whether the peer failed so recently that trying it again would be a waste."""
@@ -274,38 +285,64 @@ class RoutingTable:
         self, target: int, count: int, now_s: float, *, confirmed_only: bool = False
     ) -> list[Contact]:
         """The contacts nearest to a key, nearest first, without those that just failed."""
-        usable = [
-            place.contact
-            for place in self._places()
-            if (place.confirmed or not confirmed_only)
-            and not (place.failures and self.shunned(place.contact.peer_id, now_s))
-        ]
-        usable.sort(key=lambda contact: contact.key ^ target)
-        return usable[:count]
+        nearest: list[Contact] = []
+        for places in self._by_distance(target):
+            usable = [
+                place.contact
+                for place in places
+                if (place.confirmed or not confirmed_only)
+                and not (place.failures and self.shunned(place.contact.peer_id, now_s))
+            ]
+            usable.sort(key=lambda contact: contact.key ^ target)
+            nearest += usable
+            if len(nearest) >= count:
+                break
+        return nearest[:count]
+
+    def _by_distance(self, target: int) -> Iterator[Iterable[_Place]]:
+        """All places in groups, each of which is nearer to a key than the next.
+
+        Whoever shares a bucket with the key is nearest. Those of deeper buckets differ from the
+        key where we do; those of another bucket differ from it where they differ from us.
+        """
+        own = bucket_index(self._own_key, target, self._bits)
+        buckets = self._buckets
+        if own in buckets:
+            yield buckets[own].places.values()
+        yield [p for index, b in buckets.items() if index > own for p in b.places.values()]
+        for index in sorted((index for index in buckets if index < own), reverse=True):
+            yield buckets[index].places.values()
 
     def stale(
-        self, now_s: float, count: int, idle_s_max: Callable[[PeerId], float]
+        self,
+        now_s: float,
+        count: int,
+        idle_s_max: Callable[[PeerId], float],
+        *,
+        idle_s_min: float = 0.0,
     ) -> list[Contact]:
-        """Contacts unheard for longer than each may be, or failing, the stalest first."""
-        idle = [
-            place
-            for place in self._places()
-            if not self.shunned(place.contact.peer_id, now_s)
-            and (
-                place.failures
-                or not place.confirmed
-                or now_s - place.seen_at_s >= idle_s_max(place.contact.peer_id)
-            )
-        ]
+        """Contacts unheard for longer than each may be, or failing, the stalest first.
+
+        Args:
+            idle_s_max: how long each may be silent.
+            idle_s_min: the least that it returns.
+        """
+        unheard = dict(self._doubted)
+        for bucket in self._buckets.values():
+            for peer_id, place in bucket.places.items():
+                if now_s - place.seen_at_s < idle_s_min:
+                    break
+                if now_s - place.seen_at_s >= idle_s_max(peer_id):
+                    unheard[peer_id] = place
+        idle = [place for peer_id, place in unheard.items() if not self.shunned(peer_id, now_s)]
         idle.sort(key=lambda place: (place.seen_at_s, place.contact.key))
         return [place.contact for place in idle[:count]]
 
     def witness(self) -> Contact | None:
         """The contact heard last, if another one fails: does it speak, that one is to blame."""
-        places = list(self._places())
-        if not any(place.failures for place in places):
+        if not any(place.failures for place in self._doubted.values()):
             return None
-        sound = [place for place in places if place.confirmed and not place.failures]
+        sound = [place for place in self._places() if place.confirmed and not place.failures]
         return max(sound, key=lambda place: place.seen_at_s).contact if sound else None
 
     def on_looked_up(self, target: int, now_s: float) -> None:

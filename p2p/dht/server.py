@@ -7,7 +7,7 @@ import trio
 from p2p.dht import schema
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
-from p2p.dht.schema import from_wire, to_wire, to_wire_contact
+from p2p.dht.schema import from_wire, to_wire
 from p2p.dht.state import DhtState
 from p2p.dht.store import Held
 from p2p.errors import RefusedError
@@ -59,7 +59,11 @@ class DhtServer:
             now_s = trio.current_time()
             records = tuple(to_wire(item.record, item.expires_at_s - now_s) for item in held)
             contacts = self._nearest(key, request.count, caller)
-            found.append(schema.Found(contacts, records, more))
+            if query.dictionary:
+                store = self._state.store
+                found.append(schema.Found(contacts, records, more, store.boot, store.change))
+            else:
+                found.append(schema.Found(contacts, records, more))
         return schema.FoundValues(self._state.wall_ms, tuple(found))
 
     def _held(
@@ -70,11 +74,15 @@ class DhtServer:
         if not query.dictionary:
             held = self._state.store.get(key, query.subkey, now_s)
             return ([held] if held is not None else []), False
-        return self._state.core.page(key, query.after, room_bytes, room_records, now_s)
+        store = self._state.store
+        # A reader that has seen more changes than there were takes us for another.
+        same = query.since_boot == store.boot and query.since_change <= store.change
+        since = query.since_change if same else 0
+        return self._state.core.page(key, query.after, room_bytes, room_records, now_s, since=since)
 
     def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:
         named = self._state.core.named_to(caller, key, count, trio.current_time())
-        return tuple(to_wire_contact(contact) for contact in named)
+        return self._state.told_to(caller, named)
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
         self._state.on_request(caller, request.addresses)

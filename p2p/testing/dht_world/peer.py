@@ -199,15 +199,19 @@ class SimulatedPeer:
         now_s = self._heap.now_s
         core.on_search_end(lookup, now_s)
         for lagging, lacked in core.lagging(target, lookup, reading, now_s):
-            records = [(one.record, one.expires_at_s - now_s) for one in lacked]
+            repairs = [(one.record, one.expires_at_s - now_s) for one in lacked]
             if lagging is not None:
-                self._ask(lagging, Kind.STORE, records, Purpose.GET)(_forget)
+                self._ask(lagging, Kind.STORE, repairs, Purpose.GET)(_forget)
                 continue
-            for record, left_s in records:
+            for record, left_s in repairs:
                 core.store.put(record, remaining_s=left_s, source=self.contact.peer_id, now_s=now_s)
         newest = reading.newest(now_s).get(subkey)
-        record = newest.record if newest is not None else None
-        return Found(record, lookup.hops, lookup.queries, now_s - begun_s)
+        return Found(
+            newest.record if newest is not None else None,
+            lookup.hops,
+            lookup.queries,
+            now_s - begun_s,
+        )
 
     # --- putting ------------------------------------------------------------------------------
 
