@@ -59,11 +59,13 @@ def records_pause_s(core: DhtCore) -> float:
 def pings_due(core: DhtCore, now_s: float, is_connected: Callable[[PeerId], bool]) -> list[Contact]:
     """Contacts to be asked whether they are still there."""
     idle_s_max = core.config.liveness_s
-
-    def patience_s(peer_id: PeerId) -> float:
-        return idle_s_max * (CONNECTED_PATIENCE if is_connected(peer_id) else 1)
-
-    return core.table.stale(now_s, PINGS_PER_TICK, patience_s, idle_s_min=idle_s_max)
+    return core.table.stale(
+        now_s,
+        PINGS_PER_TICK,
+        idle_s_max,
+        connected_idle_s_max=idle_s_max * CONNECTED_PATIENCE,
+        is_connected=is_connected,
+    )
 
 
 def refresh_due(core: DhtCore, now_s: float, rng: random.Random) -> tuple[int, int] | None:
@@ -80,6 +82,10 @@ def handed_over(
 ) -> Iterator[list[Delivery]]:
     """Per key that we hold, what newcomers are to be given that are now among its nearest."""
     for key, _, held in core.store.living(now_s):
+        nearest = core.replicas_of(key, now_s)
+        if not any(c is not None and c.peer_id in newcomers for c in nearest):
+            yield []
+            continue
         ranked = core.replicas_of(key, now_s, len(newcomers))
         before = [c for c in ranked if c is None or c.peer_id not in newcomers]
         if None not in before[:HAND_OVER_BY]:

@@ -76,17 +76,17 @@ class NetworkTally:
 
     def crowded(self, contact: Contact) -> bool:
         """Whether one of the contact's ranges has its share already."""
-        return any(
-            self._counts.get(network, 0) >= PEERS_PER_NETWORK_MAX
-            for network in networks_of(contact.addresses)
-        )
+        for network in networks_of(contact.addresses):
+            if self._counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
+                return True
+        return False
 
     def over(self, contact: Contact) -> bool:
         """Whether one of the contact's ranges has more than its share."""
-        return any(
-            self._counts.get(network, 0) > PEERS_PER_NETWORK_MAX
-            for network in networks_of(contact.addresses)
-        )
+        for network in networks_of(contact.addresses):
+            if self._counts.get(network, 0) > PEERS_PER_NETWORK_MAX:
+                return True
+        return False
 
     def add(self, contact: Contact) -> None:
         """Count a contact."""
@@ -124,7 +124,11 @@ class _Place:
 class _Bucket:
     """Contacts by peer id, the longest unheard first, with replacements beside them."""
 
+    __slots__ = ("looked_up_at_s", "places", "replacements", "settled")
+
     def __init__(self) -> None:
+        self.settled = False
+        """Whether it is known that nobody in it would make room, until somebody changes."""
         self.places: dict[PeerId, _Place] = {}
         self.replacements: dict[PeerId, _Place] = {}
         self.looked_up_at_s = float("-inf")
@@ -194,6 +198,7 @@ class RoutingTable:
             newly_confirmed = not known.confirmed
             if known.contact.addresses != contact.addresses and contact.addresses:
                 known.contact = contact
+                bucket.settled = False
             known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
             self._doubted.pop(contact.peer_id, None)
             bucket.places[contact.peer_id] = known
@@ -210,21 +215,22 @@ class RoutingTable:
             del bucket.places[displaced]
             self._doubted.pop(displaced, None)
         bucket.places[contact.peer_id] = place
+        bucket.settled = False
         return True
 
     def _displaceable(self, bucket: _Bucket, newcomer: Contact) -> PeerId | None:
         """Who makes room: an unconfirmed contact, else the newest of a crowded address range."""
+        if bucket.settled:
+            return None
         tally = NetworkTally()
         for peer_id, place in bucket.places.items():
             if not place.confirmed:
                 return peer_id
             tally.add(place.contact)
-        if tally.crowded(newcomer):
-            return None
-        for peer_id, place in reversed(bucket.places.items()):
-            if tally.over(place.contact):
-                return peer_id
-        return None
+        over = (p for p, place in reversed(bucket.places.items()) if tally.over(place.contact))
+        newest_over = next(over, None)
+        bucket.settled = newest_over is None
+        return None if tally.crowded(newcomer) else newest_over
 
     def on_heard_of(self, contact: Contact, now_s: float) -> None:
         """Somebody told us of a peer: worth a try where we have a place to fill."""
@@ -236,6 +242,7 @@ class RoutingTable:
         # At the stale end, so that it is the first to be tried and the first to go.
         place = _Place(contact, float("-inf"), confirmed=False)
         bucket.places = {contact.peer_id: place, **bucket.places}
+        bucket.settled = False
         self._doubted[contact.peer_id] = place
 
     def on_failed(self, peer_id: PeerId, key: int, now_s: float) -> None:
@@ -270,6 +277,7 @@ class RoutingTable:
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
         """Take a contact out; the most recently heard replacement takes its place."""
         self._doubted.pop(peer_id, None)
+        bucket.settled = False
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
             substitute_id, substitute = bucket.replacements.popitem()
             bucket.places[substitute_id] = substitute
@@ -317,22 +325,26 @@ class RoutingTable:
         self,
         now_s: float,
         count: int,
-        idle_s_max: Callable[[PeerId], float],
+        idle_s_max: float,
         *,
-        idle_s_min: float = 0.0,
+        connected_idle_s_max: float = 0.0,
+        is_connected: Callable[[PeerId], bool] = lambda _: False,
     ) -> list[Contact]:
-        """Contacts unheard for longer than each may be, or failing, the stalest first.
+        """Contacts unheard for longer than they may be, or failing, the stalest first.
 
         Args:
-            idle_s_max: how long each may be silent.
-            idle_s_min: the least that it returns.
+            idle_s_max: how long one may be silent.
+            connected_idle_s_max: how long one may that is connected to us.
         """
         unheard = dict(self._doubted)
+        before_s, connected_before_s = now_s - idle_s_max, now_s - connected_idle_s_max
         for bucket in self._buckets.values():
             for peer_id, place in bucket.places.items():
-                if now_s - place.seen_at_s < idle_s_min:
+                seen_at_s = place.seen_at_s
+                if seen_at_s > before_s:
+                    # The others were heard later still.
                     break
-                if now_s - place.seen_at_s >= idle_s_max(peer_id):
+                if seen_at_s <= connected_before_s or not is_connected(peer_id):
                     unheard[peer_id] = place
         idle = [place for peer_id, place in unheard.items() if not self.shunned(peer_id, now_s)]
         idle.sort(key=lambda place: (place.seen_at_s, place.contact.key))

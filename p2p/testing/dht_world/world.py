@@ -132,7 +132,9 @@ class DhtWorld:
         if peer.liar is not None:
             return
         key = f"of/{peer.contact.peer_id}"
-        yield self._rng.random() * _FIRST_PUT_S
+        # Of a swarm that is a hundred times larger a minute later nothing is to be learnt.
+        growing_s = max(0.0, self.plan.growth_s - self.heap.now_s)
+        yield growing_s + self._rng.random() * _FIRST_PUT_S
         version = 0
         while True:
             begun_s = self.heap.now_s

@@ -131,11 +131,14 @@ def test_the_stale_are_those_unheard_or_failing() -> None:
     for key, now in ((129, 0.0), (65, 50.0), (33, 90.0)):
         routing.on_seen(contact(key), now)
     routing.on_failed(PeerId("peer33"), 33, 91.0)
-    assert [c.key for c in routing.stale(100.0, 5, lambda _: 40.0)] == [129, 65, 33]
-    assert [c.key for c in routing.stale(100.0, 1, lambda _: 40.0)] == [129]
-    assert [c.key for c in routing.stale(92.0, 5, lambda _: 90.0)] == [129]
-    patient = {PeerId("peer129"): 200.0}
-    assert [c.key for c in routing.stale(95.0, 5, lambda p: patient.get(p, 40.0))] == [65]
+    assert [c.key for c in routing.stale(100.0, 5, 40.0)] == [129, 65, 33]
+    assert [c.key for c in routing.stale(100.0, 1, 40.0)] == [129]
+    assert [c.key for c in routing.stale(92.0, 5, 90.0)] == [129]
+    connected = {PeerId("peer129")}
+    patient = routing.stale(
+        95.0, 5, 40.0, connected_idle_s_max=200.0, is_connected=connected.__contains__
+    )
+    assert [c.key for c in patient] == [65]
 
 
 def test_a_witness_tells_a_failing_peer_from_a_failing_network() -> None:
@@ -156,7 +159,7 @@ def test_a_witness_tells_a_failing_peer_from_a_failing_network() -> None:
 def test_the_unconfirmed_are_to_be_pinged() -> None:
     routing = table()
     routing.on_heard_of(contact(129), 0.0)
-    assert [c.key for c in routing.stale(0.0, 5, lambda _: 1000.0)] == [129]
+    assert [c.key for c in routing.stale(0.0, 5, 1000.0)] == [129]
 
 
 def test_refreshing_covers_all_buckets_once_per_period() -> None:
