@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import trio
@@ -69,6 +69,23 @@ class DhtClient:
             named = self._state.named_untrusted(contact.peer_id, found.contacts)
             return named, await self._valid(key, query, found)
         return await self._find_dictionary(contact, key, query.key)
+
+    async def find_values(
+        self, contact: Contact, queries: Mapping[str, schema.Query]
+    ) -> dict[str, list[Sighting]]:
+        """What the peer holds of several keys, and no contacts; raises as _call()."""
+        items = list(queries.items())
+        sightings: dict[str, list[Sighting]] = {}
+        for start in range(0, len(items), schema.QUERIES_MAX):
+            asked = items[start : start + schema.QUERIES_MAX]
+            request = schema.FindValue(self._state.addresses, tuple(query for _, query in asked), 0)
+            answer = await self._call(contact, schema.FIND_VALUE, request)
+            self._state.on_answer(contact, answer.wall_ms)
+            if len(answer.found) != len(asked):
+                raise MessageInvalid("an answer per query was expected")
+            for (key, query), found in zip(asked, answer.found, strict=True):
+                sightings[key] = await self._valid(key, query, found)
+        return sightings
 
     async def _find_dictionary(
         self, contact: Contact, key: str, key_bytes: bytes
