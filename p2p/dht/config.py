@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from p2p.dht.schema import CONTACTS_MAX
 from p2p.dht.store import StoreLimits
@@ -40,6 +41,9 @@ class DhtConfig:
     """What records must fulfil besides their signature, where we store and where we read them."""
     sequence_floor: int = 0
     """The highest sequence number of an earlier life (Dht.sequence), if it was saved."""
+    state_path: Path | None = None
+    """File of whom we know and of our sequence number, made when missing: with it a restart is
+    back in a second, whoever of the initial peers is gone; None remembers nothing."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.read_replicas <= self.replicas <= self.bucket_size <= CONTACTS_MAX:

@@ -14,6 +14,7 @@ from p2p.dht.key import node_key
 from p2p.dht.offer import PutReport
 from p2p.dht.reader import Reader
 from p2p.dht.reading import Sighting
+from p2p.dht.saved import SavedState
 from p2p.dht.server import DhtServer
 from p2p.dht.state import DhtState
 from p2p.dht.survey import survey
@@ -141,21 +142,28 @@ async def open_dht(
         initial_peers: full multiaddresses of nodes that may be there; none starts a new DHT.
 
     Raises:
-        UnreachableError: none of the initial peers answered; each attempt is listed.
+        UnreachableError: neither an initial peer answered nor one that we knew before a restart;
+            each attempt is listed.
         AddressInvalid: an initial peer's address is none, or lacks the peer id.
     """
     state = DhtState(node, config or DhtConfig())
     client = DhtClient(state)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(open_service_nursery())
-        upkeep = Upkeep(state, client, nursery, initial_peers)
+        saved = SavedState(state, state.config.state_path)
+        snapshot = await saved.load()
+        upkeep = Upkeep(state, client, nursery, initial_peers, snapshot)
         if not node.client_mode:
             await stack.enter_async_context(DhtServer(state).service().serving(node))
         await upkeep.join()
         nursery.start_soon(upkeep.run)
         reader = Reader(state, client, nursery)
+        writer = Writer(state, client, reader, sequence_floor=snapshot.sequence)
         nursery.start_soon(reader.keep_used_fresh)
+        nursery.start_soon(saved.save_often, lambda: writer.sequencer.last)
         try:
-            yield Dht(state, client, reader, Writer(state, client, reader))
+            yield Dht(state, client, reader, writer)
         finally:
+            with trio.CancelScope(shield=True):
+                await saved.save(writer.sequencer.last)
             await upkeep.say_farewell()

@@ -44,11 +44,13 @@ class _Parcel:
 class Writer:
     """Writes of one node."""
 
-    def __init__(self, state: DhtState, client: DhtClient, reader: Reader) -> None:
+    def __init__(
+        self, state: DhtState, client: DhtClient, reader: Reader, *, sequence_floor: int = 0
+    ) -> None:
         self._state = state
         self._client = client
         self._reader = reader
-        self.sequencer = Sequencer(state.config.sequence_floor)
+        self.sequencer = Sequencer(max(state.config.sequence_floor, sequence_floor))
 
     async def put(self, items: Sequence[PutItem]) -> list[PutReport]:
         """Store values at the nodes nearest to their keys, one report each.
