@@ -116,7 +116,7 @@ class Dht:
         """Where a peer can be dialed, as it says or as those near to it do; empty if none knows."""
         width = self._state.config.replicas
         lookup = await self._client.find_nearest(node_key(peer_id), width)
-        for contact in (*lookup.answered(), *lookup.unanswered):
+        for contact in (*lookup.answered(), *lookup.late, *lookup.silent):
             if contact.peer_id == peer_id:
                 return contact.addresses
         return ()

@@ -11,6 +11,7 @@ from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
 from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted, reach_of_connection
 from p2p.dht.key import node_key
+from p2p.dht.latency import Latencies
 from p2p.dht.mirror import DictionaryMirrors
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
@@ -50,6 +51,7 @@ class DhtState:
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()
         self.guard = HearsayGuard()
+        self.latencies = Latencies()
         self.trusted: set[PeerId] = set()
         """Peers whose addresses our user gave us: they are no hearsay."""
         self.newcomers: dict[PeerId, Contact] = {}

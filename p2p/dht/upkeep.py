@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 30.0
 # While there are contacts known by hearsay only, which are not passed on: a table without sound
-# contacts in some part of the key space is where liars there can hide their neighbours.
-_HEARSAY_TICK_S = 2.0
+# contacts in some part of the key space is where liars there can hide their neighbours. Also while
+# there are some that were slow, and cost every lookup a little.
+_UNSURE_TICK_S = 2.0
 _PINGS_PER_TICK = 20
 # A contact that we are connected to is alive, as the connection's keepalive knows; it is asked
 # only this many times less often whether it still takes part in the DHT.
@@ -158,8 +159,7 @@ class Upkeep:
         state = self._state
         rejoin_at_s = trio.current_time() + _REJOIN_S
         while True:
-            hearsay = len(state.table) > len(state.table.confirmed)
-            await self._pause(_HEARSAY_TICK_S if hearsay else _TICK_S)
+            await self._pause(_UNSURE_TICK_S if state.table.unsure else _TICK_S)
             now_s = trio.current_time()
             if now_s >= rejoin_at_s:
                 rejoin_at_s = now_s + _REJOIN_S

@@ -122,15 +122,24 @@ class Writer:
             for parcel in by_target[target]:
                 parcel.nearest = reader.with_ourselves(contacts, target)
 
+        def matters(targets: list[int]) -> bool:
+            return any(
+                parcel.record.owner is not None
+                for target in targets
+                for parcel in by_target[target]
+            )
+
         async def find_group(targets: list[int]) -> None:
             async with limiter:
                 if len(targets) == 1:
                     width = self._state.config.replicas
-                    lookup = await self._client.find_nearest(targets[0], width)
+                    lookup = await self._client.find_nearest(
+                        targets[0], width, with_care=matters(targets)
+                    )
                     found(targets[0], lookup.answered())
                     return
                 while targets:
-                    near = await reader.neighbourhood(targets[0])
+                    near = await reader.neighbourhood(targets[0], with_care=matters(targets))
                     covered = [one for one in targets if one == targets[0] or near.covers(one)]
                     for target in covered:
                         found(target, near.nearest(target))
