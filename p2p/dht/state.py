@@ -136,6 +136,18 @@ class DhtState:
             self.newcomers[contact.peer_id] = contact
             self.newcomer_came.set()
 
+    @property
+    def knows_everybody(self) -> bool:
+        """Whether the swarm is so small that every newcomer has made itself known to us, too.
+
+        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all.
+        """
+        return (
+            not self.node.client_mode
+            and len(self.table) < self.config.bucket_size
+            and not self.table.unsure
+        )
+
     def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
         """Who should hold a key as far as we know, nearest first, and so many next in line.
 
