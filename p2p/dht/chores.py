@@ -14,9 +14,10 @@ from p2p.dht.store import Held
 from p2p.peer_id import PeerId
 
 TICK_S = 30.0
-HEARSAY_TICK_S = 2.0
+UNSURE_TICK_S = 2.0
 """While there are contacts known by hearsay only, which are not passed on: a table without sound
-contacts in some part of the key space is where liars there can hide their neighbours."""
+contacts in some part of the key space is where liars there can hide their neighbours. Also while
+there are some that were slow, and cost every lookup a little."""
 SPREAD = (0.8, 1.2)
 """Each pause is stretched by so much, so that nodes that started together do not act together."""
 PINGS_PER_TICK = 20
@@ -48,7 +49,7 @@ class Parcels:
 
 def contacts_pause_s(core: DhtCore) -> float:
     """How long to wait before the next look at the contacts, before it is spread."""
-    return HEARSAY_TICK_S if core.table.has_hearsay else TICK_S
+    return UNSURE_TICK_S if core.table.unsure else TICK_S
 
 
 def records_pause_s(core: DhtCore) -> float:

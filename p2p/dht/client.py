@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import trio
@@ -10,7 +10,7 @@ import trio
 from p2p.dht import schema
 from p2p.dht.core import SPARE_CONTACTS
 from p2p.dht.key import key_from_bytes, key_to_bytes
-from p2p.dht.lookup import Lookup
+from p2p.dht.lookup import Search
 from p2p.dht.mirror import Cursor
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
@@ -69,6 +69,23 @@ class DhtClient:
             named = self._state.named_untrusted(contact.peer_id, found.contacts)
             return named, await self._valid(key, query, found)
         return await self._find_dictionary(contact, key, query.key)
+
+    async def find_values(
+        self, contact: Contact, queries: Mapping[str, schema.Query]
+    ) -> dict[str, list[Sighting]]:
+        """What the peer holds of several keys, and no contacts; raises as _call()."""
+        items = list(queries.items())
+        sightings: dict[str, list[Sighting]] = {}
+        for start in range(0, len(items), schema.QUERIES_MAX):
+            asked = items[start : start + schema.QUERIES_MAX]
+            request = schema.FindValue(self._state.addresses, tuple(query for _, query in asked), 0)
+            answer = await self._call(contact, schema.FIND_VALUE, request)
+            self._state.on_answer(contact, answer.wall_ms)
+            if len(answer.found) != len(asked):
+                raise MessageInvalid("an answer per query was expected")
+            for (key, query), found in zip(asked, answer.found, strict=True):
+                sightings[key] = await self._valid(key, query, found)
+        return sightings
 
     async def _find_dictionary(
         self, contact: Contact, key: str, key_bytes: bytes
@@ -180,22 +197,27 @@ class DhtClient:
                 if contact.addresses and not addresses:
                     raise UnreachableError(contact.peer_id, (_GUARDED,))
             state.node.add_addresses(contact.peer_id, addresses)
-            return await self._rpc.call(
+            asked_at_s = trio.current_time()
+            response = await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )
+            state.core.latencies.on_answer(trio.current_time() - asked_at_s)
+            return response
         except P2PError as exc:
             if not (isinstance(exc, RefusedError) and exc.code == "busy"):
                 state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
             raise
 
-    async def find_nearest(self, target: int, width: int) -> Lookup:
-        """Look up the nodes nearest to a key."""
+    async def find_nearest(self, target: int, width: int, *, with_care: bool = False) -> Search:
+        """Look up the nodes nearest to a key; with care on several ways that share no peer."""
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
             count = min(width + SPARE_CONTACTS, schema.CONTACTS_MAX)
             return (await self.find_nodes(contact, [target], count))[0], None
 
-        lookup = self._state.core.lookup(target, width, trio.current_time(), avoid=self.shunned)
+        lookup = self._state.core.lookup_nearest(
+            target, width, trio.current_time(), with_care=with_care, avoid=self.shunned
+        )
         await self.search(lookup, ask)
         return lookup
 
@@ -203,7 +225,7 @@ class DhtClient:
         """Whether the peer failed so recently that a lookup should not try it."""
         return self._state.table.shunned(peer_id, trio.current_time())
 
-    async def search(self, lookup: Lookup, ask: Ask) -> None:
+    async def search(self, lookup: Search, ask: Ask) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
         core = self._state.core
         woken = trio.Event()

@@ -11,7 +11,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from p2p.dht.config import DhtConfig
 from p2p.dht.key import node_key, random_key_in_bucket
-from p2p.dht.lookup import Lookup
+from p2p.dht.latency import Latencies
+from p2p.dht.lookup import Lookup, Search
+from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Reading, Sighting
 from p2p.dht.record import Record, check_signature
 from p2p.dht.routing import Contact, RoutingTable
@@ -47,6 +49,7 @@ class DhtCore:
         self.store = RecordStore(config.store, boot=boot)
         self.chain = ValidatorChain(config.validators, check_signature)
         self.clock = MedianClock()
+        self.latencies = Latencies()
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
 
@@ -69,7 +72,7 @@ class DhtCore:
 
     def on_answer_untrusted(
         self,
-        lookup: Lookup,
+        lookup: Search,
         contact: Contact,
         named: Sequence[Contact],
         version: Hashable,
@@ -80,10 +83,13 @@ class DhtCore:
             self.table.on_heard_of(other, now_s)
         lookup.on_answer(contact.peer_id, named, version)
 
-    def on_search_end(self, lookup: Lookup, now_s: float) -> None:
-        """A lookup is over: who has not answered by then has failed."""
-        for contact in lookup.unanswered:
+    def on_search_end(self, lookup: Search, now_s: float) -> None:
+        """A lookup is over: who has not answered by then has failed, or is slow."""
+        for contact in lookup.silent:
             self.table.on_failed(contact.peer_id, contact.key, now_s)
+        for contact in lookup.late:
+            # It may be slow, or frozen: it is pinged soon.
+            self.table.on_doubted(contact.peer_id, contact.key)
 
     def named_to(self, caller: PeerId, key: int, count: int, now_s: float) -> list[Contact]:
         """Contacts that we have heard ourselves, without the caller, who knows itself."""
@@ -117,8 +123,36 @@ class DhtCore:
             width=width,
             parallelism=self.config.parallelism,
             stall_s=self.config.stall_s,
+            hedge_s=self.latencies.hedge_s(self.config.stall_s),
             holders_wanted=holders_wanted,
             own_version=own_version,
+            avoid=avoid,
+        )
+
+    def lookup_nearest(
+        self,
+        target: int,
+        width: int,
+        now_s: float,
+        *,
+        with_care: bool = False,
+        avoid: Callable[[PeerId], bool] = lambda _: False,
+    ) -> Search:
+        """A lookup for nodes alone; with care on several ways that share no peer."""
+        config, known = self.config, len(self.table.confirmed)
+        paths = paths_for(known, config.bucket_size, config.disjoint_paths) if with_care else 1
+        if paths == 1:
+            return self.lookup(target, width, now_s, avoid=avoid)
+        self.table.on_looked_up(target, now_s)
+        return DisjointLookup(
+            target,
+            self.table.nearest(target, (width + SPARE_CONTACTS) * paths, now_s),
+            paths=paths,
+            own_id=self.own_id,
+            width=width,
+            parallelism=config.parallelism,
+            stall_s=config.stall_s,
+            hedge_s=self.latencies.hedge_s(config.stall_s),
             avoid=avoid,
         )
 
@@ -145,18 +179,29 @@ class DhtCore:
         return lookup, reading
 
     def lagging(
-        self, target: int, lookup: Lookup, reading: Reading, now_s: float
+        self, nearest: Sequence[Contact | None], reading: Reading, now_s: float
     ) -> list[tuple[Contact | None, list[Sighting]]]:
         """Which replicas (None: ourselves) a finished read has shown to lack something."""
-        replicas = self.with_ourselves(lookup.answered(), target)[: self.config.replicas]
         lagging = []
-        for contact in replicas:
+        for contact in nearest[: self.config.replicas]:
             lacked = reading.lacked_by(self.own_id if contact is None else contact.peer_id, now_s)
             if lacked:
                 lagging.append((contact, lacked))
         return lagging
 
     # --- who holds what -----------------------------------------------------------------------
+
+    @property
+    def knows_everybody(self) -> bool:
+        """Whether the swarm is so small that every newcomer has made itself known to us, too.
+
+        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all.
+        """
+        return (
+            not self.client_mode
+            and len(self.table) < self.config.bucket_size
+            and not self.table.unsure
+        )
 
     def replicas_of(self, key: int, now_s: float, spare: int = 0) -> list[Contact | None]:
         """Who should hold a key as far as we know, nearest first, and so many next in line.

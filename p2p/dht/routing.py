@@ -118,6 +118,7 @@ class _Place:
     seen_at_s: float
     confirmed: bool
     failures: int = 0
+    doubted: bool = False
     failed_at_s: float = 0.0
 
 
@@ -142,8 +143,8 @@ class RoutingTable:
         self._bits = bits
         self._bucket_size = bucket_size
         self._buckets: dict[int, _Bucket] = {}
-        self._doubted: dict[PeerId, _Place] = {}
-        """Whoever has a place and never spoke to us, or failed since."""
+        self._unsure: dict[PeerId, _Place] = {}
+        """Whoever has a place and never spoke to us, or was slow or failed since."""
         self._shunned: dict[PeerId, tuple[int, float]] = {}
         self._last_seen_at_s = float("-inf")
         self._looked_up_own_at_s = float("-inf")
@@ -163,11 +164,6 @@ class RoutingTable:
     def confirmed(self) -> list[Contact]:
         """Everyone in the table who spoke to us."""
         return [place.contact for place in self._places() if place.confirmed]
-
-    @property
-    def has_hearsay(self) -> bool:
-        """Whether there is anyone in the table who never spoke to us."""
-        return any(not place.confirmed for place in self._doubted.values())
 
     def known(self, contact: Contact) -> Contact:
         """Our own knowledge of a peer that somebody else named, if it spoke to us before."""
@@ -200,7 +196,8 @@ class RoutingTable:
                 known.contact = contact
                 bucket.settled = False
             known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
-            self._doubted.pop(contact.peer_id, None)
+            known.doubted = False
+            self._unsure.pop(contact.peer_id, None)
             bucket.places[contact.peer_id] = known
             return newly_confirmed
         bucket.replacements.pop(contact.peer_id, None)
@@ -213,7 +210,7 @@ class RoutingTable:
                     del bucket.replacements[next(iter(bucket.replacements))]
                 return False
             del bucket.places[displaced]
-            self._doubted.pop(displaced, None)
+            self._unsure.pop(displaced, None)
         bucket.places[contact.peer_id] = place
         bucket.settled = False
         return True
@@ -243,7 +240,7 @@ class RoutingTable:
         place = _Place(contact, float("-inf"), confirmed=False)
         bucket.places = {contact.peer_id: place, **bucket.places}
         bucket.settled = False
-        self._doubted[contact.peer_id] = place
+        self._unsure[contact.peer_id] = place
 
     def on_failed(self, peer_id: PeerId, key: int, now_s: float) -> None:
         """A peer could not be reached or did not answer."""
@@ -262,10 +259,23 @@ class RoutingTable:
         if place.failures == 0:
             place.failed_at_s = now_s
         place.failures += 1
-        self._doubted[peer_id] = place
+        self._unsure[peer_id] = place
         somebody_spoke = self._last_seen_at_s > place.failed_at_s
         if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):
             self._remove(bucket, peer_id)
+
+    def on_doubted(self, peer_id: PeerId, key: int) -> None:
+        """A peer was passed over for being slow: it is to be pinged, and not blamed yet."""
+        bucket = self._buckets.get(bucket_index(self._own_key, key, self._bits))
+        place = bucket.places.get(peer_id) if bucket is not None else None
+        if place is not None:
+            place.doubted = True
+            self._unsure[peer_id] = place
+
+    @property
+    def unsure(self) -> bool:
+        """Whether there are contacts that we know by hearsay only, or doubt."""
+        return any(not place.confirmed or place.doubted for place in self._unsure.values())
 
     def on_left(self, peer_id: PeerId, key: int) -> None:
         """A peer said farewell."""
@@ -276,7 +286,7 @@ class RoutingTable:
 
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
         """Take a contact out; the most recently heard replacement takes its place."""
-        self._doubted.pop(peer_id, None)
+        self._unsure.pop(peer_id, None)
         bucket.settled = False
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
             substitute_id, substitute = bucket.replacements.popitem()
@@ -336,7 +346,7 @@ class RoutingTable:
             idle_s_max: how long one may be silent.
             connected_idle_s_max: how long one may that is connected to us.
         """
-        unheard = dict(self._doubted)
+        unheard = dict(self._unsure)
         before_s, connected_before_s = now_s - idle_s_max, now_s - connected_idle_s_max
         for bucket in self._buckets.values():
             for peer_id, place in bucket.places.items():
@@ -352,7 +362,7 @@ class RoutingTable:
 
     def witness(self) -> Contact | None:
         """The contact heard last, if another one fails: does it speak, that one is to blame."""
-        if not any(place.failures for place in self._doubted.values()):
+        if not any(place.failures for place in self._unsure.values()):
             return None
         sound = [place for place in self._places() if place.confirmed and not place.failures]
         return max(sound, key=lambda place: place.seen_at_s).contact if sound else None

@@ -47,6 +47,7 @@ class DhtState:
         self.store, self.chain, self.clock = self.core.store, self.core.chain, self.core.clock
         self.mirrors = DictionaryMirrors()
         self.guard = HearsayGuard()
+        self.latencies = self.core.latencies
         self.trusted: set[PeerId] = set()
         """Peers whose addresses our user gave us: they are no hearsay."""
         self.newcomer_came = trio.Event()
@@ -126,6 +127,15 @@ class DhtState:
     def _on_seen(self, contact: Contact) -> None:
         if self.core.on_spoke(contact, trio.current_time()):
             self.newcomer_came.set()
+
+    @property
+    def knows_everybody(self) -> bool:
+        """As the core says."""
+        return self.core.knows_everybody
+
+    def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
+        """As the core says, now."""
+        return self.core.replicas_of(key, trio.current_time(), spare)
 
     async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
         """Why each record must not be believed, or None; many signatures are checked in threads."""

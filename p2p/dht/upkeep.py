@@ -13,12 +13,15 @@ from p2p.dht.client import DhtClient
 from p2p.dht.key import node_key
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
+from p2p.dht.snapshot import Snapshot, first_to_try
 from p2p.dht.state import DhtState
 from p2p.errors import AddressInvalid, Attempt, P2PError, UnreachableError
 from p2p.peer_id import short
 
 logger = logging.getLogger(__name__)
 
+# Of those known before a restart, so many are greeted at once: most live, and one is enough.
+_REMEMBERED_TRIED = 16
 _CALLS_AT_ONCE = 8
 # A pass over many records lets others run after so many keys.
 _KEYS_PER_SLICE = 64
@@ -28,7 +31,12 @@ class Upkeep:
     """Everything that a node does in the DHT without being asked."""
 
     def __init__(
-        self, state: DhtState, client: DhtClient, nursery: trio.Nursery, initial: Iterable[str]
+        self,
+        state: DhtState,
+        client: DhtClient,
+        nursery: trio.Nursery,
+        initial: Iterable[str],
+        snapshot: Snapshot,
     ) -> None:
         self._state = state
         self._client = client
@@ -36,22 +44,28 @@ class Upkeep:
         self._initial = [_initial_contact(address) for address in initial]
         self._initial = [c for c in self._initial if c.peer_id != state.node.peer_id]
         state.trusted.update(contact.peer_id for contact in self._initial)
+        self._remembered = [
+            contact
+            for contact in snapshot.contacts
+            if contact.peer_id not in (state.node.peer_id, *state.trusted)
+        ]
         self._attempts: list[Attempt] = []
 
     # --- joining ------------------------------------------------------------------------------
 
     async def join(self) -> None:
-        """Meet an initial peer, then our neighbours; the other initial peers in the background.
+        """Meet an initial peer, or one that we knew, then our neighbours; others in the background.
 
         Raises:
-            UnreachableError: there are initial peers, and none of them answered.
+            UnreachableError: there are initial peers, and nobody answered.
         """
-        if not self._initial:
+        entrances = self._entrances()
+        if not entrances:
             return
-        send, receive = trio.open_memory_channel[Contact | None](len(self._initial))
-        for contact in self._initial:
+        send, receive = trio.open_memory_channel[Contact | None](len(entrances))
+        for contact in entrances:
             self._nursery.start_soon(self._meet, contact, send)
-        for _ in self._initial:
+        for _ in entrances:
             met = await receive.receive()
             if met is not None:
                 await self._fill_table(met)
@@ -61,7 +75,15 @@ class Upkeep:
                     len(self._state.table),
                 )
                 return
-        raise UnreachableError(None, tuple(self._attempts))
+        if self._initial:
+            raise UnreachableError(None, tuple(self._attempts))
+        own_id = short(self._state.node.peer_id)
+        logger.warning("dht_alone peer=%s known_before=%d", own_id, len(entrances))
+
+    def _entrances(self) -> list[Contact]:
+        """Who may let us in: the initial peers, and some of those that we knew."""
+        known = Snapshot(0, tuple(self._remembered))
+        return self._initial + first_to_try(known, _REMEMBERED_TRIED)
 
     async def _meet(
         self, contact: Contact, met: trio.MemorySendChannel[Contact | None] | None = None
@@ -82,6 +104,8 @@ class Upkeep:
         state = self._state
         targets = state.core.join_targets(state.node.rng)
         now_s = trio.current_time()
+        for contact in self._remembered:
+            state.table.on_heard_of(contact, now_s)
         try:
             named = await self._client.find_nodes(first, targets, state.config.replicas)
         except P2PError as exc:
@@ -135,7 +159,7 @@ class Upkeep:
         """Try the initial peers that we have lost: they may be back, or our network may be."""
         state = self._state
         was_empty = len(state.table) == 0
-        for contact in self._initial:
+        for contact in self._entrances() if was_empty else self._initial:
             if contact.peer_id not in state.table:
                 await self._meet(contact)
         if was_empty and len(state.table):

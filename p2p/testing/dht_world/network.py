@@ -52,8 +52,8 @@ class Host(Protocol):
     def serve(self, caller: Contact, kind: Kind, request: Any) -> Any:
         """The answer, or None for silence."""
 
-    def on_answer(self, contact: Contact) -> None:
-        """A peer answered us."""
+    def on_answer(self, contact: Contact, took_s: float) -> None:
+        """A peer answered us, after so long."""
 
     def on_failure(self, contact: Contact) -> None:
         """A peer did not."""
@@ -144,7 +144,7 @@ class SimulatedCalls:
 
     def _answered(self, call: Call, answer: Any) -> None:
         if call.done is not None and call.caller.alive:
-            call.caller.on_answer(call.contact)
+            call.caller.on_answer(call.contact, self.heap.now_s - call.asked_at_s)
             call.done(answer)
 
     def _fail(self, call: Call) -> None:

@@ -11,19 +11,19 @@ from typing import Any
 from p2p.dht import chores
 from p2p.dht.core import SPARE_CONTACTS, DhtCore, life_left_s, version_of
 from p2p.dht.key import record_key
-from p2p.dht.lookup import Lookup
-from p2p.dht.placement import Placement
+from p2p.dht.lookup import Search
+from p2p.dht.offer import Offer, PutReport
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record, Sequencer, owned_subkey
 from p2p.dht.routing import Contact
 from p2p.dht.schema import CONTACTS_MAX
-from p2p.dht.store import StoreCode
 from p2p.peer_id import PeerId
 from p2p.testing.dht_world.latency import Place
 from p2p.testing.dht_world.liar import Liar
 from p2p.testing.dht_world.network import Call, Kind, Purpose, SimulatedCalls
 from p2p.testing.dht_world.signing import StandInSigning
-from p2p.testing.dht_world.steps import Offering, Resume, Search, Steps, Wait, all_of
+from p2p.testing.dht_world.steps import Offering, Resume, Steps, Wait, all_of
+from p2p.testing.dht_world.steps import Search as Searching
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,9 @@ class SimulatedPeer:
 
     # --- called by the network ----------------------------------------------------------------
 
-    def on_answer(self, contact: Contact) -> None:
+    def on_answer(self, contact: Contact, took_s: float) -> None:
         """A peer answered; how it tells the time is of no matter here: all clocks agree."""
+        self.core.latencies.on_answer(took_s)
         self._on_spoke(contact)
 
     def on_failure(self, contact: Contact) -> None:
@@ -142,11 +143,18 @@ class SimulatedPeer:
         return self.core.table.shunned(peer_id, self._heap.now_s)
 
     def find_nearest(
-        self, target: int, width: int, purpose: Purpose = Purpose.UPKEEP
-    ) -> Steps[Lookup]:
+        self,
+        target: int,
+        width: int,
+        purpose: Purpose = Purpose.UPKEEP,
+        *,
+        with_care: bool = False,
+    ) -> Steps[Search]:
         """Look up the nodes nearest to a key."""
         core = self.core
-        lookup = core.lookup(target, width, self._heap.now_s, avoid=self._shunned)
+        lookup = core.lookup_nearest(
+            target, width, self._heap.now_s, with_care=with_care, avoid=self._shunned
+        )
         request = (target,), min(width + SPARE_CONTACTS, CONTACTS_MAX)
 
         def on_answer(contact: Contact, answer: list[list[Contact]]) -> None:
@@ -158,7 +166,7 @@ class SimulatedPeer:
 
     def _search(
         self,
-        lookup: Lookup,
+        lookup: Search,
         kind: Kind,
         request: Any,
         purpose: Purpose,
@@ -169,7 +177,7 @@ class SimulatedPeer:
             known = self.core.table.known(contact)
             return self._calls.call(self, known, kind, request, purpose, done)
 
-        Search(self._heap, lookup, start, on_answer, resume).go_on()
+        Searching(self._heap, lookup, start, on_answer, resume).go_on()
 
     def get(self, key: str, subkey: str) -> Steps[Found]:
         """The newest record of a subkey; replicas that lag behind are mended."""
@@ -198,7 +206,8 @@ class SimulatedPeer:
         yield partial(self._search, lookup, Kind.FIND_VALUE, request, Purpose.GET, on_answer)
         now_s = self._heap.now_s
         core.on_search_end(lookup, now_s)
-        for lagging, lacked in core.lagging(target, lookup, reading, now_s):
+        replicas = core.with_ourselves(lookup.answered(), target)
+        for lagging, lacked in core.lagging(replicas, reading, now_s):
             repairs = [(one.record, one.expires_at_s - now_s) for one in lacked]
             if lagging is not None:
                 self._ask(lagging, Kind.STORE, repairs, Purpose.GET)(_forget)
@@ -215,7 +224,7 @@ class SimulatedPeer:
 
     # --- putting ------------------------------------------------------------------------------
 
-    def put(self, key: str, value: bytes, life_s: float) -> Steps[tuple[Record, Placement]]:
+    def put(self, key: str, value: bytes, life_s: float) -> Steps[tuple[Record, PutReport]]:
         """Store a signed record at the nodes nearest to its key."""
         core, begun_s = self.core, self._heap.now_s
         record = self._signing.sign(
@@ -229,27 +238,44 @@ class SimulatedPeer:
             )
         )
         target = record_key(key)
-        lookup = yield from self.find_nearest(target, core.config.replicas, Purpose.PUT)
-        candidates = core.with_ourselves(lookup.answered(), target)
-        placement = Placement(self.contact.peer_id, candidates, core.config.replicas)
+        if core.knows_everybody:
+            nearest = core.replicas_of(target, begun_s, len(core.table))
+        else:
+            lookup = yield from self.find_nearest(
+                target, core.config.replicas, Purpose.PUT, with_care=True
+            )
+            nearest = core.with_ourselves(lookup.answered(), target)
+        own_id = self.contact.peer_id
+        contacts = {own_id if one is None else one.peer_id: one for one in nearest}
+        offer = Offer(contacts, replicas=core.config.replicas)
 
-        def offer(contact: Contact | None, on_outcome: Any) -> None:
+        def start(peer_id: PeerId, resume: Resume) -> Call | None:
             now_s = self._heap.now_s
-            left_s = begun_s + life_s - now_s
+            left_s, contact = begun_s + life_s - now_s, contacts[peer_id]
             if contact is None:
-                result = core.store.put(
-                    record, remaining_s=left_s, source=self.contact.peer_id, now_s=now_s
-                )
-                on_outcome(result.code, result.sequence)
-                return
+                result = core.store.put(record, remaining_s=left_s, source=own_id, now_s=now_s)
+                offer.on_answer(own_id, result.code, result.sequence, result.reason)
+                return None
+            known = core.table.known(contact)
+            request = [(record, left_s)]
+            return self._calls.call(self, known, Kind.STORE, request, Purpose.PUT, resume)
 
-            def on_answer(answer: Any) -> None:
-                on_outcome(*((StoreCode.REFUSED, 0) if answer is None else answer[0]))
+        def on_stall(peer_id: PeerId) -> None:
+            contact = contacts[peer_id]
+            if contact is not None:
+                self.on_failure(contact)
 
-            self._ask(contact, Kind.STORE, [(record, left_s)], Purpose.PUT)(on_answer)
-
-        yield lambda resume: Offering(placement, offer, resume).go_on()
-        return record, placement
+        stall_s = core.config.stall_s
+        yield lambda resume: Offering(
+            self._heap,
+            offer,
+            start,
+            on_stall,
+            hedge_s=core.latencies.hedge_s(stall_s),
+            stall_s=stall_s,
+            resume=resume,
+        ).go_on()
+        return record, offer.report(record.sequence)
 
     # --- upkeep -------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from p2p.dht.lookup import Lookup
-from p2p.dht.placement import Placement
+from p2p.dht import lookup as lookups
+from p2p.dht.offer import Offer
 from p2p.dht.routing import Contact
-from p2p.dht.store import StoreCode
+from p2p.peer_id import PeerId
 from p2p.testing.dht_world.heap import EventHeap
 from p2p.testing.dht_world.network import Call
 
@@ -51,7 +51,7 @@ class Search:
     def __init__(
         self,
         heap: EventHeap,
-        lookup: Lookup,
+        lookup: lookups.Search,
         start: StartCall,
         on_answer: Callable[[Contact, Any], None],
         resume: Resume,
@@ -99,29 +99,72 @@ class Search:
 
 
 class Offering:
-    """Drives one placement: offers a record until it has its places or nobody is left."""
+    """Drives one offer as the service's writer does; whoever stalls loses its place."""
 
-    __slots__ = ("_offer", "_placement", "_resume", "_under_way")
+    __slots__ = (
+        "_calls",
+        "_heap",
+        "_hedge_s",
+        "_offer",
+        "_on_stall",
+        "_resume",
+        "_stall_s",
+        "_start",
+    )
 
     def __init__(
         self,
-        placement: Placement,
-        offer: Callable[[Contact | None, Callable[[StoreCode, int], None]], None],
+        heap: EventHeap,
+        offer: Offer,
+        start: Callable[[PeerId, Resume], Call | None],
+        on_stall: Callable[[PeerId], None],
+        *,
+        hedge_s: float,
+        stall_s: float,
         resume: Resume,
     ) -> None:
-        self._placement, self._offer, self._resume = placement, offer, resume
-        self._under_way = 0
+        self._heap, self._offer, self._start, self._on_stall = heap, offer, start, on_stall
+        self._hedge_s, self._stall_s = hedge_s, stall_s
+        self._resume: Resume | None = resume
+        self._calls: dict[PeerId, Call] = {}
 
     def go_on(self) -> None:
-        """Offer it to whom the placement names; with nobody left the end is told."""
-        contacts = self._placement.next_offers()
-        self._under_way += len(contacts)
-        if not self._under_way:
-            self._resume(None)
-        for contact in contacts:
-            self._offer(contact, partial(self._on_outcome, contact))
+        """Offer it to whom the offer names, until it is settled; then the end is told."""
+        while not self._offer.settled:
+            peers = self._offer.next_peers()
+            if not peers:
+                return
+            for peer_id in peers:
+                call = self._start(peer_id, partial(self._on_outcome, peer_id))
+                if call is not None:
+                    self._calls[peer_id] = call
+                    self._heap.after(self._hedge_s, self._on_time, peer_id, False)
+                    self._heap.after(self._stall_s, self._on_time, peer_id, True)
+        resume, self._resume = self._resume, None
+        for call in self._calls.values():
+            call.done = None
+        self._calls.clear()
+        if resume is not None:
+            resume(None)
 
-    def _on_outcome(self, contact: Contact | None, code: StoreCode, sequence: int) -> None:
-        self._under_way -= 1
-        self._placement.on_outcome(contact, code, sequence)
+    def _on_outcome(self, peer_id: PeerId, answer: Any) -> None:
+        self._calls.pop(peer_id, None)
+        if answer is None:
+            self._offer.on_failure(peer_id, "no answer")
+        else:
+            code, sequence = answer[0]
+            self._offer.on_answer(peer_id, code, sequence, "")
+        self.go_on()
+
+    def _on_time(self, peer_id: PeerId, stalled: bool) -> None:
+        call = self._calls.get(peer_id)
+        if call is None:
+            return
+        if stalled:
+            call.done = None
+            del self._calls[peer_id]
+            self._on_stall(peer_id)
+            self._offer.on_failure(peer_id, "silent")
+        else:
+            self._offer.on_late(peer_id)
         self.go_on()
