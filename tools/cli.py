@@ -31,7 +31,7 @@ from tools.options import (
     split,
 )
 from tools.output import console, print_json
-from tools.simulate.command import simulate
+from tools.simulate.command import app as simulate
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def identity(
 
 
 network_commands.add_to(app)
-app.command()(simulate)
+app.add_typer(simulate)
 app.add_typer(bench)
 app.add_typer(access)
 

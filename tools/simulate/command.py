@@ -1,4 +1,4 @@
-"""The command `manyhands simulate`."""
+"""The commands `manyhands simulate` and `manyhands simulate dht`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
+from tools.failures import MISUSED, CommandError
 from tools.logs import set_up_logs
 
+app = typer.Typer(
+    name="simulate",
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+)
 
+
+@app.callback()
 def simulate(
+    context: typer.Context,
     netns: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE.toml",
             help="What the internet looks like, who runs what in it, and what goes wrong when.",
         ),
-    ],
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what the links lose and delay.")] = 0,
     keep_logs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep logs and events there.")
@@ -62,8 +71,18 @@ def simulate(
     to = "home"             # a host or a router
     ```
 
+    `manyhands simulate dht` is another world: thousands of nodes in one process, without root.
+
     Example: manyhands simulate --netns home.toml
     """
+    if context.invoked_subcommand is not None:
+        return
+    if netns is None:
+        raise CommandError(
+            "There is nothing to simulate.",
+            next_step="Give --netns a file, or try: manyhands simulate dht --nodes 100",
+            exit_code=MISUSED,
+        )
     from tools.simulate.stage import SimulateOptions, run_simulation
 
     set_up_logs(verbose=False, log_file=None)
@@ -72,3 +91,50 @@ def simulate(
             SimulateOptions(scene_path=netns, seed=seed, keep_logs=keep_logs, as_json=as_json)
         )
     )
+
+
+@app.command()
+def dht(
+    nodes: Annotated[int, typer.Option(min=2, help="Nodes of the largest swarm.")] = 1_000,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Simulated time that is measured.")] = 30,
+    churn: Annotated[float, typer.Option(min=0, help="Share of nodes replaced in an hour.")] = 0.2,
+    loss: Annotated[float, typer.Option(min=0, max=0.9, help="Share of messages lost.")] = 0.05,
+    liars: Annotated[float, typer.Option(min=0, max=0.9, help="Share of nodes that lie.")] = 0.1,
+    gets: Annotated[float, typer.Option(min=0, help="Reads of each node in an hour.")] = 12,
+    partition: Annotated[
+        str | None,
+        typer.Option(metavar="AT:MINUTES:SHARE", help="Cut a share off, as 10:5:0.3, then heal."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="One seed, one outcome.")] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also simulate smaller swarms, and draw cost by size."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 on a missed budget.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """A whole DHT in this process: churn, loss, liars and a partition, in simulated time.
+
+    Thousands of nodes run the DHT's own rules. Each has a signed record, and reads those of others.
+
+    Example: manyhands simulate dht --nodes 1000 --partition 10:5:0.3
+    """
+    from tools.simulate.dht import DhtOptions, run_dht
+
+    report = run_dht(
+        DhtOptions(
+            nodes=nodes,
+            minutes=minutes,
+            churn_per_h=churn,
+            loss=loss,
+            liars=liars,
+            gets_per_node_h=gets,
+            partition=partition,
+            seed=seed,
+            plot=plot,
+        )
+    )
+    report.show("json" if as_json else "table")
+    raise typer.Exit(report.exit_code(check=check))

@@ -1,7 +1,7 @@
 """A whole DHT in one thread: the nodes' own cores on a heap of events, with time that jumps."""
 
 from p2p.testing.dht_world.plan import Partition, SwarmPlan
-from p2p.testing.dht_world.tally import PhaseFigures, SwarmFigures, spread_of
+from p2p.testing.dht_world.tally import PhaseFigures, SwarmFigures, percentile
 from p2p.testing.dht_world.world import DhtWorld, run_dht_world
 
 __all__ = [
@@ -10,6 +10,6 @@ __all__ = [
     "PhaseFigures",
     "SwarmFigures",
     "SwarmPlan",
+    "percentile",
     "run_dht_world",
-    "spread_of",
 ]

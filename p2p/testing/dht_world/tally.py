@@ -34,12 +34,17 @@ class PhaseFigures:
     @property
     def hops_median(self) -> int:
         """Half of all gets need no more."""
-        return _median_of(self.hops)
+        return _quantile_of(self.hops, 0.5)
+
+    @property
+    def hops_p99(self) -> int:
+        """99 of 100 gets need no more."""
+        return _quantile_of(self.hops, 0.99)
 
     @property
     def queries_median(self) -> int:
         """Half of all gets ask no more peers."""
-        return _median_of(self.queries)
+        return _quantile_of(self.queries, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +132,10 @@ def calls_by_name(calls: Sequence[Sequence[int]]) -> dict[str, int]:
     }
 
 
-def _median_of(counts: Counter[int]) -> int:
-    seen, half = 0, counts.total() / 2
+def _quantile_of(counts: Counter[int], share: float) -> int:
+    seen, wanted = 0, counts.total() * share
     for amount in sorted(counts):
         seen += counts[amount]
-        if seen >= half:
+        if seen >= wanted:
             return amount
     return 0
