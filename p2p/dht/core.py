@@ -50,6 +50,8 @@ class DhtCore:
         self.chain = ValidatorChain(config.validators, check_signature)
         self.clock = MedianClock()
         self.latencies = Latencies()
+        # Whether all whom we know answered when we last sought our neighbours.
+        self._oriented = True
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
 
@@ -85,6 +87,10 @@ class DhtCore:
 
     def on_search_end(self, lookup: Search, now_s: float) -> None:
         """A lookup is over: who has not answered by then has failed, or is slow."""
+        if lookup.target == self.own_key:
+            self._oriented = len(lookup.answered()) >= min(
+                len(self.table.confirmed), self.config.bucket_size
+            )
         for contact in lookup.silent:
             self.table.on_failed(contact.peer_id, contact.key, now_s)
         for contact in lookup.late:
@@ -178,6 +184,13 @@ class DhtCore:
         )
         return lookup, reading
 
+    def worth_another_try(self, lookup: Lookup, reading: Reading, now_s: float) -> bool:
+        """Whether a read found nothing, perhaps only because holders were not heard.
+
+        The next one should shun nobody: those who were silent are just whom to ask again.
+        """
+        return bool(lookup.unanswered) and not reading.newest(now_s)
+
     def lagging(
         self, nearest: Sequence[Contact | None], reading: Reading, now_s: float
     ) -> list[tuple[Contact | None, list[Sighting]]]:
@@ -191,16 +204,19 @@ class DhtCore:
 
     # --- who holds what -----------------------------------------------------------------------
 
-    @property
-    def knows_everybody(self) -> bool:
+    def knows_everybody(self, now_s: float) -> bool:
         """Whether the swarm is so small that every newcomer has made itself known to us, too.
 
-        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all.
+        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all. That is so
+        only if our own joining was undisturbed, and nobody has failed of late: a newcomer whose
+        few entrances lied or fell silent knows hardly anybody, too.
         """
         return (
             not self.client_mode
             and len(self.table) < self.config.bucket_size
+            and self._oriented
             and not self.table.unsure
+            and not self.table.troubled(now_s)
         )
 
     def replicas_of(self, key: int, now_s: float, spare: int = 0) -> list[Contact | None]:

@@ -56,6 +56,10 @@ class Search(Protocol):
     """What a lookup is to whoever drives it."""
 
     @property
+    def target(self) -> int:
+        """The key that it is about."""
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing left to learn."""
 
@@ -142,6 +146,11 @@ class Lookup:
         self._front: list[_Candidate] | None = None
         for seed in seeds:
             self._add(seed, None)
+
+    @property
+    def target(self) -> int:
+        """The key that it is about."""
+        return self._target
 
     @property
     def done(self) -> bool:

@@ -58,6 +58,11 @@ class DisjointLookup:
         self._paths = [lookup(index) for index in range(paths)]
 
     @property
+    def target(self) -> int:
+        """The key that it is about."""
+        return self._target
+
+    @property
     def done(self) -> bool:
         """Whether no path has anything left to learn."""
         # A path of nobody but stalled peers does not hold up those that got somewhere.

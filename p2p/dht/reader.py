@@ -172,6 +172,9 @@ class Reader:
             return contacts, version_of(sightings)
 
         await self._client.search(lookup, ask)
+        if core.worth_another_try(lookup, reading, trio.current_time()):
+            lookup, reading = core.reading_lookup(target, own, trio.current_time())
+            await self._client.search(lookup, ask)
         self._mend(reading, self.with_ourselves(lookup.answered(), target))
         return reading.newest(trio.current_time())
 

@@ -299,6 +299,10 @@ class RoutingTable:
         """Whether the peer failed so recently that trying it again would be a waste."""
         return now_s < self._shunned.get(peer_id, (0, 0.0))[1]
 
+    def troubled(self, now_s: float) -> bool:
+        """Whether somebody failed of late, and has not spoken to us since."""
+        return any(until_s + SHUN_LONGEST_S > now_s for _, until_s in self._shunned.values())
+
     def nearest(
         self, target: int, count: int, now_s: float, *, confirmed_only: bool = False
     ) -> list[Contact]:

@@ -131,7 +131,7 @@ class DhtState:
     @property
     def knows_everybody(self) -> bool:
         """As the core says."""
-        return self.core.knows_everybody
+        return self.core.knows_everybody(trio.current_time())
 
     def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
         """As the core says, now."""

@@ -206,6 +206,13 @@ class SimulatedPeer:
         yield partial(self._search, lookup, Kind.FIND_VALUE, request, Purpose.GET, on_answer)
         now_s = self._heap.now_s
         core.on_search_end(lookup, now_s)
+        queries = lookup.queries
+        if core.worth_another_try(lookup, reading, now_s):
+            lookup, reading = core.reading_lookup(target, own, now_s)
+            yield partial(self._search, lookup, Kind.FIND_VALUE, request, Purpose.GET, on_answer)
+            now_s = self._heap.now_s
+            core.on_search_end(lookup, now_s)
+            queries += lookup.queries
         replicas = core.with_ourselves(lookup.answered(), target)
         for lagging, lacked in core.lagging(replicas, reading, now_s):
             repairs = [(one.record, one.expires_at_s - now_s) for one in lacked]
@@ -218,7 +225,7 @@ class SimulatedPeer:
         return Found(
             newest.record if newest is not None else None,
             lookup.hops,
-            lookup.queries,
+            queries,
             now_s - begun_s,
         )
 
@@ -238,7 +245,7 @@ class SimulatedPeer:
             )
         )
         target = record_key(key)
-        if core.knows_everybody:
+        if core.knows_everybody(begun_s):
             nearest = core.replicas_of(target, begun_s, len(core.table))
         else:
             lookup = yield from self.find_nearest(
