@@ -75,5 +75,5 @@ def test_a_partition_hides_records_and_heals() -> None:
     [{"nodes": 1}, {"minutes": 0.0}, {"liars": 1.0}, {"loss": -0.1}, {"growth_s": 0.0}],
 )
 def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="swarm|shares|times"):
+    with pytest.raises(ValueError, match=r"swarm|shares|times"):
         replace(CALM, **wrong)  # type: ignore[arg-type]
