@@ -1,0 +1,48 @@
+"""Two peers in each pair of situations reach each other in the best way there is, and average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from p2p.testing.netlab import Situation
+from tests.netlab.matrix import PAIRS, World, average, expected, meet, open_world
+from tests.netlab.table import CELLS, Cell
+
+# Those of `make test`: one of each kind, and what was hard to get right.
+FEW = {
+    ("public", "symmetric"),
+    ("full-cone", "port-restricted"),
+    ("port-restricted", "port-restricted"),
+    ("port-restricted", "symmetric"),
+    ("port-restricted", "firewall"),
+    ("symmetric", "upnp"),
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """One internet for all cells: each has two peers that have not met before."""
+    with open_world() as opened:
+        yield opened
+
+
+def cells() -> list[object]:
+    """All pairs; those that only `make netlab` runs are marked."""
+    return [pytest.param(*pair, marks=[] if pair in FEW else pytest.mark.netlab) for pair in PAIRS]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("one", "other"), cells())
+def test_cell(world: World, one: Situation, other: Situation) -> None:
+    alice, bob = world.peer("alice", one), world.peer("bob", other)
+    alice.is_settled_here()
+    bob.is_settled_here()
+    meeting = meet(alice, bob)
+    here, there = average(alice, bob, f"{one}+{other}")
+    CELLS.append(Cell(one, other, meeting, here, there))
+    assert meeting.way in expected(one, other), (alice.report["punches"], bob.report["punches"])
+    assert here["right"] and there["right"]
+    assert here["bits"] == there["bits"]
+    assert set(here["paths"]) == {"direct" if meeting.way == "mapped" else meeting.way}
