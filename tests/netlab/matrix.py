@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
 from p2p.testing.netlab import Host, Link, Netlab, Router, Situation, open_netlab
 from tests.processes.command import ENVIRONMENT, ROOT
@@ -129,22 +130,30 @@ class Relay:
     """A public node that relays, or only tells how it sees others."""
 
     host: Host
+    folder: Path
     options: tuple[str, ...] = ("--relay",)
     address: str = ""
+    """Where it is dialed, with its peer id, once it has listened."""
     _process: subprocess.Popen[str] | None = None
+
+    @property
+    def peer_id(self) -> str:
+        """Its identity."""
+        return self.address.rsplit("/", 1)[1]
 
     def start(self) -> None:
         """Run it; the same identity each time."""
-        key = f"/tmp/{self.host.namespace}.key"
+        key = self.folder / "key"
         command = [
-            sys.executable, "-m", "tools.cli", "node", "--identity", key, "--json",
+            sys.executable, "-m", "tools.cli", "node", "--identity", str(key), "--json",
             "--listen", f"/ip4/{self.host.address}/tcp/{PORT}", *self.options,
         ]  # fmt: skip
         self._process = self.host.start(command, folder=ROOT, environment=ENVIRONMENT)
 
     def wait_ready(self) -> None:
         """Return when it listens."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         for line in self._process.stdout:
             if "peer_id" in line:
                 self.address = json.loads(line)["addresses"][0]
@@ -166,13 +175,15 @@ class World:
     relays: list[Relay] = field(default_factory=list)
     peers: dict[str, Peer] = field(default_factory=dict)
 
-    def peer(self, name: str, situation: Situation, *, mode: str = "auto") -> Peer:
+    def peer(
+        self, name: str, situation: Situation, *, mode: str = "auto", port: int = PORT
+    ) -> Peer:
         """A peer in a situation, started when it is first asked for."""
         full = f"{name}-{situation}"
         if full not in self.peers:
             host = self.lab.add_host_in(situation, full, LINK)
             self.peers[full] = Peer(host, *(one.address for one in self.relays))
-            self.peers[full].open(PORT, mode)
+            self.peers[full].open(port, mode)
         return self.peers[full]
 
     def router(self, peer: Peer) -> Router:
@@ -186,7 +197,7 @@ def open_world(*, seed: int = 0) -> Iterator[World]:
     with open_netlab(seed=seed) as lab:
         world = World(lab)
         for name, options in (("first", ("--relay",)), ("second", ("--relay",)), ("boot", ())):
-            world.relays.append(Relay(lab.add_host(name, LINK), options))
+            world.relays.append(Relay(lab.add_host(name, LINK), lab.new_folder(name), options))
         for one in world.relays:
             one.start()
         for one in world.relays:
@@ -206,7 +217,17 @@ class Meeting:
 
 def meet(alice: Peer, bob: Peer) -> Meeting:
     """Alice connects to bob at what he tells others."""
+    begin_to_meet(alice, bob)
+    return how_they_met(alice, bob)
+
+
+def begin_to_meet(alice: Peer, bob: Peer) -> None:
+    """Have alice connect to bob; returns at once."""
     alice.do("meet", ",".join(bob.report["addresses"]))
+
+
+def how_they_met(alice: Peer, bob: Peer) -> Meeting:
+    """What came of it, when that is settled."""
     first, final = alice.hear("meet"), alice.hear("settled")
     way: Way = final["path"]
     if way == "direct":

@@ -6,13 +6,15 @@ The addresses are of public nodes: it stays connected to them, and uses those th
 Each `open PORT auto|always` begins a new life with another identity, `close` ends it. In between:
 
     meet ADDRESS[,ADDRESS…]          connect, and say when which path stood
-    call PEER                        open a stream, and say how it travels
+    call PEER BYTES WAY              send so much to and fro, again until it comes back by that
+                                     way (`any` for all ways), and say how it travelled
     average NAME PEER OWN OTHER      average a vector with a peer, each made from a seed
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -90,6 +92,9 @@ async def report_always(node: Node) -> None:
             "mapped": report.port_mapping.external if report.port_mapping else None,
             "relays": [one.peer_id for one in report.relays],
             "addresses": node.addresses,
+            "connections": sorted(
+                (one.peer_id, one.path, one.address.split("/p2p/")[0]) for one in node.connections
+            ),
             "punches": {
                 one.peer_id: [one.outcome, one.tries, one.seconds, one.reason]
                 for one in (puncher.results.values() if puncher else ())
@@ -111,7 +116,7 @@ async def obey(node: Node, lines: AsyncIterator[str]) -> None:
             if command == "meet":
                 await meet(node, words[0].split(","))
             elif command == "call":
-                await call(node, PeerId(words[0]))
+                await call(node, PeerId(words[0]), int(words[1]), words[2])
             elif command == "average":
                 name, peer, own, other = words
                 await average(node, name, PeerId(peer), int(own), int(other))
@@ -143,19 +148,31 @@ async def meet(node: Node, addresses: list[str]) -> None:
     say("settled", path=path, seconds=settled_s, address=_address(node, peer_id))
 
 
-async def call(node: Node, peer_id: PeerId) -> None:
-    """Send something and have it back."""
+async def call(node: Node, peer_id: PeerId, size_bytes: int, way: str) -> None:
+    """Send something and have it back, however often that takes."""
     began_s = trio.current_time()
-    path = await _echoed(node, peer_id)
-    say("call", path=path, seconds=trio.current_time() - began_s)
+    for tries in itertools.count(1):
+        try:
+            path = await _echoed(node, peer_id, size_bytes)
+        except P2PError:
+            path = ""
+        if path == way or (path and way == "any"):
+            say("call", path=path, seconds=trio.current_time() - began_s, tries=tries)
+            return
+        await trio.sleep(0.2)
 
 
-async def _echoed(node: Node, peer_id: PeerId) -> str:
+async def _echoed(node: Node, peer_id: PeerId, size_bytes: int = 5) -> str:
+    """How a stream travels on which so much came back."""
+    data = bytes(range(256)) * (size_bytes // 256 + 1)
     stream = await node.open_stream(peer_id, ECHO)
     try:
-        await stream.send_all(b"small")
-        assert await stream.receive_exactly(5) == b"small"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, data)
+            assert await stream.receive_exactly(len(data)) == data
         return stream.path
+    except* P2PError as group:
+        raise group.exceptions[0] from None
     finally:
         stream.reset()
 

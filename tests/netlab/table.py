@@ -62,7 +62,7 @@ def lines() -> Iterator[str]:
             yield f"| {one} and {other} | {len(met_s)} of {total} | {median} |"
         punched = [one.meeting.final_s for one in TRIES if one.meeting.way == "punched"]
         if punched:
-            share = len(punched) / len(TRIES)
-            yield f"punched: {share:.1%} of {len(TRIES)} tries, median {statistics.median(punched):.2f} s"
+            share, median_s = len(punched) / len(TRIES), statistics.median(punched)
+            yield f"punched: {share:.1%} of {len(TRIES)} tries, median {median_s:.2f} s"
     for what, seconds in NOTES:
         yield f"{what}: {seconds:.1f} s"

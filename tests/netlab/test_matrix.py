@@ -49,6 +49,6 @@ def test_cell(world: World, one: Situation, other: Situation) -> None:
     here, there = average(alice, bob, f"{one}+{other}")
     CELLS.append(Cell(one, other, meeting, here, there))
     assert meeting.way in expected(one, other), (alice.report["punches"], bob.report["punches"])
-    assert here["right"] and there["right"]
+    assert (here["right"], there["right"]) == (True, True)
     assert here["bits"] == there["bits"]
     assert set(here["paths"]) == {"direct" if meeting.way == "mapped" else meeting.way}
