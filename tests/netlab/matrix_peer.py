@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import trio
 
-from averaging import RoundFailed, TensorSpec, open_averager
+from averaging import AveragerConfig, RoundFailed, TensorSpec, open_averager
 from p2p import Node, NodeConfig, P2PError, PeerId, Stream, open_node
 from p2p.address import parse_address, parse_tcp_address
 
@@ -32,6 +32,8 @@ ECHO = "/test/echo/1"
 ELEMENTS = 2 * 1024 * 1024
 """Of float32: 8 MiB."""
 ROUND_S_MAX = 90.0
+# A machine that is busy with other things is no reason to average alone.
+ROUNDS = AveragerConfig(group_size_min=2, silence_s=30.0)
 Vector = npt.NDArray[np.float32]
 
 
@@ -196,7 +198,7 @@ async def average(node: Node, name: str, peer_id: PeerId, own: int, other: int) 
     mean = (vector + theirs) / 2
     tensors = {"vector": vector}
     began_s = trio.current_time()
-    async with open_averager(node, name, TensorSpec.of(tensors)) as averager:
+    async with open_averager(node, name, TensorSpec.of(tensors), ROUNDS) as averager:
         report = await averager.step(
             tensors, deadline_s=ROUND_S_MAX, expected=[node.peer_id, peer_id]
         )

@@ -1,4 +1,4 @@
-"""Each kind of pair that can be punched tries it twenty times, each time with new ports and keys."""
+"""Each kind of pair that can be punched tries it twenty times, with new ports and keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ SHARE_MIN = 0.95
 MEDIAN_S_MAX = 2.0
 KINDS: tuple[Situation, ...] = ("port-restricted", "carrier-grade", "firewall")
 # Three pairs at a time: first each kind with its like, then each with the next one.
-TURNS = (tuple(zip(KINDS, KINDS, strict=True)), tuple(zip(KINDS, KINDS[1:] + KINDS[:1])))
+NEXT = (*KINDS[1:], KINDS[0])
+TURNS = (tuple(zip(KINDS, KINDS, strict=True)), tuple(zip(KINDS, NEXT, strict=True)))
 FIRST_PORT = 4100
 
 
