@@ -75,6 +75,10 @@ class Peer:
                     return said
             self._listen(until_s, event)
 
+    def forget(self) -> None:
+        """Forget what it said and nobody heard, as after a cell that failed."""
+        self._said.clear()
+
     def wait_for(self, *, patience_s: float = PATIENCE_S, **facts: object) -> Facts:
         """The first report in which these hold; a callable says whether a value does."""
         until_s = time.monotonic() + patience_s
@@ -222,7 +226,9 @@ def meet(alice: Peer, bob: Peer) -> Meeting:
 
 
 def begin_to_meet(alice: Peer, bob: Peer) -> None:
-    """Have alice connect to bob; returns at once."""
+    """Have alice connect to bob; returns at once. What they said before is forgotten."""
+    alice.forget()
+    bob.forget()
     alice.do("meet", ",".join(bob.report["addresses"]))
 
 
