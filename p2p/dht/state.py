@@ -13,6 +13,7 @@ from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted, reach_of_connect
 from p2p.dht.key import node_key
 from p2p.dht.latency import Latencies
 from p2p.dht.mirror import DictionaryMirrors
+from p2p.dht.quota import Quotas
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
 from p2p.dht.schema import (
@@ -47,6 +48,9 @@ class DhtState:
         self.own_key = node_key(node.peer_id)
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
         self.store = RecordStore(config.store, boot=node.rng.randrange(1, 2**62))
+        self.quotas = Quotas(
+            burst=config.store.offered_per_peer_burst, per_s=config.store.offered_per_peer_per_s
+        )
         self.mirrors = DictionaryMirrors()
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()

@@ -46,6 +46,10 @@ class StoreLimits:
     """The longest life of an unsigned record; signed ones live at most an hour."""
     records_per_peer_max: int = 16_384
     """Records that one peer may have delivered to us, those it handed over included."""
+    offered_per_peer_burst: int = 4096
+    """Records that one peer may offer at once; a neighbour hands over as many as it holds."""
+    offered_per_peer_per_s: float = 64.0
+    """Records that it may offer in the long run; to check a signature takes 0.1 ms of a core."""
     total_bytes_max: int = 32 * 2**20
     """Memory for all records, the keeping of books included."""
 
@@ -53,6 +57,8 @@ class StoreLimits:
         if not 0 < self.value_bytes_max <= 32_768:
             raise ValueError("value_bytes_max is from 1 to 32768, to fit a message")
         if min(self.subkeys_per_key_max, self.records_per_peer_max, self.total_bytes_max) < 1:
+            raise ValueError("limits must be positive")
+        if self.offered_per_peer_burst < 1 or not self.offered_per_peer_per_s > 0:
             raise ValueError("limits must be positive")
         if self.ttl_s_max < SIGNED_LIFE_S_MAX:
             raise ValueError(f"ttl_s_max must be at least {SIGNED_LIFE_S_MAX:g}")

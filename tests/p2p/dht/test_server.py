@@ -129,6 +129,36 @@ async def test_a_flood_is_bounded(autojump_clock: MockClock) -> None:
         assert [answer.code for answer in answers] == [0] * 50 + [2] * 50
 
 
+async def test_a_flood_is_told_to_wait(autojump_clock: MockClock) -> None:
+    limits = StoreLimits(offered_per_peer_burst=100, offered_per_peer_per_s=10)
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", replace(QUICK, store=limits))
+        _, carol = await swarm.add("carol")
+        async with swarm.network.open_node("mallory") as mallory:
+            await check_the_flood(swarm, bob_node, bob, mallory)
+        # Others are heard as before.
+        assert (await carol.put("k", b"v", ttl_s=60)).replicas == 2
+
+
+async def check_the_flood(swarm: Swarm, bob_node: Node, bob: Dht, mallory: Node) -> None:
+    await mallory.connect_address(bob_node.addresses[0])
+    scene = Scene(swarm, bob_node, bob, rpc_client(mallory, schema.SERVICE, schema.MAJOR))
+    flood = [WireRecord(f"s{index}", b"v", 60_000) for index in range(150)]
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers] == [0] * 100 + [2] * 50
+    assert "more records than a peer may" in answers[-1].reason
+    await trio.sleep(2)
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers].count(0) == 20
+    # Who sends what is invalid is heard less.
+    await trio.sleep(10)
+    forged = replace_wire(scene.signed(b"v"), value=b"changed")
+    answers = await scene.store(*[forged] * 5)
+    assert ["owner" in answer.reason for answer in answers] == [True] * 5
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers].count(0) == 20
+
+
 async def test_many_signatures_at_once_are_checked_each(autojump_clock: MockClock) -> None:
     async with open_scene() as scene:
         owners = [Identity.generate(random.Random(seed)) for seed in range(40)]
