@@ -76,7 +76,7 @@ def _reach_of_name(name: str) -> Reach:
     return Reach.PRIVATE if "." not in name or name.endswith(_LOCAL_SUFFIXES) else Reach.PUBLIC
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=65_536)
 def reach_of_connection(remote: str, local: TcpAddress | None) -> Reach:
     """From how near the other end of a connection speaks to us; it has no relay in between."""
     if local is not None and scope(local) == "loopback":

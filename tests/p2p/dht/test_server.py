@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p import Identity, Node, RefusedError, RpcClient, rpc_client
+from p2p import Identity, Node, PeerId, RefusedError, RpcClient, rpc_client
 from p2p.dht import Dht, StoreLimits, owned_subkey, schema
 from p2p.dht.key import key_to_bytes, record_key
 from p2p.dht.record import Record, sign_record
@@ -239,3 +239,63 @@ def replace_wire(record: WireRecord, **changes: object) -> WireRecord:
     """The record with some fields changed."""
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     return WireRecord(**(fields | changes))
+
+
+async def test_a_life_beyond_the_limit_is_refused_with_the_reason(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_scene() as scene:
+        week_ms = 7 * 86_400_000
+        endless = replace_wire(scene.signed(b"v"), remaining_ms=week_ms)
+        answers = await scene.store(WireRecord(None, b"v", week_ms), endless)
+        assert [answer.code for answer in answers] == [2, 2]
+        assert "may live from 0 to 86400 s" in answers[0].reason
+        assert "may live from 0 to 60 s" in answers[1].reason
+
+
+async def test_a_giant_dictionary_stays_bounded_and_keeps_the_signed(
+    autojump_clock: MockClock,
+) -> None:
+    config = replace(QUICK, store=StoreLimits(subkeys_per_key_max=20))
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", config)
+        async with swarm.network.open_node("mallory") as mallory:
+            await mallory.connect_address(bob_node.addresses[0])
+            calls = rpc_client(mallory, schema.SERVICE, schema.MAJOR)
+            scene = Scene(swarm, bob_node, bob, calls)
+            flood = [WireRecord(f"s{index:03}", b"v", 60_000) for index in range(100)]
+            answers = await scene.store(*flood)
+            assert [answer.code for answer in answers] == [0] * 20 + [2] * 80
+            assert "as many as it may" in answers[-1].reason
+            (answer,) = await scene.store(scene.signed(b"good"))
+            assert answer.code == 0
+        found = await bob.get_dictionary("k")
+        assert len(found) == 20
+        assert found[owned_subkey(ALICE.peer_id)].value == b"good"
+
+
+async def test_a_reader_is_not_kept_busy_by_endless_pages(autojump_clock: MockClock) -> None:
+    class Endless(Liar):
+        """Says with each page that another follows."""
+
+        pages = 0
+
+        async def _on_find_value(
+            self, caller: PeerId, request: schema.FindValue
+        ) -> schema.FoundValues:
+            Endless.pages += 1
+            record = WireRecord(f"s{Endless.pages:09}", b"v", 60_000)
+            found = schema.Found((), (record,), True, 1, 1)
+            return schema.FoundValues(0, (found,) * len(request.queries))
+
+    async with open_swarm() as swarm:
+        _, alice = await swarm.add("alice")
+        await swarm.add_liar(Endless())
+        await alice.put("k", b"v", subkey="good", ttl_s=60)
+        found = await alice.get_dictionary("k")
+        assert found["good"].value == b"v"
+        assert 1 < Endless.pages <= 64
+        # What is incomplete is no base for reading on.
+        before = Endless.pages
+        await alice.get_dictionary("k")
+        assert Endless.pages == 2 * before
