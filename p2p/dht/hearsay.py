@@ -88,6 +88,13 @@ def reach_of_connection(remote: str, local: TcpAddress | None) -> Reach:
         return Reach.PUBLIC
 
 
+@lru_cache(maxsize=65_536)
+def account_of_untrusted(remote: str) -> str | None:
+    """The public address range of a connection's other end, or of its relay; None if private."""
+    places = _places_of(remote)
+    return places[1] if places is not None and places[3] else None
+
+
 @lru_cache(maxsize=16_384)
 def fit_untrusted(addresses: tuple[str, ...], reach: Reach) -> tuple[str, ...]:
     """Of addresses that such a peer names, or is told: those of direct ways that it may know."""

@@ -104,7 +104,10 @@ class DhtServer:
         if len(records) > schema.RECORDS_MAX:
             raise RefusedError("invalid", f"more than {schema.RECORDS_MAX} records at once")
         quotas = self._state.quotas
+        account = self._state.account_of(caller)
         admitted = quotas.admit(caller, len(records), trio.current_time())
+        if account != caller:
+            admitted = self._state.range_quotas.admit(account, admitted, trio.current_time())
         complaints = await self._state.complaints_untrusted(records[:admitted])
         now_s = trio.current_time()
         invalid = sum(complaint is not None for complaint in complaints)
@@ -116,7 +119,7 @@ class DhtServer:
                 answers.append(_refusal(complaint))
                 continue
             result = self._state.store.put(
-                record, remaining_s=remaining / 1000, source=caller, now_s=now_s
+                record, remaining_s=remaining / 1000, source=account, now_s=now_s
             )
             if result.code is StoreCode.REFUSED:
                 answers.append(_refusal(result.reason))

@@ -299,3 +299,25 @@ async def test_a_reader_is_not_kept_busy_by_endless_pages(autojump_clock: MockCl
         before = Endless.pages
         await alice.get_dictionary("k")
         assert Endless.pages == 2 * before
+
+
+async def test_many_ids_of_one_machine_displace_nobody_but_each_other(
+    autojump_clock: MockClock,
+) -> None:
+    limits = StoreLimits(total_bytes_max=60_000)
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", replace(QUICK, store=limits), host="9.9.9.9")
+        async with swarm.network.open_node("carol", host="7.7.7.7") as carol:
+            await carol.connect_address(bob_node.addresses[0])
+            calls = rpc_client(carol, schema.SERVICE, schema.MAJOR)
+            # An honest peer that holds much, as one that handed its records over.
+            honest = [WireRecord(f"s{index:03}", bytes(200), 60_000) for index in range(40)]
+            await Scene(swarm, bob_node, bob, calls).store(*honest, key="honest")
+        for index in range(40):
+            async with swarm.network.open_node(f"m{index}", host="6.6.6.6") as mallory:
+                await mallory.connect_address(bob_node.addresses[0])
+                calls = rpc_client(mallory, schema.SERVICE, schema.MAJOR)
+                flood = [WireRecord(f"m{i:03}", bytes(200), 60_000) for i in range(20)]
+                await Scene(swarm, bob_node, bob, calls).store(*flood, key=f"k{index}")
+        assert len(await bob.get_dictionary("honest")) == 40
+        assert bob._state.store.size_bytes <= 60_000
