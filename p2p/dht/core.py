@@ -185,11 +185,12 @@ class DhtCore:
         return lookup, reading
 
     def worth_another_try(self, lookup: Lookup, reading: Reading, now_s: float) -> bool:
-        """Whether a read found nothing, perhaps only because holders were not heard.
+        """Whether a read found nothing, perhaps only because several holders were not heard.
 
         The next one should shun nobody: those who were silent are just whom to ask again.
         """
-        return bool(lookup.unanswered) and not reading.newest(now_s)
+        enough = max(1, self.config.replicas - self.config.read_replicas)
+        return len(lookup.unanswered) >= enough and not reading.newest(now_s)
 
     def lagging(
         self, nearest: Sequence[Contact | None], reading: Reading, now_s: float
@@ -249,7 +250,7 @@ class DhtCore:
         remaining_s: float,
         complaint: str | None,
         *,
-        source: PeerId,
+        source: str,
         now_s: float,
     ) -> StoreResult:
         """Take a record that a peer offers, unless the validators have a complaint."""
