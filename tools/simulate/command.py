@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from tools.failures import MISUSED, CommandError
 from tools.logs import set_up_logs
 
 app = typer.Typer(
@@ -17,7 +16,49 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+HELP = """Watch peers train behind routers and slow links, in network namespaces of this machine.
+
+Each host is a namespace of its own, with real TCP. You see how far each peer is, and whether
+it talks to the others directly, through a punched hole or over a relay. It needs root; all of
+it is gone when it ends. A whole file:
+
+```toml
+recipe = "digits"       # as for manyhands train
+steps = 100
+
+[hosts.boot]            # behind no router: public
+runs = "node"           # or "train", or "nothing"
+
+[routers.home]
+# or none, firewall, full-cone, symmetric, carrier-grade, upnp
+nat = "port-restricted"
+up_mbit_per_s = 20
+down_mbit_per_s = 100
+delay_ms = 25           # one way; also jitter_ms, and loss = 0.01
+# also: behind = "another router"
+# outbound_ports = [80, 443], blocks_udp = true
+
+[hosts.alice]
+behind = "home"
+runs = "train"
+options = ["--verbose"] # further options of the command
+
+[hosts.bob]
+runs = "train"
+
+[[faults]]
+at_step = 50
+deed = "cut"            # or heal, kill, forget-mappings, change-address
+to = "home"             # a host or a router
+```
+
+`manyhands simulate dht` is another world: thousands of nodes in one process, without root.
+
+Example: manyhands simulate --netns home.toml
+"""
+
+
+@app.callback(help=HELP)
 def simulate(
     context: typer.Context,
     netns: Annotated[
@@ -35,53 +76,12 @@ def simulate(
         bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
     ] = False,
 ) -> None:
-    """Watch peers train behind routers and slow links, in network namespaces of this machine.
-
-    Each host is a namespace of its own, with real TCP. You see how far each peer is, and whether
-    it talks to the others directly, through a punched hole or over a relay. It needs root; all of
-    it is gone when it ends. A whole file:
-
-    ```toml
-    recipe = "digits"       # as for manyhands train
-    steps = 100
-
-    [hosts.boot]            # behind no router: public
-    runs = "node"           # or "train", or "nothing"
-
-    [routers.home]
-    # or none, firewall, full-cone, symmetric, carrier-grade, upnp
-    nat = "port-restricted"
-    up_mbit_per_s = 20
-    down_mbit_per_s = 100
-    delay_ms = 25           # one way; also jitter_ms, and loss = 0.01
-    # also: behind = "another router"
-    # outbound_ports = [80, 443], blocks_udp = true
-
-    [hosts.alice]
-    behind = "home"
-    runs = "train"
-    options = ["--verbose"] # further options of the command
-
-    [hosts.bob]
-    runs = "train"
-
-    [[faults]]
-    at_step = 50
-    deed = "cut"            # or heal, kill, forget-mappings, change-address
-    to = "home"             # a host or a router
-    ```
-
-    `manyhands simulate dht` is another world: thousands of nodes in one process, without root.
-
-    Example: manyhands simulate --netns home.toml
-    """
+    """Watch peers train behind routers and slow links, in network namespaces of this machine."""
     if context.invoked_subcommand is not None:
         return
     if netns is None:
-        raise CommandError(
-            "There is nothing to simulate.",
-            next_step="Give --netns a file, or try: manyhands simulate dht --nodes 100",
-            exit_code=MISUSED,
+        raise typer.BadParameter(
+            "there is nothing to simulate: give --netns a file, or try manyhands simulate dht"
         )
     from tools.simulate.stage import SimulateOptions, run_simulation
 
