@@ -52,6 +52,7 @@ async def open_reach(
                 mapper = await stack.enter_async_context(
                     open_port_mapper(port, on_change=here.on_mapped)
                 )
+                here.port_mapper = mapper
                 here.on_network_changed.append(mapper.on_network_changed)
                 here.on_seen_host.append(mapper.check_observed)
             if config.hole_punching:

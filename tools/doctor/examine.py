@@ -90,6 +90,7 @@ async def examine(what: Examination, tell: Tell) -> Facts:
     key, identity = key_facts(what.identity_path)
     facts = Facts(
         key=key,
+        measures=what.measures,
         ports=tuple(port_facts(address) for address in what.listen),
         interfaces=interfaces(),
         python=platform.python_version(),

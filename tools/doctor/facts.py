@@ -92,6 +92,8 @@ class Facts:
     peers: tuple[PeerFacts, ...] = ()
     report: NetReport | None = None
     bandwidth: BandwidthFacts | None = None
+    measures: bool = True
+    """Whether the bandwidth was to be measured."""
     python: str = ""
     libp2p: str = ""
     manyhands: str = ""
