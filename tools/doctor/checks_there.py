@@ -312,7 +312,7 @@ def port_mapping(facts: Facts) -> Check:
     return Check(
         name,
         "warn",
-        f"{problem}." if problem else "The router was not asked for a port.",
+        f"{problem}." if problem else "There is no router of your own to ask.",
         _open_up(facts, report),
     )
 

@@ -44,7 +44,7 @@ SAID = [
     ("carrier-grade", "port mapping", "warn", "outside address is 100.64.0.7", "VPN"),
     ("double NAT", "NAT", "warn", "two routers in a row", "bridge or access-point mode"),
     ("double NAT", "port mapping", "warn", "has no outer address", "on both"),
-    ("router", "reachability", "well", "5.6.7.1/tcp/31337: not reachable (", "another internet address than 5.6.7.1"),
+    ("router", "reachability", "well", "5.6.7.1/tcp/31337: not reachable (", "than 5.6.7.1, a"),
     ("firewall", "NAT", "warn", "address is a public one", "Let TCP port 31337 in"),
     ("firewall", "reachability", "well", "by hole punching", "through the firewall"),
     ("firewall", "port mapping", "well", "not needed", ""),
