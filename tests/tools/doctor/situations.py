@@ -172,5 +172,12 @@ SITUATIONS: dict[str, Facts] = {
             peer_id="12D3KooWBootstrap", path="direct", why_not="others measure now"
         ),
     ),
+    "foreign peer": replace(
+        WELL,
+        peers=(
+            *WELL.peers,
+            PeerFacts(peer_id="12D3KooWGo", agent="go-libp2p/0.38", version="", clock_ahead_s=None),
+        ),
+    ),
     "other version": replace(WELL, peers=(replace(WELL.peers[0], version="0.2.0"),)),
 }

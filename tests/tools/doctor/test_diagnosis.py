@@ -81,6 +81,8 @@ SAID = [
     ("slow", "bandwidth", "warn", "0.4 Mbit/s up", "cable"),
     ("not measured", "bandwidth", "unknown", "as you asked", ""),
     ("busy", "bandwidth", "unknown", "others measure now", ""),
+    ("foreign peer", "versions", "well", "1 × go-libp2p/0.38, 1 × manyhands 0.1", ""),
+    ("foreign peer", "clock", "well", "within 1 s of one peer's clock", ""),
     ("other version", "versions", "warn", "manyhands 0.2.0", "Update"),
 ]  # fmt: skip
 
