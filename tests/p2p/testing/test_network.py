@@ -52,6 +52,7 @@ async def test_who_a_peer_is_can_be_asked(network: SimNetwork) -> None:
         assert await alice.ask_who(bob.peer_id) is told
 
 
+@simulated
 async def test_a_client_has_no_address_and_is_called_on_its_own_connections(
     network: SimNetwork,
 ) -> None:
