@@ -28,6 +28,7 @@ from p2p.dial.hole_puncher import open_hole_puncher
 from p2p.host.host import Host
 from p2p.nat.autonat import AUTONAT_PROTOCOL, schema
 from p2p.nat.autonat.server import serving_dial_back
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     STOP_PROTOCOL,
@@ -39,7 +40,6 @@ from p2p.relay.schema import (
     StopType,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
     voucher,
 )
@@ -111,7 +111,7 @@ async def open_scene() -> AsyncIterator[Scene]:
 
 
 def dial_back(peer_id: PeerId, *addresses: TcpAddress) -> bytes:
-    return schema.framed(schema.encode_request(schema.DialRequest(peer_id, addresses)))
+    return framed(schema.encode_request(schema.DialRequest(peer_id, addresses)))
 
 
 # What is sent, where, and the event that tells of it; given mallory's and another's peer id.
