@@ -19,7 +19,7 @@ from p2p.dial import Dialer
 from p2p.discovery.networks import Interface
 from p2p.errors import AddressInvalid, Attempt, StreamBroken, UnreachableError
 from p2p.host.stream import Stream, StreamHandler
-from p2p.host.transport import ConnectionInfo, Transport
+from p2p.host.transport import ConnectionInfo, Identified, Transport
 from p2p.identity import Identity
 from p2p.nat import NetReport
 from p2p.nursery import open_service_nursery
@@ -186,6 +186,13 @@ class Node:
             )
         await self.connect(parsed.peer_id, (address,))
         return parsed.peer_id
+
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        """What a connected peer says of itself, unproven: its program, protocols and addresses.
+
+        It is asked unless it has answered before; None if it does not, or is not connected.
+        """
+        return await self._transport.ask_who(peer_id)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer."""

@@ -88,6 +88,9 @@ class Transport(Protocol):
     def connections(self) -> tuple[ConnectionInfo, ...]:
         """The open connections, but those that take no new streams."""
 
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        """What a connected peer says of itself; None if it says nothing, or is not connected."""
+
     def watched(self, peer_ids: Iterable[PeerId]) -> AbstractContextManager[None]:
         """While the block lasts, the connections to these peers are probed more often."""
 

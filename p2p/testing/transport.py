@@ -200,6 +200,12 @@ class SimTransport:
             self._nursery.start_soon(self._identify, end)
 
     async def _identify(self, end: ConnectionEnd) -> None:
+        await self._learn(end)
+        if end in self._identified:
+            for callback in tuple(self.on_identified):
+                callback(end.info, self._identified[end])
+
+    async def _learn(self, end: ConnectionEnd) -> None:
         """What the real host learns by a stream; here nothing is sent for it."""
         await trio.sleep(2 * self._paths.default.latency_s)
         other = self._ends.get(end)
@@ -213,13 +219,17 @@ class SimTransport:
             listening=other.addresses,
             agent="simulated",
         )
-        for callback in tuple(self.on_identified):
-            callback(end.info, self._identified[end])
 
     def identified(self, peer_id: PeerId) -> Identified | None:
         """What the peer said of itself on the newest connection that it answered on."""
         ends = [end for end in self._open_ends.get(peer_id, ()) if end in self._identified]
         return self._identified[ends[-1]] if ends else None
+
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        known = self.identified(peer_id)
+        for end in self._open_ends.get(peer_id, [])[-1:] if known is None else ():
+            await self._learn(end)
+        return known or self.identified(peer_id)
 
     def on_closed(self, end: ConnectionEnd) -> None:
         """A connection is gone, or never came about."""

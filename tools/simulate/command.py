@@ -38,6 +38,9 @@ def simulate(
 
     [hosts.boot]            # behind no router: public
     runs = "node"           # or "train", or "nothing"
+    # further options of the command; through a relay those behind
+    # routers meet, and most then punch holes
+    options = ["--relay"]
 
     [routers.home]
     # or none, firewall, full-cone, symmetric, carrier-grade, upnp
@@ -51,7 +54,6 @@ def simulate(
     [hosts.alice]
     behind = "home"
     runs = "train"
-    options = ["--verbose"] # further options of the command
 
     [hosts.bob]
     runs = "train"
