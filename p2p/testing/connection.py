@@ -66,6 +66,12 @@ class ConnectionEnd:
         self._streams: dict[SimStream, None] = {}
         self._inbound: dict[SimStream, None] = {}
         self.far: ConnectionEnd
+        lane.on_full = self.crash
+
+    @property
+    def relay(self) -> PeerId | None:
+        """Through whom the connection leads, if not straight."""
+        return self._lane.relay
 
     # Dialing
 
