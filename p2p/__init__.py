@@ -43,6 +43,7 @@ from p2p.errors import (
 from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
+from p2p.host.transport import ConnectionInfo
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.nat import (
     AddressReport,
@@ -84,6 +85,7 @@ __all__ = [
     "Behind",
     "CallTimeout",
     "CallerJobs",
+    "ConnectionInfo",
     "Dht",
     "DhtConfig",
     "Entry",

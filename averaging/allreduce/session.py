@@ -17,6 +17,7 @@ from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
+from averaging.allreduce.circuits import Circuits
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
 from averaging.allreduce.partition import Chunk, Piece, partition
@@ -34,7 +35,7 @@ from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
 from averaging.robust.rule import Rule
-from p2p import MessageInvalid, Node, Path, PeerId, short
+from p2p import MessageInvalid, Node, Path, PeerId, RpcCall, short
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Session:
         deadline_s: float,
         config: AllreduceConfig,
         buffers: Buffers,
+        circuits: Circuits,
     ) -> None:
         self.node = node
         self.config = config
@@ -95,6 +97,7 @@ class Session:
         self.fetchers = 0
         """Tasks that send pieces of it to others."""
         self._buffers = buffers
+        self._circuits = circuits
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
         self.uplinks = {
@@ -148,7 +151,7 @@ class Session:
             voters=self.voters,
             aggregators=self.aggregators,
             owners=[piece.owner for piece in self.pieces],
-            askable=self.aggregators if self.node.client_mode else self.members,
+            askable=self._askable(),
             signing=manifest.Signing(
                 vote=lambda pieces: manifest.signed_vote(group_id, pieces, sign),
                 promise=lambda: manifest.signed_promise(
@@ -159,6 +162,18 @@ class Session:
             quorum_reached=self.quorum_reached,
             times=self.config.times,
             tolerated_liars=self.config.tolerated_liars,
+        )
+
+    def _askable(self) -> tuple[PeerId, ...]:
+        """Who can be called, perhaps through a relay: whom we may come to, or who comes to us."""
+        if self.me in self.aggregators:
+            return self.members
+        return tuple(
+            join.peer_id
+            for join in self.group.members
+            if join.addresses
+            or join.peer_id in self.aggregators
+            or self.node.is_connected(join.peer_id)
         )
 
     def quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
@@ -314,6 +329,48 @@ class Session:
         if incoming is not None and incoming.in_place and chunk == len(incoming.chunks):
             return self.place_of(run)
         return np.empty(size_bytes, np.uint8).data
+
+    # --- relays ----------------------------------------------------------------------------
+
+    def obstacle_to(self, aggregator: PeerId) -> str:
+        """Why our values cannot go to an aggregator over the path that there is; or empty."""
+        info = self.node.path_to(aggregator)
+        if info is None or info.path != "relayed" or not self.votes:
+            return ""
+        needed, room = self._bulk_bytes(aggregator), self._circuits.room_bytes(info)
+        if needed <= room:
+            return ""
+        return f"only reached through a relay, which carries {room:.0f} bytes, not {needed}"
+
+    def needs_new_circuit_to(self, aggregator: PeerId) -> bool:
+        """Whether a circuit is nearly used up, and a new one would carry what goes over it."""
+        info = self.node.path_to(aggregator)
+        if info is None or not self.obstacle_to(aggregator):
+            return False
+        return self._bulk_bytes(aggregator) <= self._circuits.room_when_new_bytes(info)
+
+    def may_send(self, call: RpcCall[Any, Any], size_bytes: int) -> bool:
+        """Whether so much bulk may go over the call's path; it is counted if so."""
+        if call.path != "relayed":
+            return True
+        infos = [
+            info
+            for info in self.node.connections
+            if info.peer_id == call.peer_id and info.path == "relayed"
+        ]
+        return bool(infos) and self._circuits.take(infos[-1], size_bytes)
+
+    def _bulk_bytes(self, other: PeerId) -> int:
+        """What we send to an aggregator: parts of its span, and averages of ours."""
+        owners = [
+            number for number, peer in enumerate(self.aggregators) if peer in (other, self.me)
+        ]
+        return sum(
+            self.wire.size_bytes(chunk.start, chunk.stop)
+            for piece in self.pieces
+            if piece.owner in owners
+            for chunk in piece.chunks
+        )
 
     # --- the rest --------------------------------------------------------------------------
 

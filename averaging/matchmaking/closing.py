@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking import schema
 from averaging.matchmaking.grid import in_bucket
 from averaging.matchmaking.group import (
@@ -17,7 +18,6 @@ from averaging.matchmaking.group import (
 )
 from averaging.matchmaking.lineup import Lineup, line_up
 from averaging.matchmaking.outputs import Answer
-from averaging.matchmaking.paths import relayed_bytes_needed
 from averaging.matchmaking.plan import plan_spans
 from averaging.matchmaking.roster import Elsewhere
 from averaging.round_id import RoundId

@@ -33,6 +33,8 @@ _CHUNKS_PER_SPAN = 8
 _CHUNK_ELEMENTS_MIN = 4096
 _CHUNK_ELEMENTS_MAX = 131_072
 
+_OPEN = schema.Paths()
+
 
 @dataclass(frozen=True)
 class Join:
@@ -57,7 +59,7 @@ class Join:
     signature: bytes = b""
     bucket: str = ""
     """Where in the grid, if there is one."""
-    paths: schema.Paths = schema.Paths()
+    paths: schema.Paths = _OPEN
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking.schema import PATH_DIGEST_SIZE_BYTES, PATHS_MAX, RELAYED_BYTES_MAX, Paths
 from p2p import MessageInvalid, PeerId
 
 if TYPE_CHECKING:
     from averaging.matchmaking.group import Join
-
-# What goes over a circuit beside the values: frames, seals, tables, questions and votes.
-_OVERHEAD_PART: Final = 16
-_OVERHEAD_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,6 @@ class Ways:
     open: bool = True
     """Whether to expect that anybody can dial us without a relay."""
     to: Mapping[PeerId, Way] = field(default_factory=dict)
-
-
-def relayed_bytes_needed(vector_bytes: int) -> int:
-    """What a circuit must carry each way, for a vector of this size to be averaged through it."""
-    return vector_bytes + vector_bytes // _OVERHEAD_PART + _OVERHEAD_BYTES
 
 
 @lru_cache(maxsize=4096)
@@ -90,9 +82,7 @@ def paths_of_leader(ways: Ways, members: Sequence[PeerId], vector_bytes: int) ->
             relayed.append(peer)
             limits.append(min(limit, RELAYED_BYTES_MAX))
     relayed, limits = relayed[:PATHS_MAX], limits[:PATHS_MAX]
-    return Paths(
-        ways.open, _joined(near[:PATHS_MAX]), _joined(relayed), min(limits, default=0)
-    )
+    return Paths(ways.open, _joined(near[:PATHS_MAX]), _joined(relayed), min(limits, default=0))
 
 
 def check_paths_untrusted(paths: Paths) -> None:

@@ -11,8 +11,9 @@ from averaging.allreduce.balance import (
     solve,
     span_lengths,
 )
+from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking.group import Group, capacities_of, parse_group_untrusted
-from averaging.matchmaking.paths import PathTable, relayed_bytes_needed
+from averaging.matchmaking.paths import PathTable
 from p2p import MessageInvalid, short
 
 

@@ -240,9 +240,7 @@ class SimTransport:
         bytes_max = math.inf
         if limit is not None and limit.bytes_each_way is not None:
             bytes_max = limit.bytes_each_way
-        lane = Lane(
-            self._paths, self._mailbox, other._mailbox, relay=relay, bytes_max=bytes_max
-        )
+        lane = Lane(self._paths, self._mailbox, other._mailbox, relay=relay, bytes_max=bytes_max)
         end = ConnectionEnd(self, info, lane, silence_s_max=self._silence_s_max)
         self._ends[end] = other
         return end
