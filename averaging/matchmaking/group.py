@@ -160,7 +160,7 @@ def capacities_of(members: Sequence[Join], *, over_relay: bool = False) -> tuple
     Args:
         over_relay: whether only the first averages, whatever path leads to it.
     """
-    alone = all(join.role == "client" for join in members)
+    alone = len(members) == 1
     table = PathTable(members)
     return tuple(
         Capacity(
