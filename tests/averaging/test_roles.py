@@ -190,11 +190,12 @@ async def test_roles_follow_the_verdict_at_the_next_round(network: SimNetwork) -
         assert (await home.average())[1].sent_bytes == vector
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_mixed_groups_average_over_the_paths_that_there_are(seed: int) -> None:
     async def main(network: SimNetwork) -> None:
         rng = random.Random(seed)
-        count = rng.randint(2, 16)
+        # From 2 to 16, and seldom so many, since all of them average several times.
+        count = (2, 3, 4, 6, 9, 16)[seed]
         private = rng.randint(0, count - 1)
         async with AsyncExitStack() as stack:
             relay = await stack.enter_async_context(network.open_node("relay"))
@@ -203,7 +204,7 @@ def test_mixed_groups_average_over_the_paths_that_there_are(seed: int) -> None:
             await home.open(stack, public=count - private, private=private)
             for a, b in itertools.combinations(home.ids[count - private :], 2):
                 network.let_punch(a, b, rng.random() < 0.7)
-            for _ in range(3):
+            for _ in range(2 if count > 9 else 3):
                 reports = await home.average()
                 assert "relayed" not in paths_of(reports)
                 await trio.sleep(rng.choice([0, 3]))

@@ -82,6 +82,7 @@ def owners(joins: Sequence[Join], **terms: bool) -> list[int]:
 @pytest.mark.parametrize(
     ("joins", "expected"),
     [
+        ([join_of(0, role="client"), join_of(1, role="client", near=[0])], []),
         ([join_of(0, open=True), join_of(1, open=True)], [0, 1]),
         # One that is alone needs no path to anybody.
         ([join_of(0)], [0]),
