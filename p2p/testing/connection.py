@@ -66,7 +66,6 @@ class ConnectionEnd:
         self._streams: dict[SimStream, None] = {}
         self._inbound: dict[SimStream, None] = {}
         self.far: ConnectionEnd
-        lane.on_full = self.crash
 
     @property
     def relay(self) -> PeerId | None:

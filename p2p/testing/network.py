@@ -189,6 +189,11 @@ class SimNetwork:
         )
         self._reach.update()
 
+    @property
+    def circuits_cut(self) -> int:
+        """How often something was sent over a circuit beyond its limit."""
+        return self._reach.circuits_cut
+
     def stop_relay(self, peer_id: PeerId) -> None:
         """Have it do so no more: its circuits break."""
         del self._reach.relays[peer_id]

@@ -41,6 +41,7 @@ class Reach:
     def __init__(self, transports: Mapping[PeerId, SimTransport]) -> None:
         self.private: dict[PeerId, None] = {}
         self.relays: dict[PeerId, CircuitLimit] = {}
+        self.circuits_cut = 0
         self._transports = transports
         self._punchable: dict[frozenset[PeerId], None] = {}
 

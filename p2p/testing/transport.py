@@ -242,8 +242,14 @@ class SimTransport:
             bytes_max = limit.bytes_each_way
         lane = Lane(self._paths, self._mailbox, other._mailbox, relay=relay, bytes_max=bytes_max)
         end = ConnectionEnd(self, info, lane, silence_s_max=self._silence_s_max)
+        lane.on_full = lambda: self._cut(end)
         self._ends[end] = other
         return end
+
+    def _cut(self, end: ConnectionEnd) -> None:
+        """The relay passes no more on."""
+        self._reach.circuits_cut += 1
+        end.crash()
 
     def on_connected(self, end: ConnectionEnd) -> None:
         """A connection has been made."""

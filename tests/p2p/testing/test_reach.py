@@ -55,6 +55,7 @@ async def test_private_peers_meet_through_a_relay(network: SimNetwork) -> None:
                 await stream.send_all(bytes(10_000))
         await trio.sleep(1)
         assert len(received) <= 100_000
+        assert network.circuits_cut
         assert not alice.is_connected(bob.peer_id)
 
 
