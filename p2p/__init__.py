@@ -68,6 +68,7 @@ from p2p.probe.client import (
 )
 from p2p.probe.limits import BandwidthLimits
 from p2p.probe.schema import Told
+from p2p.relay.bulk import relayed_bytes_needed
 from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
 from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
@@ -146,6 +147,7 @@ __all__ = [
     "ping",
     "read_deny_list",
     "read_token",
+    "relayed_bytes_needed",
     "rpc_client",
     "short",
     "sign_deny_list",

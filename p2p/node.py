@@ -25,6 +25,7 @@ from p2p.nat import NetReport, Reachability
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
+from p2p.relay.bulk import RelayedBulk
 
 if TYPE_CHECKING:
     from p2p.relay.client import RelayClient
@@ -92,6 +93,8 @@ class Node:
         """The relay that this node serves as, if it does."""
         self.whereabouts: KnowsWhereabouts | None = None
         """What is known of our own addresses; None where nobody finds out."""
+        self.relayed_bulk = RelayedBulk(transport.connections)
+        """How much bulk may still go over each relayed connection; whoever sends asks it."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = peerstore or Peerstore()

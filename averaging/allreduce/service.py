@@ -16,7 +16,6 @@ from averaging.allreduce import schema
 from averaging.allreduce.aggregator import reduce_pieces, serve_link
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
-from averaging.allreduce.circuits import Circuits
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import keep_promptness, run_uplink
@@ -82,7 +81,6 @@ class Allreduce:
         self._sessions: dict[bytes, Session] = {}
         self._session_opened = Bell()
         self._buffers = Buffers()
-        self._circuits = Circuits()
 
     async def run(
         self,
@@ -133,16 +131,8 @@ class Allreduce:
             self._close_session(session)
 
     def _open_session(self, group: Group, wire: FloatingWire, deadline_s: float) -> Session:
-        self._circuits.on_connections(self._node.connections)
         session = Session(
-            self._node,
-            group,
-            wire.element_count,
-            wire,
-            deadline_s,
-            self._config,
-            self._buffers,
-            self._circuits,
+            self._node, group, wire.element_count, wire, deadline_s, self._config, self._buffers
         )
         self._sessions[group.group_id] = session
         self._session_opened.ring()

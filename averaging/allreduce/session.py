@@ -17,7 +17,6 @@ from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
-from averaging.allreduce.circuits import Circuits
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
 from averaging.allreduce.partition import Chunk, Piece, partition
@@ -61,7 +60,6 @@ class Session:
         deadline_s: float,
         config: AllreduceConfig,
         buffers: Buffers,
-        circuits: Circuits,
     ) -> None:
         self.node = node
         self.config = config
@@ -97,7 +95,6 @@ class Session:
         self.fetchers = 0
         """Tasks that send pieces of it to others."""
         self._buffers = buffers
-        self._circuits = circuits
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
         self.uplinks = {
@@ -337,7 +334,7 @@ class Session:
         info = self.node.path_to(aggregator)
         if info is None or info.path != "relayed" or not self.votes:
             return ""
-        needed, room = self._bulk_bytes(aggregator), self._circuits.room_bytes(info)
+        needed, room = self._bulk_bytes(aggregator), self.node.relayed_bulk.room_bytes(info)
         if needed <= room:
             return ""
         return f"only reached through a relay, which carries {room:.0f} bytes, not {needed}"
@@ -347,18 +344,12 @@ class Session:
         info = self.node.path_to(aggregator)
         if info is None or not self.obstacle_to(aggregator):
             return False
-        return self._bulk_bytes(aggregator) <= self._circuits.room_when_new_bytes(info)
+        room = self.node.relayed_bulk.room_when_new_bytes(info)
+        return self._bulk_bytes(aggregator) <= room
 
     def may_send(self, call: RpcCall[Any, Any], size_bytes: int) -> bool:
         """Whether so much bulk may go over the call's path; it is counted if so."""
-        if call.path != "relayed":
-            return True
-        infos = [
-            info
-            for info in self.node.connections
-            if info.peer_id == call.peer_id and info.path == "relayed"
-        ]
-        return bool(infos) and self._circuits.take(infos[-1], size_bytes)
+        return call.path != "relayed" or self.node.relayed_bulk.take(call.peer_id, size_bytes)
 
     def _bulk_bytes(self, other: PeerId) -> int:
         """What we send to an aggregator: parts of its span, and averages of ours."""

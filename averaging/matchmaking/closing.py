@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking import schema
 from averaging.matchmaking.grid import in_bucket
 from averaging.matchmaking.group import (
@@ -21,7 +20,7 @@ from averaging.matchmaking.outputs import Answer
 from averaging.matchmaking.plan import plan_spans
 from averaging.matchmaking.roster import Elsewhere
 from averaging.round_id import RoundId
-from p2p import PeerId, short
+from p2p import PeerId, relayed_bytes_needed, short
 
 if TYPE_CHECKING:
     from averaging.matchmaking.seek import Seek

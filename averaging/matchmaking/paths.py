@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking.schema import PATH_DIGEST_SIZE_BYTES, PATHS_MAX, RELAYED_BYTES_MAX, Paths
-from p2p import MessageInvalid, PeerId
+from p2p import MessageInvalid, PeerId, relayed_bytes_needed
 
 if TYPE_CHECKING:
     from averaging.matchmaking.group import Join

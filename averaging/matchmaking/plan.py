@@ -11,10 +11,9 @@ from averaging.allreduce.balance import (
     solve,
     span_lengths,
 )
-from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking.group import Group, capacities_of, parse_group_untrusted
 from averaging.matchmaking.paths import PathTable
-from p2p import MessageInvalid, short
+from p2p import MessageInvalid, relayed_bytes_needed, short
 
 
 def plan_spans(capacities: Sequence[Capacity], element_count: int) -> tuple[int, ...]:

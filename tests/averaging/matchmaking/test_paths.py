@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from averaging.allreduce.circuits import relayed_bytes_needed
 from averaging.matchmaking import schema
 from averaging.matchmaking.group import (
     Group,
@@ -35,7 +34,7 @@ from averaging.matchmaking.paths import (
 )
 from averaging.matchmaking.plan import check_plan_untrusted, plan_spans
 from averaging.round_id import RoundId
-from p2p import Identity, MessageInvalid, PeerId
+from p2p import Identity, MessageInvalid, PeerId, relayed_bytes_needed
 
 RNG = random.Random(5)
 IDENTITIES = [Identity.generate(RNG) for _ in range(8)]
