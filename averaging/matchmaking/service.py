@@ -166,6 +166,11 @@ class Matchmaking:
             addresses=self._node.addresses[: schema.ADDRESSES_MAX],
         )
         group = await self._seek(request)
+        self._on_found(group)
+        return group
+
+    def _on_found(self, group: Group) -> None:
+        """Log it, and see that later rounds have better paths; nobody waits for that."""
         logger.info(
             "group_found group=%s id=%s round=%s members=%d attempt=%d",
             self._group_name,
@@ -176,7 +181,6 @@ class Matchmaking:
         )
         for peer, addresses in strangers_to(self._node, group):
             self._nursery.start_soon(get_acquainted, self._node, peer, addresses, self._acquainting)
-        return group
 
     @property
     def _can_be_dialed(self) -> bool:
