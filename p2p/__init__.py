@@ -43,6 +43,7 @@ from p2p.errors import (
 from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
+from p2p.host.transport import ConnectionInfo
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.nat import (
     AddressReport,
@@ -67,6 +68,7 @@ from p2p.probe.client import (
 )
 from p2p.probe.limits import BandwidthLimits
 from p2p.probe.schema import Told
+from p2p.relay.bulk import relayed_bytes_needed
 from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
 from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
@@ -84,6 +86,7 @@ __all__ = [
     "Behind",
     "CallTimeout",
     "CallerJobs",
+    "ConnectionInfo",
     "Dht",
     "DhtConfig",
     "Entry",
@@ -144,6 +147,7 @@ __all__ = [
     "ping",
     "read_deny_list",
     "read_token",
+    "relayed_bytes_needed",
     "rpc_client",
     "short",
     "sign_deny_list",

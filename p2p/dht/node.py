@@ -14,8 +14,8 @@ from p2p.dht.config import DhtConfig
 from p2p.dht.key import distance, key_to_bytes, node_key, record_key
 from p2p.dht.reading import Reading, Sighting
 from p2p.dht.record import SIGNED_LIFE_S_MAX, Record, Sequencer, sign_record
+from p2p.dht.role import follow_role
 from p2p.dht.routing import Contact
-from p2p.dht.server import DhtServer
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
 from p2p.dht.survey import survey
@@ -170,7 +170,7 @@ class Dht:
         """The contacts, and None for us where we are as near; clients hold nothing."""
         own = distance(self._state.own_key, target)
         position = sum(distance(contact.key, target) < own for contact in contacts)
-        if self._state.node.client_mode:
+        if self._state.is_client:
             return list(contacts)
         return [*contacts[:position], None, *contacts[position:]]
 
@@ -224,7 +224,7 @@ class Dht:
         state, target = self._state, record_key(key)
         reading = Reading()
         own = self._own_sightings(target, query)
-        if not state.node.client_mode:
+        if not state.is_client:
             reading.on_answer(state.node.peer_id, own)
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
@@ -308,8 +308,7 @@ async def open_dht(
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(open_service_nursery())
         upkeep = Upkeep(state, client, nursery, initial_peers)
-        if not node.client_mode:
-            await stack.enter_async_context(DhtServer(state).service().serving(node))
+        await nursery.start(follow_role, state, client, upkeep)
         await upkeep.join()
         nursery.start_soon(upkeep.run)
         try:

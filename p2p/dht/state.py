@@ -46,11 +46,22 @@ class DhtState:
         self._addresses: tuple[str, ...] = ()
 
     @property
+    def is_client(self) -> bool:
+        """Whether we store nothing for others, since outsiders do not get through to us."""
+        return self.node.reachability == "private"
+
+    def forget_records(self) -> None:
+        """Hold nothing for others any more."""
+        self.store = RecordStore(self.config.store)
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Where we can be dialed, as we tell others: without our peer id, which they know.
 
-        Who is reached through relays only is a client: lookups shall not wait for relays.
+        Clients tell none: lookups shall not wait for relays, nor for who is on another LAN.
         """
+        if self.is_client:
+            return ()
         current = self.node.addresses
         if current != self._node_addresses:
             bare = (address.removesuffix(f"/p2p/{self.node.peer_id}") for address in current)
@@ -81,7 +92,7 @@ class DhtState:
 
     def _on_seen(self, contact: Contact) -> None:
         is_new = self.table.on_seen(contact, trio.current_time())
-        if is_new and not self.node.client_mode:
+        if is_new and not self.is_client:
             self.newcomers[contact.peer_id] = contact
             self.newcomer_came.set()
 
@@ -94,7 +105,7 @@ class DhtState:
         nearest: list[Contact | None] = list(
             self.table.nearest(key, count, trio.current_time(), confirmed_only=True)
         )
-        if self.node.client_mode:
+        if self.is_client:
             return nearest
         nearest.append(None)
         nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)

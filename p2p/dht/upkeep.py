@@ -252,7 +252,8 @@ class Upkeep:
                 nearest = state.table.nearest(
                     key, state.config.replicas, trio.current_time(), confirmed_only=True
                 )
-                if nearest and None in state.replicas_of(key):
+                # Who has just become a client is nobody's replica any more, but has the records.
+                if nearest and (state.is_client or None in state.replicas_of(key)):
                     _pack(parcels, nearest[-1], held)
             await self._deliver(parcels)
             neighbours = state.table.nearest(
