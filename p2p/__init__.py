@@ -15,12 +15,16 @@ from p2p.dht import (
     Dht,
     DhtConfig,
     Entry,
+    Hop,
+    HopOutcome,
     PutReport,
     RecordValidator,
     SchemaValidator,
+    Trace,
     open_dht,
     owned_subkey,
 )
+from p2p.dht import Stats as DhtStats
 from p2p.discovery.interfaces import interfaces
 from p2p.discovery.mdns import Mdns, open_mdns
 from p2p.discovery.networks import Interface
@@ -86,9 +90,12 @@ __all__ = [
     "CallerJobs",
     "Dht",
     "DhtConfig",
+    "DhtStats",
     "Entry",
     "Guest",
     "Held",
+    "Hop",
+    "HopOutcome",
     "Identity",
     "IdentityError",
     "Interface",
@@ -125,6 +132,7 @@ __all__ = [
     "Stream",
     "StreamBroken",
     "Told",
+    "Trace",
     "UnreachableError",
     "ask_about",
     "decode_untrusted",

@@ -15,6 +15,7 @@ from p2p.dht.record import Record
 from p2p.dht.routing import Contact
 from p2p.dht.schema import contacts_untrusted, to_wire
 from p2p.dht.state import DhtState
+from p2p.dht.trace import SearchObserver
 from p2p.errors import MessageInvalid, P2PError, RefusedError
 from p2p.nursery import open_service_nursery
 from p2p.rpc import Method, rpc_client
@@ -45,6 +46,18 @@ class DhtClient:
     async def leave(self, contact: Contact) -> None:
         """Say farewell to a peer; raises as _call()."""
         await self._call(contact, schema.LEAVE, schema.Leave())
+
+    async def stats(self, contact: Contact) -> schema.Stats:
+        """What a peer says of itself, unchecked; a refusal is not held against it.
+
+        Raises:
+            P2PError: it did not answer, or is too old to say.
+        """
+        state = self._state
+        state.node.add_addresses(contact.peer_id, contact.addresses)
+        timeout_s = state.config.call_timeout_s
+        request = schema.AskStats()
+        return await self._rpc.call(contact.peer_id, schema.STATS, request, timeout_s=timeout_s)
 
     async def find_nodes(
         self, contact: Contact, targets: Sequence[int], count: int
@@ -137,11 +150,15 @@ class DhtClient:
         # Wrong addresses that a liar names for an honest peer must not make it fail.
         contact = state.table.known(contact)
         state.node.add_addresses(contact.peer_id, contact.addresses)
+        begun_s = trio.current_time()
         try:
-            return await self._rpc.call(
+            answer = await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )
+            state.counters.on_call(method.name, trio.current_time() - begun_s)
+            return answer
         except P2PError as exc:
+            state.counters.on_call_failed(method.name)
             if not (isinstance(exc, RefusedError) and exc.code == "busy"):
                 state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
             raise
@@ -176,18 +193,27 @@ class DhtClient:
             avoid=lambda peer_id: state.table.shunned(peer_id, trio.current_time()),
         )
 
-    async def search(self, lookup: Lookup, ask: Ask) -> None:
+    async def search(
+        self, lookup: Lookup, ask: Ask, observer: SearchObserver | None = None
+    ) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
         table = self._state.table
+        begun_s = trio.current_time()
         woken = trio.Event()
 
         async def query(contact: Contact) -> None:
             nonlocal woken
+            if observer is not None:
+                observer.on_asked(contact, trio.current_time())
             try:
                 named, version = await ask(contact)
-            except P2PError:
+            except P2PError as exc:
                 lookup.on_failure(contact.peer_id)
+                if observer is not None:
+                    observer.on_failure(contact, exc, trio.current_time())
             else:
+                if observer is not None:
+                    observer.on_answer(contact, named, version, trio.current_time())
                 for other in named:
                     table.on_heard_of(other, trio.current_time())
                 lookup.on_answer(contact.peer_id, named, version)
@@ -202,6 +228,7 @@ class DhtClient:
                     await woken.wait()
                 woken = trio.Event()
                 lookup.on_deadline(trio.current_time())
+        self._state.counters.on_search(lookup.hops, trio.current_time() - begun_s)
         for contact in lookup.unanswered:
             table.on_failed(contact.peer_id, contact.key, trio.current_time())
 

@@ -11,6 +11,7 @@ import trio
 from p2p.dht import schema
 from p2p.dht.client import DhtClient
 from p2p.dht.config import DhtConfig
+from p2p.dht.inspection import keep_gauges, stats, trace
 from p2p.dht.key import distance, key_to_bytes, node_key, record_key
 from p2p.dht.reading import Reading, Sighting
 from p2p.dht.record import SIGNED_LIFE_S_MAX, Record, Sequencer, sign_record
@@ -19,6 +20,7 @@ from p2p.dht.server import DhtServer
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
 from p2p.dht.survey import survey
+from p2p.dht.trace import Trace
 from p2p.dht.upkeep import Upkeep
 from p2p.errors import P2PError, RecordInvalid
 from p2p.node import Node
@@ -143,6 +145,26 @@ class Dht:
         """Who is in the swarm, as its members name each other, and where each can be dialed."""
         node = self._state.node
         return await survey(self._state, self._client, peers_max=peers_max, rng=node.rng)
+
+    async def trace(
+        self, key: str, *, subkey: str | None = None, dictionary: bool = False
+    ) -> Trace:
+        """Search for a value as a reader would, until all replicas answered, and tell each step."""
+        return await trace(self._state, self._client, key, subkey, dictionary=dictionary)
+
+    @property
+    def stats(self) -> schema.Stats:
+        """What we hold, and what we have done since we joined."""
+        return stats(self._state)
+
+    async def stats_of(self, peer_id: PeerId, addresses: Iterable[str] = ()) -> schema.Stats:
+        """What another node says of itself; nobody checks it.
+
+        Raises:
+            P2PError: it did not answer, or is too old to say.
+        """
+        contact = Contact(peer_id, node_key(peer_id), tuple(addresses))
+        return await self._client.stats(contact)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -312,6 +334,7 @@ async def open_dht(
             await stack.enter_async_context(DhtServer(state).service().serving(node))
         await upkeep.join()
         nursery.start_soon(upkeep.run)
+        nursery.start_soon(keep_gauges, state)
         try:
             yield Dht(state, client, nursery)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from p2p.dht import schema
+from p2p.dht.inspection import stats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
 from p2p.dht.schema import from_wire, to_wire, to_wire_contact
@@ -16,7 +17,7 @@ from p2p.rpc import RpcService
 
 
 class DhtServer:
-    """Handlers of the five methods, over the shared state."""
+    """Handlers of all methods, over the shared state."""
 
     def __init__(self, state: DhtState) -> None:
         self._state = state
@@ -29,9 +30,11 @@ class DhtServer:
         service.unary(schema.FIND_VALUE, self._on_find_value)
         service.unary(schema.STORE, self._on_store)
         service.unary(schema.LEAVE, self._on_leave)
+        service.unary(schema.STATS, self._on_stats)
         return service
 
     async def _on_ping(self, caller: PeerId, request: schema.Ping) -> schema.Pong:
+        self._state.counters.on_request(schema.PING.name)
         self._state.on_request(caller, request.addresses)
         return schema.Pong(self._state.wall_ms)
 
@@ -39,7 +42,11 @@ class DhtServer:
         self._state.table.on_left(caller, node_key(caller))
         return schema.Left()
 
+    async def _on_stats(self, caller: PeerId, request: schema.AskStats) -> schema.Stats:
+        return stats(self._state)
+
     async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
+        self._state.counters.on_request(schema.FIND_NODE.name)
         self._state.on_request(caller, request.addresses)
         contacts = tuple(
             self._nearest(key_from_bytes(target), request.count, caller)
@@ -48,6 +55,7 @@ class DhtServer:
         return schema.FoundNodes(self._state.wall_ms, contacts)
 
     async def _on_find_value(self, caller: PeerId, request: schema.FindValue) -> schema.FoundValues:
+        self._state.counters.on_request(schema.FIND_VALUE.name)
         self._state.on_request(caller, request.addresses)
         room_bytes, room_records = schema.PAGE_BYTES_MAX, schema.RECORDS_MAX
         found = []
@@ -84,6 +92,7 @@ class DhtServer:
         return tuple(to_wire_contact(contact) for contact in others[:count])
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
+        self._state.counters.on_request(schema.STORE.name)
         self._state.on_request(caller, request.addresses)
         records: list[Record] = []
         remaining_ms: list[int] = []
@@ -98,11 +107,13 @@ class DhtServer:
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             if complaint is not None:
+                self._state.counters.on_offer(StoreCode.REFUSED, "invalid")
                 answers.append(_refusal(complaint))
                 continue
             result = self._state.store.put(
                 record, remaining_s=remaining / 1000, source=caller, now_s=now_s
             )
+            self._state.counters.on_offer(result.code, "limit")
             if result.code is StoreCode.REFUSED:
                 answers.append(_refusal(result.reason))
             else:

@@ -6,6 +6,7 @@ import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
+from p2p.dht.counters import Counters
 from p2p.dht.key import node_key
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
@@ -39,6 +40,8 @@ class DhtState:
         self.store = RecordStore(config.store)
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()
+        self.counters = Counters()
+        self.begun_s = trio.current_time()
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
         self.newcomer_came = trio.Event()
