@@ -61,6 +61,7 @@ Value = Annotated[bytes, Meta(max_length=32_768)]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LIFE_MS_MAX)]
 WallMilliseconds = Annotated[int, Meta(ge=0, le=_WALL_MS_MAX)]
 SequenceNumber = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Counter = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=CONTACTS_MAX)]
 
 
@@ -121,6 +122,10 @@ class Query(Message, frozen=True):
     dictionary: bool = False
     after: SubkeyText = ""
     """With dictionary: only subkeys that sort behind this one."""
+    since_boot: Counter = 0
+    """With dictionary: the answerer's boot when we last read it; 0 when we did not."""
+    since_change: Counter = 0
+    """And its number of changes then: if it has the same boot, only what changed after it."""
 
 
 class FindValue(Message, frozen=True):
@@ -138,6 +143,10 @@ class Found(Message, frozen=True):
     records: Annotated[tuple[WireRecord, ...], Meta(max_length=RECORDS_MAX)]
     more: bool = False
     """Whether the dictionary goes on behind the last subkey here."""
+    boot: Counter = 0
+    """Of a dictionary: a number that the answerer takes anew at each start; 0 if it has none."""
+    change: Counter = 0
+    """And how many changes it has seen since then."""
 
 
 class FoundValues(Message, frozen=True):
@@ -255,11 +264,6 @@ def contacts_untrusted(named: Contacts) -> list[Contact]:
             # Newer peers may know other kinds of ids; the rest of the answer is good.
             continue
     return contacts
-
-
-def to_wire_contact(contact: Contact) -> WireContact:
-    """A contact as it is passed on."""
-    return WireContact(contact.peer_id, contact.addresses[:ADDRESSES_PASSED_ON_MAX])
 
 
 def to_wire(record: Record, remaining_s: float) -> WireRecord:

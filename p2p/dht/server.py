@@ -8,7 +8,7 @@ from p2p.dht import schema
 from p2p.dht.inspection import stats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
-from p2p.dht.schema import from_wire, to_wire, to_wire_contact
+from p2p.dht.schema import from_wire, to_wire
 from p2p.dht.state import DhtState
 from p2p.dht.store import Held, StoreCode
 from p2p.errors import RefusedError
@@ -67,7 +67,11 @@ class DhtServer:
             now_s = trio.current_time()
             records = tuple(to_wire(item.record, item.expires_at_s - now_s) for item in held)
             contacts = self._nearest(key, request.count, caller)
-            found.append(schema.Found(contacts, records, more))
+            if query.dictionary:
+                store = self._state.store
+                found.append(schema.Found(contacts, records, more, store.boot, store.change))
+            else:
+                found.append(schema.Found(contacts, records, more))
         return schema.FoundValues(self._state.wall_ms, tuple(found))
 
     def _held(
@@ -80,7 +84,11 @@ class DhtServer:
             return ([held] if held is not None else []), False
         if room_bytes <= 0 or room_records <= 0:
             return [], True
-        page, more = self._state.store.dictionary(key, query.after, room_bytes, now_s)
+        store = self._state.store
+        # A reader that has seen more changes than there were takes us for another.
+        same = query.since_boot == store.boot and query.since_change <= store.change
+        since = query.since_change if same else 0
+        page, more = store.dictionary(key, query.after, room_bytes, now_s, since=since)
         return page[:room_records], more or len(page) > room_records
 
     def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:
@@ -89,7 +97,7 @@ class DhtServer:
             key, count + 1, trio.current_time(), confirmed_only=True
         )
         others = [contact for contact in nearest if contact.peer_id != caller]
-        return tuple(to_wire_contact(contact) for contact in others[:count])
+        return self._state.told_to(caller, others[:count])
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
         self._state.counters.on_request(schema.STORE.name)

@@ -3,6 +3,10 @@
 When memory runs out, whoever delivered the most bytes loses its oldest records first, so that one
 flooding peer displaces nobody but itself. What a signed record's sequence was is remembered for
 15 minutes beyond its life, so that an older one cannot come back.
+
+Every change is numbered, so that who has read a dictionary before is sent only what changed since.
+The numbers mean something together with the store's *boot*, which no other store has. Nothing is
+ever deleted before it expires, as the reader sees by itself, so no tombstones are needed.
 """
 
 from __future__ import annotations
@@ -84,6 +88,8 @@ class Held:
     source: PeerId
     refreshed_at_s: float
     """When anybody last offered us this record: somebody else takes care of it, too."""
+    change: int = 0
+    """The number of the store's change that brought it here, or made it live longer."""
 
 
 @dataclass(slots=True)
@@ -113,8 +119,12 @@ class _Share:
 class RecordStore:
     """Records by key and subkey; every limit is enforced on the way in."""
 
-    def __init__(self, limits: StoreLimits) -> None:
+    def __init__(self, limits: StoreLimits, *, boot: int = 1) -> None:
         self._limits = limits
+        self.boot = boot
+        """A random number from 1; a later store of this node has another."""
+        self.change = 0
+        """How many changes there were."""
         self._keys: OrderedDict[int, KeyRecords] = OrderedDict()
         self._memories: OrderedDict[Slot, _Memory] = OrderedDict()
         self._shares: dict[PeerId, _Share] = {}
@@ -160,13 +170,21 @@ class RecordStore:
         return held if held is not None and held.expires_at_s > now_s else None
 
     def dictionary(
-        self, key: int, after: str, size_bytes_max: int, now_s: float
+        self, key: int, after: str, size_bytes_max: int, now_s: float, *, since: int = 0
     ) -> tuple[list[Held], bool]:
-        """A page of a key's subkeys, in order, those behind ``after``; and whether more follow."""
+        """A page of a key's subkeys, in order, those behind ``after``; and whether more follow.
+
+        Args:
+            since: leaves out what did not change after the change of this number.
+        """
         entry = self._keys.get(key)
         if entry is None:
             return [], False
-        subkeys = sorted(subkey for subkey in entry.slots if subkey is not None and subkey > after)
+        subkeys = sorted(
+            subkey
+            for subkey, held in entry.slots.items()
+            if subkey is not None and subkey > after and held.change > since
+        )
         page: list[Held] = []
         size_bytes = 0
         for subkey in subkeys:
@@ -228,6 +246,7 @@ class RecordStore:
         expires_at_s = min(now_s + remaining_s, held.lives_until_s)
         if expires_at_s > held.expires_at_s + _REFRESH_GAIN_S:
             held.expires_at_s = expires_at_s
+            self._number(held)
         return StoreResult(StoreCode.STORED)
 
     def _no_room(self, slot: Slot, record: Record, source: PeerId) -> str | None:
@@ -267,11 +286,16 @@ class RecordStore:
         if entry is None:
             entry = self._keys[key] = KeyRecords(held.record.key)
         entry.slots[subkey] = held
+        self._number(held)
         share = self._shares.setdefault(held.source, _Share())
         share.slots[slot] = None
         share.size_bytes += held.record.size_bytes
         self.size_bytes += held.record.size_bytes
         self._memories.pop(slot, None)
+
+    def _number(self, held: Held) -> None:
+        self.change += 1
+        held.change = self.change
 
     def _remove(self, slot: Slot, *, remember: bool = True) -> None:
         key, subkey = slot

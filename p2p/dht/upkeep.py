@@ -55,6 +55,7 @@ class Upkeep:
         self._nursery = nursery
         self._initial = [_initial_contact(address) for address in initial]
         self._initial = [c for c in self._initial if c.peer_id != state.node.peer_id]
+        state.trusted.update(contact.peer_id for contact in self._initial)
         self._attempts: list[Attempt] = []
 
     # --- joining ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import p2p
 from p2p import MessageInvalid, PeerId, RefusedError, RemoteError, StreamBroken, encode
 from p2p.address import parse_address_untrusted, scope
 from p2p.dht import schema
+from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.routing import networks_of
@@ -169,7 +170,10 @@ def run_contacts(data: bytes) -> None:
     for named in answer.contacts:
         for contact in schema.contacts_untrusted(named):
             parse_peer_id_untrusted(contact.peer_id)
-            schema.to_wire_contact(contact)
+            for reach in Reach:
+                fit = fit_untrusted(contact.addresses, reach)
+                HearsayGuard().admit(fit, 0.0)
+                HearsayGuard().on_answered(contact.addresses)
             networks_of(contact.addresses)
 
 
@@ -251,7 +255,12 @@ TARGETS = (
         name="p2p.dht-contacts",
         run=run_contacts,
         seeds=(encode(schema.FoundNodes(7, ((schema.WireContact(ALICE.peer_id, ADDRESSES),),))),),
-        covers=("p2p.dht.schema.contacts_untrusted", "p2p.dht.schema.contact_untrusted"),
+        covers=(
+            "p2p.dht.schema.contacts_untrusted",
+            "p2p.dht.schema.contact_untrusted",
+            "p2p.dht.hearsay.fit_untrusted",
+            "p2p.dht.state.named_untrusted",
+        ),
     ),
     Target(
         name="p2p.dht-sequence",
