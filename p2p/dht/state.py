@@ -95,8 +95,8 @@ class DhtState:
         return max(
             (
                 reach_of_connection(info.address, info.local)
-                for info in self.node.connections
-                if info.peer_id == peer_id and info.path != "relayed"
+                for info in self.node.connections_to(peer_id)
+                if info.path != "relayed"
             ),
             default=Reach.PUBLIC,
         )
