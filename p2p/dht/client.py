@@ -9,8 +9,9 @@ import trio
 
 from p2p.dht import schema
 from p2p.dht.key import key_from_bytes, key_to_bytes
-from p2p.dht.lookup import Lookup
+from p2p.dht.lookup import Lookup, Search
 from p2p.dht.mirror import Cursor
+from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
@@ -19,6 +20,7 @@ from p2p.dht.state import DhtState
 from p2p.dht.trace import SearchObserver
 from p2p.errors import Attempt, MessageInvalid, P2PError, RefusedError, UnreachableError
 from p2p.nursery import open_service_nursery
+from p2p.peer_id import PeerId
 from p2p.rpc import Method, rpc_client
 from p2p.wire import Message
 
@@ -196,7 +198,6 @@ class DhtClient:
         # Wrong addresses that a liar names for an honest peer must not make it fail.
         contact = state.table.known(contact)
         addresses = contact.addresses
-        begun_s = trio.current_time()
         try:
             if contact.peer_id not in state.trusted and not state.node.is_connected(
                 contact.peer_id
@@ -205,25 +206,44 @@ class DhtClient:
                 if contact.addresses and not addresses:
                     raise UnreachableError(contact.peer_id, (_GUARDED,))
             state.node.add_addresses(contact.peer_id, addresses)
-            answer = await self._rpc.call(
+            asked_at_s = trio.current_time()
+            response = await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )
-            state.counters.on_call(method.name, trio.current_time() - begun_s)
-            return answer
+            took_s = trio.current_time() - asked_at_s
+            state.latencies.on_answer(took_s)
+            state.counters.on_call(method.name, took_s)
+            return response
         except P2PError as exc:
             state.counters.on_call_failed(method.name)
             if not (isinstance(exc, RefusedError) and exc.code in _BLAMELESS):
                 state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
             raise
 
-    async def find_nearest(self, target: int, width: int) -> Lookup:
-        """Look up the nodes nearest to a key."""
+    async def find_nearest(self, target: int, width: int, *, with_care: bool = False) -> Search:
+        """Look up the nodes nearest to a key; with care on several ways that share no peer."""
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
             count = min(width + _SPARE_CONTACTS, schema.CONTACTS_MAX)
             return (await self.find_nodes(contact, [target], count))[0], None
 
-        lookup = self.lookup(target, width)
+        config, known = self._state.config, len(self._state.table.confirmed)
+        paths = paths_for(known, config.bucket_size, config.disjoint_paths) if with_care else 1
+        lookup: Search = (
+            self.lookup(target, width)
+            if paths == 1
+            else DisjointLookup(
+                target,
+                self._seeds(target, (width + _SPARE_CONTACTS) * paths),
+                paths=paths,
+                own_id=self._state.node.peer_id,
+                width=width,
+                parallelism=config.parallelism,
+                stall_s=config.stall_s,
+                hedge_s=self._state.latencies.hedge_s(config.stall_s),
+                avoid=self._shunned,
+            )
+        )
         await self.search(lookup, ask)
         return lookup
 
@@ -232,22 +252,29 @@ class DhtClient:
     ) -> Lookup:
         """A lookup that starts from what our routing table knows."""
         state = self._state
-        now_s = trio.current_time()
-        state.table.on_looked_up(target, now_s)
         return Lookup(
             target,
-            state.table.nearest(target, width + _SPARE_CONTACTS, now_s),
+            self._seeds(target, width + _SPARE_CONTACTS),
             own_id=state.node.peer_id,
             width=width,
             parallelism=state.config.parallelism,
             stall_s=state.config.stall_s,
+            hedge_s=state.latencies.hedge_s(state.config.stall_s),
             holders_wanted=holders_wanted,
             own_version=own_version,
-            avoid=lambda peer_id: state.table.shunned(peer_id, trio.current_time()),
+            avoid=self._shunned,
         )
 
+    def _seeds(self, target: int, count: int) -> list[Contact]:
+        now_s = trio.current_time()
+        self._state.table.on_looked_up(target, now_s)
+        return self._state.table.nearest(target, count, now_s)
+
+    def _shunned(self, peer_id: PeerId) -> bool:
+        return self._state.table.shunned(peer_id, trio.current_time())
+
     async def search(
-        self, lookup: Lookup, ask: Ask, observer: SearchObserver | None = None
+        self, lookup: Search, ask: Ask, observer: SearchObserver | None = None
     ) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
         table = self._state.table
@@ -282,8 +309,11 @@ class DhtClient:
                 woken = trio.Event()
                 lookup.on_deadline(trio.current_time())
         self._state.counters.on_search(lookup.hops, trio.current_time() - begun_s)
-        for contact in lookup.unanswered:
+        for contact in lookup.silent:
             table.on_failed(contact.peer_id, contact.key, trio.current_time())
+        for contact in lookup.late:
+            # It may be slow, or frozen: it is pinged soon.
+            table.on_doubted(contact.peer_id, contact.key)
 
 
 def _answers(query: schema.Query, subkey: str | None) -> bool:

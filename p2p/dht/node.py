@@ -16,6 +16,7 @@ from p2p.dht.offer import PutReport
 from p2p.dht.reader import Reader
 from p2p.dht.reading import Sighting
 from p2p.dht.routing import Contact
+from p2p.dht.saved import SavedState
 from p2p.dht.schema import Stats
 from p2p.dht.server import DhtServer
 from p2p.dht.state import DhtState
@@ -119,7 +120,7 @@ class Dht:
         """Where a peer can be dialed, as it says or as those near to it do; empty if none knows."""
         width = self._state.config.replicas
         lookup = await self._client.find_nearest(node_key(peer_id), width)
-        for contact in (*lookup.answered(), *lookup.unanswered):
+        for contact in (*lookup.answered(), *lookup.late, *lookup.silent):
             if contact.peer_id == peer_id:
                 return contact.addresses
         return ()
@@ -165,22 +166,29 @@ async def open_dht(
         initial_peers: full multiaddresses of nodes that may be there; none starts a new DHT.
 
     Raises:
-        UnreachableError: none of the initial peers answered; each attempt is listed.
+        UnreachableError: neither an initial peer answered nor one that we knew before a restart;
+            each attempt is listed.
         AddressInvalid: an initial peer's address is none, or lacks the peer id.
     """
     state = DhtState(node, config or DhtConfig())
     client = DhtClient(state)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(open_service_nursery())
-        upkeep = Upkeep(state, client, nursery, initial_peers)
+        saved = SavedState(state, state.config.state_path)
+        snapshot = await saved.load()
+        upkeep = Upkeep(state, client, nursery, initial_peers, snapshot)
         if not node.client_mode:
             await stack.enter_async_context(DhtServer(state).service().serving(node))
         await upkeep.join()
         nursery.start_soon(upkeep.run)
         nursery.start_soon(keep_gauges, state)
         reader = Reader(state, client, nursery)
+        writer = Writer(state, client, reader, sequence_floor=snapshot.sequence)
         nursery.start_soon(reader.keep_used_fresh)
+        nursery.start_soon(saved.save_often, lambda: writer.sequencer.last)
         try:
-            yield Dht(state, client, reader, Writer(state, client, reader))
+            yield Dht(state, client, reader, writer)
         finally:
+            with trio.CancelScope(shield=True):
+                await saved.save(writer.sequencer.last)
             await upkeep.say_farewell()

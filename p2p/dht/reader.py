@@ -114,10 +114,15 @@ class Reader:
         bits = expected_bits(state.own_key, state.table.confirmed, state.config.bucket_size)
         return grouped(targets, bits)
 
-    async def neighbourhood(self, target: int) -> Neighbourhood:
+    async def neighbourhood(self, target: int, *, with_care: bool = False) -> Neighbourhood:
         """The nodes around a key, found by one wide lookup."""
         config = self._state.config
-        lookup = await self._client.find_nearest(target, config.bucket_size)
+        if self._state.knows_everybody:
+            everybody = self._state.table.nearest(
+                target, config.bucket_size, trio.current_time(), confirmed_only=True
+            )
+            return Neighbourhood(target, tuple(everybody), 0)
+        lookup = await self._client.find_nearest(target, config.bucket_size, with_care=with_care)
         return neighbourhood_of(
             target, lookup.answered(), width=config.bucket_size, replicas=config.replicas
         )

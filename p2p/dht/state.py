@@ -12,6 +12,7 @@ from p2p.dht.config import DhtConfig
 from p2p.dht.counters import Counters
 from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted, reach_of_connection
 from p2p.dht.key import node_key
+from p2p.dht.latency import Latencies
 from p2p.dht.mirror import DictionaryMirrors
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
@@ -53,6 +54,7 @@ class DhtState:
         self.counters = Counters()
         self.begun_s = trio.current_time()
         self.guard = HearsayGuard()
+        self.latencies = Latencies()
         self.trusted: set[PeerId] = set()
         """Peers whose addresses our user gave us: they are no hearsay."""
         self.newcomers: dict[PeerId, Contact] = {}
@@ -136,6 +138,18 @@ class DhtState:
         if is_new and not self.node.client_mode:
             self.newcomers[contact.peer_id] = contact
             self.newcomer_came.set()
+
+    @property
+    def knows_everybody(self) -> bool:
+        """Whether the swarm is so small that every newcomer has made itself known to us, too.
+
+        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all.
+        """
+        return (
+            not self.node.client_mode
+            and len(self.table) < self.config.bucket_size
+            and not self.table.unsure
+        )
 
     def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
         """Who should hold a key as far as we know, nearest first, and so many next in line.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -16,10 +16,13 @@ from p2p.dht.routing import Contact
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
 from p2p.errors import P2PError, RecordInvalid
+from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
 
 # Lookups or calls under way at once for one bulk write.
 _AT_ONCE_MAX = 8
+# More than these take longer to send and to check than a query does.
+_FEW_RECORDS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,13 @@ class _Parcel:
 class Writer:
     """Writes of one node."""
 
-    def __init__(self, state: DhtState, client: DhtClient, reader: Reader) -> None:
+    def __init__(
+        self, state: DhtState, client: DhtClient, reader: Reader, *, sequence_floor: int = 0
+    ) -> None:
         self._state = state
         self._client = client
         self._reader = reader
-        self.sequencer = Sequencer(state.config.sequence_floor)
+        self.sequencer = Sequencer(max(state.config.sequence_floor, sequence_floor))
 
     async def put(self, items: Sequence[PutItem]) -> list[PutReport]:
         """Store values at the nodes nearest to their keys, one report each.
@@ -113,6 +118,12 @@ class Writer:
         by_target: dict[int, list[_Parcel]] = {}
         for parcel in parcels:
             by_target.setdefault(record_key(parcel.record.key), []).append(parcel)
+        if self._state.knows_everybody:
+            for target in by_target:
+                nearest = self._state.replicas_of(target, len(self._state.table))
+                for parcel in by_target[target]:
+                    parcel.nearest = nearest
+            return
         limiter = trio.CapacityLimiter(_AT_ONCE_MAX)
         reader = self._reader
 
@@ -120,15 +131,24 @@ class Writer:
             for parcel in by_target[target]:
                 parcel.nearest = reader.with_ourselves(contacts, target)
 
+        def matters(targets: list[int]) -> bool:
+            return any(
+                parcel.record.owner is not None
+                for target in targets
+                for parcel in by_target[target]
+            )
+
         async def find_group(targets: list[int]) -> None:
             async with limiter:
                 if len(targets) == 1:
                     width = self._state.config.replicas
-                    lookup = await self._client.find_nearest(targets[0], width)
+                    lookup = await self._client.find_nearest(
+                        targets[0], width, with_care=matters(targets)
+                    )
                     found(targets[0], lookup.answered())
                     return
                 while targets:
-                    near = await reader.neighbourhood(targets[0])
+                    near = await reader.neighbourhood(targets[0], with_care=matters(targets))
                     covered = [one for one in targets if one == targets[0] or near.covers(one)]
                     for target in covered:
                         found(target, near.nearest(target))
@@ -148,23 +168,52 @@ class Writer:
             contacts.update((one.peer_id, one) for one in parcel.nearest if one is not None)
             offers.append(Offer(ids, replicas=self._state.config.replicas))
         limiter = trio.CapacityLimiter(_AT_ONCE_MAX)
+        woken = trio.Event()
 
         async def deliver(peer_id: PeerId, indices: list[int]) -> None:
             async with limiter:
-                await self._deliver(
-                    contacts[peer_id], [(parcels[index], offers[index]) for index in indices]
-                )
+                mine = [(parcels[index], offers[index]) for index in indices]
+                await self._deliver_in_time(contacts[peer_id], mine, lambda: woken.set())
+            woken.set()
 
-        while True:
-            deliveries: dict[PeerId, list[int]] = {}
-            for index, offer in enumerate(offers):
-                for peer_id in offer.next_peers():
-                    deliveries.setdefault(peer_id, []).append(index)
-            if not deliveries:
-                return offers
-            async with trio.open_nursery() as nursery:
+        async with open_service_nursery() as nursery:
+            while not all(offer.settled for offer in offers):
+                woken = trio.Event()
+                deliveries: dict[PeerId, list[int]] = {}
+                for index, offer in enumerate(offers):
+                    for peer_id in offer.next_peers():
+                        deliveries.setdefault(peer_id, []).append(index)
                 for peer_id, indices in deliveries.items():
                     nursery.start_soon(deliver, peer_id, indices)
+                await woken.wait()
+        return offers
+
+    async def _deliver_in_time(
+        self,
+        contact: Contact | None,
+        parcels: Sequence[tuple[_Parcel, Offer]],
+        on_late: Callable[[], None],
+    ) -> None:
+        """Offer records to one node, which may be late, and is given up when it stalls."""
+        state = self._state
+        few = len(parcels) <= _FEW_RECORDS
+        stall_s = state.config.stall_s if few else state.config.call_timeout_s
+        hedge_s = state.latencies.hedge_s(stall_s) if few else stall_s
+
+        async def watch() -> None:
+            await trio.sleep(hedge_s)
+            for _, offer in parcels:
+                offer.on_late(contact.peer_id if contact else state.node.peer_id)
+            on_late()
+
+        with trio.move_on_after(stall_s) as scope:
+            async with open_service_nursery() as nursery:
+                nursery.start_soon(watch)
+                await self._deliver(contact, parcels)
+        if scope.cancelled_caught and contact is not None:
+            state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
+            for _, offer in parcels:
+                offer.on_failure(contact.peer_id, f"silent for {stall_s:g} s")
 
     async def _deliver(
         self, contact: Contact | None, parcels: Sequence[tuple[_Parcel, Offer]]

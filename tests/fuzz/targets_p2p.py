@@ -14,6 +14,7 @@ from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.routing import networks_of
+from p2p.dht.snapshot import first_to_try, from_bytes_untrusted, to_bytes
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
 from p2p.host.stream import Filling
 from p2p.identity import parse_peer_id_untrusted
@@ -177,6 +178,15 @@ def run_contacts(data: bytes) -> None:
             networks_of(contact.addresses)
 
 
+def run_snapshot(data: bytes) -> None:
+    try:
+        snapshot = from_bytes_untrusted(data)
+    except MessageInvalid:
+        return
+    for contact in first_to_try(snapshot, 16):
+        parse_peer_id_untrusted(contact.peer_id)
+
+
 def run_sequence(data: bytes) -> None:
     sequencer = Sequencer()
     for (sequence,) in struct.iter_unpack(">Q", data[: len(data) // 8 * 8]):
@@ -261,6 +271,12 @@ TARGETS = (
             "p2p.dht.hearsay.fit_untrusted",
             "p2p.dht.state.named_untrusted",
         ),
+    ),
+    Target(
+        name="p2p.dht-snapshot",
+        run=run_snapshot,
+        seeds=(to_bytes(7, 0, [schema.contact_untrusted(ALICE.peer_id, ADDRESSES)]),),
+        covers=("p2p.dht.snapshot.from_bytes_untrusted",),
     ),
     Target(
         name="p2p.dht-sequence",

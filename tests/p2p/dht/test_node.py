@@ -248,6 +248,23 @@ async def test_a_frozen_node_costs_a_second_and_then_nothing(autojump_clock: Moc
             assert await nodes[1][1].get("k") is not None
 
 
+async def test_a_frozen_node_costs_a_moment_once_it_is_known_how_fast_others_are(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        nodes = [await swarm.add() for _ in range(8)]
+        _, alice = nodes[0]
+        for index in range(8):
+            await alice.put(f"k{index}", b"v", ttl_s=600)
+        swarm.network.freeze(nodes[3][0].peer_id)
+        for index in range(8):
+            with trio.fail_after(0.3):
+                assert await alice.get(f"absent{index}") is None
+        # It is pinged, does not answer, and is forgotten.
+        await trio.sleep(60)
+        assert nodes[3][0].peer_id not in alice.peers
+
+
 async def test_nobody_at_the_initial_peers_is_an_error_that_lists_them(
     autojump_clock: MockClock,
 ) -> None:

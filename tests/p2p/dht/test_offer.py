@@ -41,3 +41,32 @@ def test_places_are_filled_in_order_until_nobody_is_left(
         one for one in asked if says[one] in (StoreCode.STORED, StoreCode.OLDER)
     }
     assert report.sequence == 9
+
+
+def test_who_is_late_gives_its_place_but_may_still_confirm() -> None:
+    alice, bob, carol = PeerId("alice"), PeerId("bob"), PeerId("carol")
+    offer = Offer([alice, bob, carol], replicas=2)
+    assert offer.next_peers() == [alice, bob]
+    offer.on_answer(alice, StoreCode.STORED, 0, "")
+    offer.on_late(bob)
+    assert not offer.settled
+    assert offer.next_peers() == [carol]
+    offer.on_answer(carol, StoreCode.STORED, 0, "")
+    assert offer.settled
+    assert offer.next_peers() == []
+    assert offer.report(0).refused == {bob: "no answer in time"}
+    offer.on_answer(bob, StoreCode.STORED, 0, "")
+    offer.on_answer(bob, StoreCode.STORED, 0, "")
+    report = offer.report(0)
+    assert (report.replicas, report.refused) == (3, {})
+
+
+def test_the_last_one_left_is_waited_for() -> None:
+    alice = PeerId("alice")
+    offer = Offer([alice], replicas=2)
+    offer.next_peers()
+    offer.on_late(alice)
+    assert not offer.settled
+    offer.on_failure(alice, "gone")
+    assert offer.settled
+    assert offer.report(0).replicas == 0
