@@ -13,7 +13,7 @@ import base58
 from p2p.address import Address, CircuitAddress, TcpAddress, parse_address_untrusted
 from p2p.errors import MessageInvalid
 from p2p.peer_id import PeerId
-from p2p.relay.protobuf import read_varint_untrusted, varint
+from p2p.protobuf import read_varint_untrusted, varint
 
 ADDRESS_BYTES_MAX = 512
 _IP4, _TCP, _IP6, _CIRCUIT, _P2P = 4, 6, 41, 290, 421

@@ -76,7 +76,7 @@ def _reach_of_name(name: str) -> Reach:
     return Reach.PRIVATE if "." not in name or name.endswith(_LOCAL_SUFFIXES) else Reach.PUBLIC
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=65_536)
 def reach_of_connection(remote: str, local: TcpAddress | None) -> Reach:
     """From how near the other end of a connection speaks to us; it has no relay in between."""
     if local is not None and scope(local) == "loopback":
@@ -86,6 +86,13 @@ def reach_of_connection(remote: str, local: TcpAddress | None) -> Reach:
     except MessageInvalid:
         # A kind of socket that we do not know tells nothing.
         return Reach.PUBLIC
+
+
+@lru_cache(maxsize=65_536)
+def account_of_untrusted(remote: str) -> str | None:
+    """The public address range of a connection's other end, or of its relay; None if private."""
+    places = _places_of(remote)
+    return places[1] if places is not None and places[3] else None
 
 
 @lru_cache(maxsize=16_384)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ from p2p.dht.writer import PutItem, Writer
 from p2p.node import Node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
+
+logger = logging.getLogger(__name__)
+
+# Two puts in a row may fail before a value that is kept is lost.
+_PUTS_PER_LIFE = 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,30 @@ class Dht:
             RecordInvalid: one of them is forbidden; then none was put.
         """
         return await self._writer.put(items)
+
+    @asynccontextmanager
+    async def keeping(
+        self, key: str, value: bytes, *, subkey: str | None = None, ttl_s: float
+    ) -> AsyncIterator[PutReport]:
+        """Put a value, and again three times in its life while the block lasts.
+
+        It outlives its holders thereby, and is forgotten soon after we are.
+
+        Raises:
+            RecordInvalid: a limit, a validator or another peer's ownership forbids it.
+        """
+        report = await self.put(key, value, subkey=subkey, ttl_s=ttl_s)
+
+        async def put_again() -> None:
+            while True:
+                await trio.sleep(ttl_s / _PUTS_PER_LIFE)
+                again = await self.put(key, value, subkey=subkey, ttl_s=ttl_s)
+                if not again.replicas + again.newer:
+                    logger.warning("dht_kept_nowhere key=%s refused=%d", key, len(again.refused))
+
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(put_again)
+            yield report
 
     async def get(
         self, key: str, *, subkey: str | None = None, max_age_s: float = 0.0

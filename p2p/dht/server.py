@@ -15,6 +15,8 @@ from p2p.errors import RefusedError
 from p2p.peer_id import PeerId
 from p2p.rpc import RpcService
 
+_OVER_QUOTA = "you offer more records than a peer may, or too many invalid ones; wait a minute"
+
 
 class DhtServer:
     """Handlers of all methods, over the shared state."""
@@ -110,8 +112,16 @@ class DhtServer:
                 remaining_ms.append(wire.remaining_ms)
         if len(records) > schema.RECORDS_MAX:
             raise RefusedError("invalid", f"more than {schema.RECORDS_MAX} records at once")
-        complaints = await self._state.complaints_untrusted(records)
+        quotas = self._state.quotas
+        account = self._state.account_of(caller)
+        admitted = quotas.admit(caller, len(records), trio.current_time())
+        if account != caller:
+            admitted = self._state.range_quotas.admit(account, admitted, trio.current_time())
+        complaints = await self._state.complaints_untrusted(records[:admitted])
         now_s = trio.current_time()
+        invalid = sum(complaint is not None for complaint in complaints)
+        quotas.on_invalid(caller, invalid, now_s)
+        complaints += [_OVER_QUOTA] * (len(records) - admitted)
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             if complaint is not None:
@@ -119,7 +129,7 @@ class DhtServer:
                 answers.append(_refusal(complaint))
                 continue
             result = self._state.store.put(
-                record, remaining_s=remaining / 1000, source=caller, now_s=now_s
+                record, remaining_s=remaining / 1000, source=account, now_s=now_s
             )
             self._state.counters.on_offer(result.code, "limit")
             if result.code is StoreCode.REFUSED:

@@ -10,10 +10,17 @@ import trio
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
 from p2p.dht.counters import Counters
-from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted, reach_of_connection
+from p2p.dht.hearsay import (
+    HearsayGuard,
+    Reach,
+    account_of_untrusted,
+    fit_untrusted,
+    reach_of_connection,
+)
 from p2p.dht.key import node_key
 from p2p.dht.latency import Latencies
 from p2p.dht.mirror import DictionaryMirrors
+from p2p.dht.quota import Quotas
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
 from p2p.dht.schema import (
@@ -35,6 +42,8 @@ from p2p.peer_id import PeerId
 
 # Fewer signatures than this take under 3 ms: not worth a thread.
 _INLINE_SIGNATURES_MAX = 16
+# The peers of one address range may offer together what so many may offer each.
+_RANGE_FACTOR = 4
 # One piece of work for a thread: some 10 ms.
 _SIGNATURES_PER_PIECE = 64
 
@@ -48,6 +57,13 @@ class DhtState:
         self.own_key = node_key(node.peer_id)
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
         self.store = RecordStore(config.store, boot=node.rng.randrange(1, 2**62))
+        self.quotas = Quotas(
+            burst=config.store.offered_per_peer_burst, per_s=config.store.offered_per_peer_per_s
+        )
+        self.range_quotas = Quotas(
+            burst=_RANGE_FACTOR * config.store.offered_per_peer_burst,
+            per_s=_RANGE_FACTOR * config.store.offered_per_peer_per_s,
+        )
         self.mirrors = DictionaryMirrors()
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()
@@ -102,6 +118,16 @@ class DhtState:
             ),
             default=Reach.PUBLIC,
         )
+
+    def account_of(self, peer_id: PeerId) -> str:
+        """To whom what a peer stores here is charged: its public address range, else itself.
+
+        An id costs a key, and a flooder has as many as it likes; addresses are harder to come by.
+        """
+        for info in self.node.connections:
+            if info.peer_id == peer_id:
+                return account_of_untrusted(info.address) or peer_id
+        return peer_id
 
     def named_untrusted(self, namer: PeerId, named: Contacts) -> list[Contact]:
         """Whom an answer names, at addresses that the answerer may know; ourselves left out."""

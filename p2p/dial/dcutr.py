@@ -7,21 +7,20 @@ is of our kind, and keep their parts in every try.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from p2p import protobuf
 from p2p.address import TcpAddress
+from p2p.binary_address import address_bytes, tcp_address_of_untrusted
 from p2p.errors import MessageInvalid
 from p2p.host.multistream import ByteReader
-from p2p.relay.protobuf import (
+from p2p.protobuf import (
     bytes_untrusted,
     field,
     fields_untrusted,
     number_untrusted,
-    read_varint_untrusted,
-    varint,
 )
 
 DCUTR_PROTOCOL = "/libp2p/dcutr"
@@ -29,11 +28,7 @@ MESSAGE_BYTES_MAX = 4_096
 """Source: libp2p specification, relay/DCUtR."""
 OFFERED_MAX = 32
 """Addresses of one message that are read; what is dialed is less."""
-_LENGTH_BYTES_MAX = 2
-_ADDRESS_BYTES_MAX = 256
 _TRY_FIELD = 16_001
-_IP4, _TCP, _IP6 = 4, 6, 41
-_HOST_BYTES = {_IP4: 4, _IP6: 16}
 
 
 class PunchType(IntEnum):
@@ -56,7 +51,7 @@ class PunchMessage:
 
 def encode(message: PunchMessage) -> bytes:
     """The bytes of a message, without its length."""
-    addresses = b"".join(field(2, binary(one)) for one in message.addresses[:OFFERED_MAX])
+    addresses = b"".join(field(2, address_bytes(one)) for one in message.addresses[:OFFERED_MAX])
     return field(1, message.type) + addresses + field(_TRY_FIELD, message.try_number)
 
 
@@ -80,54 +75,27 @@ def decode_untrusted(data: bytes) -> PunchMessage:
 
 def framed(message: PunchMessage) -> bytes:
     """A message behind its length."""
-    data = encode(message)
-    assert len(data) <= MESSAGE_BYTES_MAX
-    return varint(len(data)) + data
+    return protobuf.framed(encode(message))
 
 
 async def receive_untrusted(reader: ByteReader, expected: PunchType) -> PunchMessage:
     """The next message, which must be of this type; raises MessageInvalid."""
-    size = 0
-    for index in range(_LENGTH_BYTES_MAX):
-        byte = (await reader.receive_exactly(1))[0]
-        size |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            break
-    else:
-        raise MessageInvalid("a DCUtR message is too long")
-    if not 0 < size <= MESSAGE_BYTES_MAX:
-        raise MessageInvalid("a DCUtR message is empty or too long")
-    message = decode_untrusted(await reader.receive_exactly(size))
+    data = await protobuf.read_framed_untrusted(
+        reader, bytes_max=MESSAGE_BYTES_MAX, what="a DCUtR message"
+    )
+    message = decode_untrusted(data)
     if message.type != expected:
         raise MessageInvalid(f"{message.type.name} came where {expected.name} was due")
     return message
 
 
-def binary(address: TcpAddress) -> bytes:
-    """The binary multiaddress of an IPv4 or IPv6 address and a TCP port."""
-    ip = ipaddress.ip_address(address.host)
-    code = _IP4 if ip.version == 4 else _IP6
-    return varint(code) + ip.packed + varint(_TCP) + address.port.to_bytes(2, "big")
-
-
 def _address_untrusted(data: bytes) -> TcpAddress | None:
     """The address, or None for one of a kind that we do not punch to."""
-    if len(data) > _ADDRESS_BYTES_MAX:
-        return None
     try:
-        code, position = read_varint_untrusted(data, 0)
-        size = _HOST_BYTES.get(code)
-        if size is None:
-            return None
-        host = data[position : position + size]
-        code, position = read_varint_untrusted(data, position + size)
-        port = data[position : position + 2]
+        address = tcp_address_of_untrusted(data)
     except MessageInvalid:
         return None
-    if code != _TCP or len(port) != 2 or len(data) > position + 2:
-        return None
-    ip = ipaddress.ip_address(host)
-    return TcpAddress("ip4" if ip.version == 4 else "ip6", str(ip), int.from_bytes(port, "big"))
+    return next(iter(punchable((address,))), None)
 
 
 def punchable(addresses: Iterable[TcpAddress]) -> tuple[TcpAddress, ...]:

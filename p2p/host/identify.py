@@ -24,7 +24,7 @@ from p2p.host.handshake import KEY_PREFIX
 from p2p.host.stream import Stream, StreamHandler
 from p2p.host.transport import ConnectionInfo, Identified, Transport
 from p2p.peer_id import short
-from p2p.relay.protobuf import varint
+from p2p.protobuf import framed, read_framed_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ MESSAGE_BYTES_MAX = 32_768
 PROTOCOLS_MAX = 256
 LISTENING_MAX = 16
 _TEXT_MAX = 256
-_LENGTH_BYTES_MAX = 3
 _PING_BYTES = 32
 _PING_TIMEOUT_S = 60.0
 _SEND_TIMEOUT_S = 10.0
@@ -80,7 +79,7 @@ class IdentifyServer:
             protocols=sorted(self.handlers),
         ).SerializeToString()
         with trio.fail_after(_SEND_TIMEOUT_S):
-            await stream.send_all(varint(len(message)) + message)
+            await stream.send_all(framed(message))
 
 
 async def ask(
@@ -91,7 +90,7 @@ async def ask(
         with trio.fail_after(_ASK_TIMEOUT_S):
             stream = await open_stream(IDENTIFY_PROTOCOL)
             try:
-                identified = identified_untrusted(info, await _read_message(stream))
+                identified = identified_untrusted(info, await _read_untrusted(stream))
                 await stream.aclose()
             finally:
                 stream.reset()
@@ -101,16 +100,10 @@ async def ask(
     return identified
 
 
-async def _read_message(stream: Stream) -> bytes:
-    size = 0
-    for index in range(_LENGTH_BYTES_MAX):
-        byte = (await stream.receive_exactly(1))[0]
-        size |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            break
-    if byte >= 0x80 or size > MESSAGE_BYTES_MAX:
-        raise MessageInvalid("an identify message is too long")
-    return await stream.receive_exactly(size) if size else b""
+async def _read_untrusted(stream: Stream) -> bytes:
+    return await read_framed_untrusted(
+        stream, bytes_max=MESSAGE_BYTES_MAX, what="an identify message"
+    )
 
 
 def identified_untrusted(info: ConnectionInfo, data: bytes) -> Identified:

@@ -6,6 +6,7 @@ from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host.stream import Stream
 from p2p.host.transport import DialError, Transport
 from p2p.peer_id import PeerId
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     CircuitLimit,
@@ -14,7 +15,6 @@ from p2p.relay.schema import (
     Status,
     decode_hop_untrusted,
     encode_hop,
-    framed,
     read_message_untrusted,
 )
 

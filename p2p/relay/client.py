@@ -16,6 +16,7 @@ from p2p.host.stream import Stream
 from p2p.host.transport import Transport
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     EXCHANGE_TIMEOUT_S,
     HOP_PROTOCOL,
@@ -32,7 +33,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
 )
 

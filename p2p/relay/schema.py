@@ -17,11 +17,12 @@ from p2p.errors import MessageInvalid
 from p2p.host.multistream import ByteReader
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.peer_id import PeerId
-from p2p.relay.protobuf import (
+from p2p.protobuf import (
     bytes_untrusted,
     field,
     fields_untrusted,
     number_untrusted,
+    read_framed_untrusted,
     varint,
 )
 
@@ -37,7 +38,6 @@ CLOCK_SKEW_S_MAX = 600.0
 ADDRESSES_MAX = 16
 _ADDRESS_BYTES_MAX = 256
 _PEER_ID_BYTES_MAX = 64
-_LENGTH_BYTES_MAX = 2
 
 _VOUCHER_DOMAIN = b"libp2p-relay-rsvp"
 _VOUCHER_TYPE = bytes([0x03, 0x02])
@@ -157,25 +157,9 @@ def decode_stop_untrusted(data: bytes) -> Stop:
     )
 
 
-def framed(message: bytes) -> bytes:
-    """A message behind its length."""
-    assert len(message) <= MESSAGE_BYTES_MAX
-    return varint(len(message)) + message
-
-
 async def read_message_untrusted(reader: ByteReader) -> bytes:
     """The next message, and not a byte of what follows; raises MessageInvalid."""
-    size = 0
-    for index in range(_LENGTH_BYTES_MAX):
-        byte = (await reader.receive_exactly(1))[0]
-        size |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            break
-    else:
-        raise MessageInvalid("a relay message is too long")
-    if size > MESSAGE_BYTES_MAX:
-        raise MessageInvalid("a relay message is too long")
-    return await reader.receive_exactly(size) if size else b""
+    return await read_framed_untrusted(reader, bytes_max=MESSAGE_BYTES_MAX, what="a relay message")
 
 
 def voucher(relay: Identity, peer_id: PeerId, expires_at_s: int) -> bytes:

@@ -18,6 +18,7 @@ from p2p.host.transport import Transport
 from p2p.identity import Identity
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId, short
+from p2p.protobuf import framed
 from p2p.relay.limits import RelayLimits
 from p2p.relay.reservations import Circuit, Reservations
 from p2p.relay.schema import (
@@ -35,7 +36,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
     voucher,
 )

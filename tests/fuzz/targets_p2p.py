@@ -10,7 +10,7 @@ import p2p
 from p2p import MessageInvalid, PeerId, RefusedError, RemoteError, StreamBroken, encode
 from p2p.address import parse_address_untrusted, scope
 from p2p.dht import schema
-from p2p.dht.hearsay import HearsayGuard, Reach, fit_untrusted
+from p2p.dht.hearsay import HearsayGuard, Reach, account_of_untrusted, fit_untrusted
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.routing import networks_of
@@ -175,6 +175,8 @@ def run_contacts(data: bytes) -> None:
                 fit = fit_untrusted(contact.addresses, reach)
                 HearsayGuard().admit(fit, 0.0)
                 HearsayGuard().on_answered(contact.addresses)
+            for address in contact.addresses:
+                account_of_untrusted(address)
             networks_of(contact.addresses)
 
 
@@ -268,6 +270,7 @@ TARGETS = (
         covers=(
             "p2p.dht.schema.contacts_untrusted",
             "p2p.dht.schema.contact_untrusted",
+            "p2p.dht.hearsay.account_of_untrusted",
             "p2p.dht.hearsay.fit_untrusted",
             "p2p.dht.state.named_untrusted",
         ),

@@ -17,9 +17,9 @@ from p2p.nat.autonat.schema import (
     decode_response_untrusted,
     encode_request,
     encode_response,
-    framed,
     read_message_untrusted,
 )
+from p2p.protobuf import framed
 from tests.fuzz.known import ALICE
 from tests.fuzz.target import EndOfInput, InputStream, Target, finish
 

@@ -8,9 +8,9 @@ from p2p import MessageInvalid, encode
 from p2p.address import TcpAddress
 from p2p.dht import Entry
 from p2p.dial import dcutr
+from p2p.protobuf import bytes_untrusted, fields_untrusted, framed
 from p2p.relay.directory import RelayRecord, found_untrusted
 from p2p.relay.keeper import _dialable_untrusted
-from p2p.relay.protobuf import bytes_untrusted, fields_untrusted
 from p2p.relay.schema import (
     CircuitLimit,
     Hop,
@@ -21,7 +21,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
     voucher,
 )

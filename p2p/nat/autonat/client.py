@@ -15,11 +15,11 @@ from p2p.nat.autonat.schema import (
     Status,
     decode_response_untrusted,
     encode_request,
-    framed,
     read_message_untrusted,
 )
 from p2p.nat.verdicts import Answer, Question
 from p2p.peer_id import PeerId, short
+from p2p.protobuf import framed
 
 logger = logging.getLogger(__name__)
 

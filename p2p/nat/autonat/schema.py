@@ -19,12 +19,12 @@ from p2p.errors import MessageInvalid
 from p2p.host.multistream import ByteReader
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peer_id import PeerId
-from p2p.relay.protobuf import (
+from p2p.protobuf import (
     bytes_untrusted,
     field,
     fields_untrusted,
     number_untrusted,
-    varint,
+    read_framed_untrusted,
 )
 
 AUTONAT_PROTOCOL = "/libp2p/autonat/1.0.0"
@@ -33,7 +33,6 @@ MESSAGE_BYTES_MAX = 4_096
 SERVER_TIMEOUT_S = 15.0
 """How long a server may take for one stream; it answers when its dials have ended."""
 _PEER_ID_BYTES_MAX = 64
-_LENGTH_BYTES_MAX = 2
 _DIAL, _DIAL_RESPONSE = 0, 1
 
 T = TypeVar("T")
@@ -119,25 +118,11 @@ def decode_response_untrusted(data: bytes) -> DialResponse:
     )
 
 
-def framed(message: bytes) -> bytes:
-    """A message behind its length."""
-    assert len(message) <= MESSAGE_BYTES_MAX
-    return varint(len(message)) + message
-
-
 async def read_message_untrusted(reader: ByteReader) -> bytes:
     """The next message, and not a byte of what follows; raises MessageInvalid."""
-    size = 0
-    for index in range(_LENGTH_BYTES_MAX):
-        byte = (await reader.receive_exactly(1))[0]
-        size |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            break
-    else:
-        raise MessageInvalid("an AutoNAT message is too long")
-    if size > MESSAGE_BYTES_MAX:
-        raise MessageInvalid("an AutoNAT message is too long")
-    return await reader.receive_exactly(size) if size else b""
+    return await read_framed_untrusted(
+        reader, bytes_max=MESSAGE_BYTES_MAX, what="an AutoNAT message"
+    )
 
 
 def _if_valid(parse: Callable[[bytes], T], raw: int | bytes) -> T | None:

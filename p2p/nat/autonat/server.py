@@ -20,10 +20,10 @@ from p2p.nat.autonat.schema import (
     Status,
     decode_request_untrusted,
     encode_response,
-    framed,
     read_message_untrusted,
 )
 from p2p.peer_id import PeerId, short
+from p2p.protobuf import framed
 
 logger = logging.getLogger(__name__)
 

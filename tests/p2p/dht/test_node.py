@@ -42,6 +42,24 @@ async def test_a_lone_node_is_its_own_replica(autojump_clock: MockClock) -> None
         assert entry.value == b"v"
 
 
+async def test_what_is_kept_lives_as_long_as_the_block(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        alice_node, alice = await swarm.add("alice")
+        bob_node, bob = await swarm.add("bob")
+        subkey = owned_subkey(bob_node.peer_id)
+        async with bob.keeping("k", b"v", subkey=subkey, ttl_s=60) as report:
+            assert report.replicas == 2
+            await trio.sleep(1000)
+            entry = await alice.get("k", subkey=subkey)
+            assert entry is not None
+            assert entry.remaining_s >= 40
+        await trio.sleep(60)
+        assert await alice.get("k", subkey=subkey) is None
+        with pytest.raises(RecordInvalid):
+            async with bob.keeping("k", b"v", subkey=owned_subkey(alice_node.peer_id), ttl_s=60):
+                pass
+
+
 async def test_values_expire(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         _, alice = await swarm.add("alice")

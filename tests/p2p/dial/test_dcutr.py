@@ -12,12 +12,12 @@ from multiaddr import Multiaddr
 
 from p2p import MessageInvalid
 from p2p.address import TcpAddress, parse_tcp_address
+from p2p.binary_address import address_bytes
 from p2p.dial.dcutr import (
     MESSAGE_BYTES_MAX,
     OFFERED_MAX,
     PunchMessage,
     PunchType,
-    binary,
     decode_untrusted,
     encode,
     framed,
@@ -101,14 +101,14 @@ def test_py_libp2p_reads_and_writes_the_same(message: PunchMessage) -> None:
 )
 def test_other_kinds_of_addresses_are_left_out(other: str) -> None:
     written = HolePunch(
-        type=HolePunch.CONNECT, ObsAddrs=[Multiaddr(other).to_bytes(), binary(HOME)]
+        type=HolePunch.CONNECT, ObsAddrs=[Multiaddr(other).to_bytes(), address_bytes(HOME)]
     ).SerializeToString()
     assert decode_untrusted(written).addresses == (HOME,)
 
 
 def test_no_more_addresses_than_a_message_is_good_for() -> None:
     several = tuple(TcpAddress("ip4", "5.6.7.8", port) for port in range(1, 100))
-    raw = HolePunch(type=HolePunch.CONNECT, ObsAddrs=map(binary, several[:60]))
+    raw = HolePunch(type=HolePunch.CONNECT, ObsAddrs=map(address_bytes, several[:60]))
     assert decode_untrusted(raw.SerializeToString()).addresses == several[:OFFERED_MAX]
     message = PunchMessage(type=PunchType.CONNECT, addresses=several)
     assert decode_untrusted(encode(message)).addresses == several[:OFFERED_MAX]
@@ -127,8 +127,8 @@ def test_garbage_is_refused_or_read(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"\x00", "empty or too long"),
-        (b"\x81\x20" + bytes(4097), "empty or too long"),
+        (b"\x00", "neither CONNECT nor SYNC"),
+        (b"\x81\x20" + bytes(4097), "too long"),
         (b"\xff\xff\xff\x7f", "too long"),
         (b"\x02\x08\x65", "neither CONNECT nor SYNC"),
         (b"\x03\x08\xac\x02", "SYNC came where CONNECT was due"),

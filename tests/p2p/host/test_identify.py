@@ -19,7 +19,7 @@ from p2p.host.identify import (
     identified_untrusted,
 )
 from p2p.host.transport import ConnectionInfo, Identified
-from p2p.relay.protobuf import varint
+from p2p.protobuf import varint
 from tests.p2p.host.peers import until
 
 INFO = ConnectionInfo(PeerId("bob"), "/ip4/5.6.7.8/tcp/1", "direct", True, 0.0, "/noise")

@@ -12,6 +12,7 @@ import trio
 from p2p import Identity, Node, NodeConfig, RelayLimits, Stream, UnreachableError, open_node
 from p2p.address import parse_address, parse_tcp_address
 from p2p.host.host import Host
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     CircuitLimit,
@@ -19,7 +20,6 @@ from p2p.relay.schema import (
     HopType,
     Status,
     encode_hop,
-    framed,
     read_message_untrusted,
 )
 

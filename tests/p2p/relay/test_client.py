@@ -11,6 +11,7 @@ from p2p import Identity, NodeConfig, RefusedError, RelayLimits, Stream, StreamB
 from p2p.host.connection import Rules, upgrade
 from p2p.host.host import Host
 from p2p.host.transport import DialError
+from p2p.protobuf import framed
 from p2p.relay.client import REFRESH_S_MAX, REFRESH_S_MIN, open_relay_client, refresh_delay_s
 from p2p.relay.schema import (
     HOP_PROTOCOL,
@@ -24,7 +25,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
 )
 from p2p.relay.server import open_relay_server

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from p2p import Node, NodeConfig, Stream, StreamBroken, open_node
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     STOP_PROTOCOL,
@@ -21,7 +22,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
 )
 

@@ -13,7 +13,7 @@ from libp2p.peer.pb.envelope_pb2 import Envelope
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, Voucher
 
 from p2p import Identity, MessageInvalid, verify_signature
-from p2p.relay.protobuf import read_varint_untrusted, varint
+from p2p.protobuf import framed, read_varint_untrusted, varint
 from p2p.relay.schema import (
     MESSAGE_BYTES_MAX,
     CircuitLimit,
@@ -27,7 +27,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
     voucher,
 )

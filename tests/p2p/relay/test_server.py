@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from p2p import Node, RelayLimits, Stream, StreamBroken
+from p2p.protobuf import framed
 from p2p.relay.schema import (
     HOP_PROTOCOL,
     STOP_PROTOCOL,
@@ -23,7 +24,6 @@ from p2p.relay.schema import (
     decode_stop_untrusted,
     encode_hop,
     encode_stop,
-    framed,
     read_message_untrusted,
 )
 from p2p.relay.server import RelayServer, open_relay_server

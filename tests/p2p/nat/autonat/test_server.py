@@ -16,12 +16,11 @@ from p2p.nat.autonat.schema import (
     Status,
     decode_response_untrusted,
     encode_request,
-    framed,
     read_message_untrusted,
 )
 from p2p.nat.autonat.server import DIAL_TIMEOUT_S
 from p2p.nat.verdicts import Answer, Question, Server
-from p2p.relay.protobuf import varint
+from p2p.protobuf import framed, varint
 from p2p.testing import SimNetwork, run_sim
 
 ALICE, BOB, VICTIM = "5.6.7.1", "5.6.8.1", "9.9.9.9"

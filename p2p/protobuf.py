@@ -1,4 +1,4 @@
-"""Just enough of protobuf for the relay's messages: numbers and bytes, bounded (core).
+"""Just enough of protobuf for libp2p's messages: numbers, bytes and lengths, bounded (core).
 
 By hand, because messages here may hold fields of value 0 that foreign peers require to be present,
 and the classes that py-libp2p generates leave those out.
@@ -7,6 +7,7 @@ and the classes that py-libp2p generates leave those out.
 from __future__ import annotations
 
 from p2p.errors import MessageInvalid
+from p2p.host.multistream import ByteReader
 
 _NUMBER = 0
 _BYTES = 2
@@ -39,6 +40,34 @@ def read_varint_untrusted(data: bytes, position: int) -> tuple[int, int]:
                 break
             return value, position + index + 1
     raise MessageInvalid("no valid number in a protobuf")
+
+
+def framed(message: bytes) -> bytes:
+    """A message behind its length."""
+    return varint(len(message)) + message
+
+
+async def read_framed_untrusted(reader: ByteReader, *, bytes_max: int, what: str) -> bytes:
+    """The next message behind its length, and not a byte of what follows.
+
+    Args:
+        bytes_max: longer ones are refused unread.
+        what: how the error names it, such as "a relay message".
+
+    Raises:
+        MessageInvalid: it is longer, or its length is no number.
+    """
+    size = 0
+    for index in range(len(varint(bytes_max))):
+        byte = (await reader.receive_exactly(1))[0]
+        size |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            break
+    else:
+        raise MessageInvalid(f"{what} is too long")
+    if size > bytes_max:
+        raise MessageInvalid(f"{what} is too long")
+    return await reader.receive_exactly(size) if size else b""
 
 
 def field(number: int, value: int | bytes | None) -> bytes:
