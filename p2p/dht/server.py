@@ -125,7 +125,8 @@ class DhtServer:
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             if complaint is not None:
-                self._state.counters.on_offer(StoreCode.REFUSED, "invalid")
+                kind = "quota" if complaint == _OVER_QUOTA else "invalid"
+                self._state.counters.on_offer(StoreCode.REFUSED, kind)
                 answers.append(_refusal(complaint))
                 continue
             result = self._state.store.put(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p import Identity, PeerId, RpcService
+from p2p import Identity, PeerId
 from p2p.dht import Dht, DhtConfig, PutReport, StoreLimits, owned_subkey, schema
 from p2p.dht.key import distance, node_key, record_key
 from p2p.dht.record import CLOCK_SLACK_S
@@ -95,38 +94,6 @@ async def test_all_five_around_a_key_can_hide_it_but_not_forge_it(
         assert entry is None or entry.value == b"truth"
 
 
-class Endless:
-    """Answers each page of a dictionary with another one, and says that more follow."""
-
-    def __init__(self) -> None:
-        self.pages = 0
-
-    def service(self) -> RpcService:
-        """The service, whose other calls are missing."""
-        service = RpcService(schema.SERVICE, schema.MAJOR)
-        service.unary(schema.FIND_VALUE, self._on_find_value)
-        return service
-
-    async def _on_find_value(self, caller: PeerId, request: schema.FindValue) -> schema.FoundValues:
-        self.pages += 1
-        records = tuple(
-            schema.WireRecord(f"{self.pages:06}-{index:03}", b"", 60_000) for index in range(100)
-        )
-        found = schema.Found((), records, True)
-        return schema.FoundValues(0, (found,) * len(request.queries))
-
-
-async def test_an_endless_dictionary_ends(autojump_clock: MockClock) -> None:
-    async with open_swarm() as swarm:
-        giant, _ = await swarm.add("giant")
-        _, reader = await swarm.add("reader")
-        endless = Endless()
-        async with endless.service().serving(giant):
-            found = await reader.get_dictionary("k")
-        assert endless.pages == 64
-        assert len(found) <= 64 * 100
-
-
 async def test_a_flood_through_many_identities_is_bounded(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         limits = StoreLimits(total_bytes_max=2**18)
@@ -143,15 +110,3 @@ async def test_a_flood_through_many_identities_is_bounded(autojump_clock: MockCl
         # Nobody has the whole of it: each identity's share is at most the evenest one, and one.
         shares = [share.size_bytes for share in dht._state.store._shares.values()]
         assert max(shares) <= limits.total_bytes_max / len(shares) + 2 * (len(value) + 512)
-
-
-@pytest.mark.parametrize("ttl_s", [86_401.0, 1e9, float("inf"), -1.0])
-async def test_no_life_is_beyond_the_limit(autojump_clock: MockClock, ttl_s: float) -> None:
-    async with open_swarm() as swarm:
-        alice, _ = await swarm.add("alice")
-        _, bob = await swarm.add("bob")
-        wire = schema.WireRecord("s", b"", max(0, int(min(ttl_s, 604_000) * 1000)))
-        request = schema.Store((), (schema.KeyRecords("k", (wire,)),))
-        stored = await bob._client._rpc.call(alice.peer_id, schema.STORE, request, timeout_s=5)
-        assert stored.answers[0].code == 2
-        assert "may live" in stored.answers[0].reason
