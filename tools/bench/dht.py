@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 from tools.bench.processes import RivalFailed, Worker
@@ -84,7 +85,7 @@ class Measured:
         return {
             "times": len(in_order),
             "median_ms": statistics.median(in_order) * 1e3,
-            "p99_ms": in_order[int(0.99 * (len(in_order) - 1))] * 1e3,
+            "p99_ms": in_order[ceil(0.99 * len(in_order)) - 1] * 1e3,
             "max_ms": in_order[-1] * 1e3,
             "success": self.succeeded / len(in_order),
             "received_kib": received,

@@ -32,6 +32,11 @@ def test_a_row_has_median_and_percentile() -> None:
     }
 
 
+def test_of_few_the_slowest_is_the_percentile() -> None:
+    one = dht.Measured(seconds=[0.1, 0.3], succeeded=2)
+    assert one.figures()["p99_ms"] == one.figures()["max_ms"] == pytest.approx(300.0)
+
+
 def test_times_are_promised_for_one_size_and_success_for_all() -> None:
     rows = [
         row(dht.PUT, median_ms=10.0),
