@@ -15,12 +15,17 @@ from p2p.dht import (
     Dht,
     DhtConfig,
     Entry,
+    Hop,
+    HopOutcome,
+    PutItem,
     PutReport,
     RecordValidator,
     SchemaValidator,
+    Trace,
     open_dht,
     owned_subkey,
 )
+from p2p.dht import Stats as DhtStats
 from p2p.discovery.interfaces import interfaces
 from p2p.discovery.mdns import Mdns, open_mdns
 from p2p.discovery.networks import Interface
@@ -89,9 +94,12 @@ __all__ = [
     "ConnectionInfo",
     "Dht",
     "DhtConfig",
+    "DhtStats",
     "Entry",
     "Guest",
     "Held",
+    "Hop",
+    "HopOutcome",
     "Identity",
     "IdentityError",
     "Interface",
@@ -112,6 +120,7 @@ __all__ = [
     "PortMapping",
     "Portal",
     "PortalClosed",
+    "PutItem",
     "PutReport",
     "Reachability",
     "RecordInvalid",
@@ -128,6 +137,7 @@ __all__ = [
     "Stream",
     "StreamBroken",
     "Told",
+    "Trace",
     "UnreachableError",
     "ask_about",
     "decode_untrusted",

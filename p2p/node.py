@@ -171,7 +171,11 @@ class Node:
 
     def is_connected(self, peer_id: PeerId) -> bool:
         """Whether a connection to the peer is open."""
-        return any(info.peer_id == peer_id for info in self._transport.connections())
+        return bool(self._transport.connections(peer_id))
+
+    def connections_to(self, peer_id: PeerId) -> tuple[ConnectionInfo, ...]:
+        """The open connections to one peer; the cost does not grow with those to others."""
+        return self._transport.connections(peer_id)
 
     def _on_reached(self, peer_id: PeerId, address: Address) -> None:
         self._peerstore.on_reached(peer_id, address)

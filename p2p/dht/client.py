@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 import trio
 
 from p2p.dht import schema
-from p2p.dht.key import key_to_bytes
-from p2p.dht.lookup import Lookup
+from p2p.dht.key import key_from_bytes, key_to_bytes
+from p2p.dht.lookup import Lookup, Search
+from p2p.dht.mirror import Cursor
+from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
-from p2p.dht.schema import contacts_untrusted, to_wire
+from p2p.dht.schema import to_wire
 from p2p.dht.state import DhtState
-from p2p.errors import MessageInvalid, P2PError, RefusedError
+from p2p.dht.trace import SearchObserver
+from p2p.errors import Attempt, MessageInvalid, P2PError, RefusedError, UnreachableError
 from p2p.nursery import open_service_nursery
+from p2p.peer_id import PeerId
 from p2p.rpc import Method, rpc_client
 from p2p.wire import Message
 
@@ -26,8 +30,11 @@ Response = TypeVar("Response")
 
 # A replica that pages endlessly is cut off here: more than the largest dictionary of default size.
 _PAGES_MAX = 64
+# Refusals of a peer that is as it should be: it has much to do, or is older than the method.
+_BLAMELESS = ("busy", "unknown-method")
 # Beyond the width of the lookup itself: spare names for those that turn out dead.
 _SPARE_CONTACTS = 3
+_GUARDED = Attempt("any", "too many peers that were named at this host or range do not answer")
 
 
 class DhtClient:
@@ -46,6 +53,10 @@ class DhtClient:
         """Say farewell to a peer; raises as _call()."""
         await self._call(contact, schema.LEAVE, schema.Leave())
 
+    async def stats(self, contact: Contact) -> schema.Stats:
+        """What a peer says of itself, unchecked; raises as _call()."""
+        return await self._call(contact, schema.STATS, schema.AskStats())
+
     async def find_nodes(
         self, contact: Contact, targets: Sequence[int], count: int
     ) -> list[list[Contact]]:
@@ -56,35 +67,85 @@ class DhtClient:
         self._state.on_answer(contact, answer.wall_ms)
         if len(answer.contacts) != len(targets):
             raise MessageInvalid("an answer per target was expected")
-        return [contacts_untrusted(named) for named in answer.contacts]
+        return [self._state.named_untrusted(contact.peer_id, named) for named in answer.contacts]
 
     async def find_value(
         self, contact: Contact, key: str, query: schema.Query
     ) -> tuple[list[Contact], list[Sighting]]:
         """Valid records that the peer holds, and whom it thinks nearest; raises as _call()."""
-        count = self._state.config.replicas + _SPARE_CONTACTS
-        contacts: list[Contact] = []
-        sightings: list[Sighting] = []
-        for page in range(_PAGES_MAX):
-            request = schema.FindValue(self._state.addresses, (query,), 0 if page else count)
+        if not query.dictionary:
+            found = await self._find(contact, query, self._count)
+            named = self._state.named_untrusted(contact.peer_id, found.contacts)
+            return named, await self._valid(key, query, found)
+        return await self._find_dictionary(contact, key, query.key)
+
+    async def find_values(
+        self, contact: Contact, queries: Mapping[str, schema.Query]
+    ) -> dict[str, list[Sighting]]:
+        """What the peer holds of several keys, and no contacts; raises as _call()."""
+        items = list(queries.items())
+        sightings: dict[str, list[Sighting]] = {}
+        for start in range(0, len(items), schema.QUERIES_MAX):
+            asked = items[start : start + schema.QUERIES_MAX]
+            request = schema.FindValue(self._state.addresses, tuple(query for _, query in asked), 0)
             answer = await self._call(contact, schema.FIND_VALUE, request)
             self._state.on_answer(contact, answer.wall_ms)
-            if len(answer.found) != 1:
-                raise MessageInvalid("one answer to one query was expected")
-            found = answer.found[0]
+            if len(answer.found) != len(asked):
+                raise MessageInvalid("an answer per query was expected")
+            for (key, query), found in zip(asked, answer.found, strict=True):
+                sightings[key] = await self._valid(key, query, found)
+        return sightings
+
+    async def _find_dictionary(
+        self, contact: Contact, key: str, key_bytes: bytes
+    ) -> tuple[list[Contact], list[Sighting]]:
+        """The same for a dictionary, page by page; only what changed since we last asked."""
+        mirrors, key_number = self._state.mirrors, key_from_bytes(key_bytes)
+        known = mirrors.cursor(contact.peer_id, key_number) or Cursor(0, 0)
+        contacts: list[Contact] = []
+        sightings: list[Sighting] = []
+        after, cursor = "", None
+        for page in range(_PAGES_MAX):
+            query = schema.Query(key_bytes, None, True, after, known.boot, known.change)
+            found = await self._find(contact, query, 0 if page else self._count)
             if not page:
-                contacts = contacts_untrusted(found.contacts)
-            asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
-            now_s = trio.current_time()
-            sightings += [
-                Sighting(record, now_s + remaining_s)
-                for record, remaining_s in await self._state.valid_untrusted(key, asked_for)
-            ]
-            last = max((wire.subkey for wire in asked_for if wire.subkey), default=query.after)
-            if not found.more or last <= query.after:
+                contacts = self._state.named_untrusted(contact.peer_id, found.contacts)
+                # What changes between the pages is to be sent again.
+                cursor = Cursor(found.boot, found.change) if found.boot else None
+            elif cursor is not None and found.boot != cursor.boot:
+                cursor = None
+            sightings += await self._valid(key, query, found)
+            last = max((wire.subkey for wire in found.records if wire.subkey), default=after)
+            if not found.more:
                 break
-            query = schema.Query(query.key, None, True, last)
-        return contacts, sightings
+            if last <= after:
+                cursor = None
+                break
+            after = last
+        else:
+            cursor = None
+        now_s = trio.current_time()
+        return contacts, mirrors.on_answer(contact.peer_id, key_number, cursor, sightings, now_s)
+
+    @property
+    def _count(self) -> int:
+        return self._state.config.replicas + _SPARE_CONTACTS
+
+    async def _find(self, contact: Contact, query: schema.Query, count: int) -> schema.Found:
+        """The answer to one query; raises as _call()."""
+        request = schema.FindValue(self._state.addresses, (query,), count)
+        answer = await self._call(contact, schema.FIND_VALUE, request)
+        self._state.on_answer(contact, answer.wall_ms)
+        if len(answer.found) != 1:
+            raise MessageInvalid("one answer to one query was expected")
+        return answer.found[0]
+
+    async def _valid(self, key: str, query: schema.Query, found: schema.Found) -> list[Sighting]:
+        """What was asked for of an answer, as far as it is valid."""
+        asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
+        valid = await self._state.valid_untrusted(key, asked_for)
+        now_s = trio.current_time()
+        return [Sighting(record, now_s + remaining_s) for record, remaining_s in valid]
 
     async def store(
         self, contact: Contact, records: Sequence[tuple[Record, float]]
@@ -131,29 +192,58 @@ class DhtClient:
         """One call, within the configured time.
 
         Raises:
-            P2PError: it failed; the routing table knows, unless the peer is merely busy.
+            P2PError: it failed; the routing table knows, unless the peer is merely busy or old.
         """
         state = self._state
         # Wrong addresses that a liar names for an honest peer must not make it fail.
         contact = state.table.known(contact)
-        state.node.add_addresses(contact.peer_id, contact.addresses)
+        addresses = contact.addresses
         try:
-            return await self._rpc.call(
+            if contact.peer_id not in state.trusted and not state.node.is_connected(
+                contact.peer_id
+            ):
+                addresses = state.guard.admit(addresses, trio.current_time())
+                if contact.addresses and not addresses:
+                    raise UnreachableError(contact.peer_id, (_GUARDED,))
+            state.node.add_addresses(contact.peer_id, addresses)
+            asked_at_s = trio.current_time()
+            response = await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )
+            took_s = trio.current_time() - asked_at_s
+            state.latencies.on_answer(took_s)
+            state.counters.on_call(method.name, took_s)
+            return response
         except P2PError as exc:
-            if not (isinstance(exc, RefusedError) and exc.code == "busy"):
+            state.counters.on_call_failed(method.name)
+            if not (isinstance(exc, RefusedError) and exc.code in _BLAMELESS):
                 state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
             raise
 
-    async def find_nearest(self, target: int, width: int) -> Lookup:
-        """Look up the nodes nearest to a key."""
+    async def find_nearest(self, target: int, width: int, *, with_care: bool = False) -> Search:
+        """Look up the nodes nearest to a key; with care on several ways that share no peer."""
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
             count = min(width + _SPARE_CONTACTS, schema.CONTACTS_MAX)
             return (await self.find_nodes(contact, [target], count))[0], None
 
-        lookup = self.lookup(target, width)
+        config, known = self._state.config, len(self._state.table.confirmed)
+        paths = paths_for(known, config.bucket_size, config.disjoint_paths) if with_care else 1
+        lookup: Search = (
+            self.lookup(target, width)
+            if paths == 1
+            else DisjointLookup(
+                target,
+                self._seeds(target, (width + _SPARE_CONTACTS) * paths),
+                paths=paths,
+                own_id=self._state.node.peer_id,
+                width=width,
+                parallelism=config.parallelism,
+                stall_s=config.stall_s,
+                hedge_s=self._state.latencies.hedge_s(config.stall_s),
+                avoid=self._shunned,
+            )
+        )
         await self.search(lookup, ask)
         return lookup
 
@@ -162,32 +252,48 @@ class DhtClient:
     ) -> Lookup:
         """A lookup that starts from what our routing table knows."""
         state = self._state
-        now_s = trio.current_time()
-        state.table.on_looked_up(target, now_s)
         return Lookup(
             target,
-            state.table.nearest(target, width + _SPARE_CONTACTS, now_s),
+            self._seeds(target, width + _SPARE_CONTACTS),
             own_id=state.node.peer_id,
             width=width,
             parallelism=state.config.parallelism,
             stall_s=state.config.stall_s,
+            hedge_s=state.latencies.hedge_s(state.config.stall_s),
             holders_wanted=holders_wanted,
             own_version=own_version,
-            avoid=lambda peer_id: state.table.shunned(peer_id, trio.current_time()),
+            avoid=self._shunned,
         )
 
-    async def search(self, lookup: Lookup, ask: Ask) -> None:
+    def _seeds(self, target: int, count: int) -> list[Contact]:
+        now_s = trio.current_time()
+        self._state.table.on_looked_up(target, now_s)
+        return self._state.table.nearest(target, count, now_s)
+
+    def _shunned(self, peer_id: PeerId) -> bool:
+        return self._state.table.shunned(peer_id, trio.current_time())
+
+    async def search(
+        self, lookup: Search, ask: Ask, observer: SearchObserver | None = None
+    ) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
         table = self._state.table
+        begun_s = trio.current_time()
         woken = trio.Event()
 
         async def query(contact: Contact) -> None:
             nonlocal woken
+            if observer is not None:
+                observer.on_asked(contact, trio.current_time())
             try:
                 named, version = await ask(contact)
-            except P2PError:
+            except P2PError as exc:
                 lookup.on_failure(contact.peer_id)
+                if observer is not None:
+                    observer.on_failure(contact, exc, trio.current_time())
             else:
+                if observer is not None:
+                    observer.on_answer(contact, named, version, trio.current_time())
                 for other in named:
                     table.on_heard_of(other, trio.current_time())
                 lookup.on_answer(contact.peer_id, named, version)
@@ -202,8 +308,12 @@ class DhtClient:
                     await woken.wait()
                 woken = trio.Event()
                 lookup.on_deadline(trio.current_time())
-        for contact in lookup.unanswered:
+        self._state.counters.on_search(lookup.hops, trio.current_time() - begun_s)
+        for contact in lookup.silent:
             table.on_failed(contact.peer_id, contact.key, trio.current_time())
+        for contact in lookup.late:
+            # It may be slow, or frozen: it is pinged soon.
+            table.on_doubted(contact.peer_id, contact.key)
 
 
 def _answers(query: schema.Query, subkey: str | None) -> bool:

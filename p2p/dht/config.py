@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from p2p.dht.schema import CONTACTS_MAX
 from p2p.dht.store import StoreLimits
@@ -23,7 +24,12 @@ class DhtConfig:
     parallelism: int = 3
     """Queries under way at once in a lookup (α). Source: Kademlia, 2002, §2.3."""
     stall_s: float = 1.0
-    """A peer silent for so long no longer holds up a lookup; its late answer still counts."""
+    """A peer silent for so long no longer holds up a lookup; its late answer still counts. One
+    that takes far longer than others of late is passed over sooner."""
+    disjoint_paths: int = 2
+    """Ways that have no peer in common on which the nodes nearest to a signed record are sought,
+    once there are peers that we do not know ourselves: a liar is on one of them only (d of the
+    paper). Source: I. Baumgart, S. Mies, S/Kademlia, 2007, §4.4."""
     call_timeout_s: float = 5.0
     """A peer silent for so long has failed; connecting included."""
     liveness_s: float = 300.0
@@ -40,14 +46,17 @@ class DhtConfig:
     """What records must fulfil besides their signature, where we store and where we read them."""
     sequence_floor: int = 0
     """The highest sequence number of an earlier life (Dht.sequence), if it was saved."""
+    state_path: Path | None = None
+    """File of whom we know and of our sequence number, made when missing: with it a restart is
+    back in a second, whoever of the initial peers is gone; None remembers nothing."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.read_replicas <= self.replicas <= self.bucket_size <= CONTACTS_MAX:
             raise ValueError(
                 f"1 <= read_replicas <= replicas <= bucket_size <= {CONTACTS_MAX} must hold"
             )
-        if self.parallelism < 1:
-            raise ValueError("parallelism must be at least 1")
+        if self.parallelism < 1 or not 1 <= self.disjoint_paths <= 8:
+            raise ValueError("parallelism must be at least 1, disjoint_paths from 1 to 8")
         times = (self.stall_s, self.call_timeout_s, self.liveness_s)
         if min(*times, self.refresh_s, self.republish_s) <= 0 or self.farewell_s < 0:
             raise ValueError("times must be positive")

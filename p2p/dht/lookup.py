@@ -3,19 +3,21 @@
     a candidate is   after
     WAITING          being named by somebody
     ASKED            next_queries()
-    STALLED          no answer for ``stall_s``: others are asked meanwhile, a late answer counts
-    ANSWERED         on_answer()
+    LATE             no answer for ``hedge_s``, far longer than others take: another is asked, too
+    STALLED          no answer for ``stall_s``: it, and who named it, is to blame
+    ANSWERED         on_answer(), which still counts when it comes late
     FAILED           on_failure()
 
-The *front* is the ``width`` nearest candidates that neither failed nor stall, no more than two of
-one address range while there are others. The lookup is done when the whole front has answered;
+The *front* is the ``width`` nearest candidates that neither failed nor are late, no more than two
+of one address range while there are others. The lookup is done when the whole front has answered;
 or, when looking for a value, as soon as ``holders_wanted`` peers hold the same version of it.
 
 Who names peers that turn out dead is believed less: once three peers named by nobody else have
 failed, the rest of what it named waits behind all other candidates. A liar thus costs a lookup
 three timeouts, not its success.
 
-Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.3.
+Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.3; J. Dean, L. A. Barroso, The Tail at
+Scale, 2013 (hedged requests).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from bisect import insort
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Protocol
 
 from p2p.dht.routing import Contact, choose_diverse
 from p2p.peer_id import PeerId
@@ -40,9 +43,54 @@ ADDRESSES_MAX = 8
 class _State(Enum):
     WAITING = "waiting"
     ASKED = "asked"
+    LATE = "late"
     STALLED = "stalled"
     ANSWERED = "answered"
     FAILED = "failed"
+
+
+_UNDER_WAY = (_State.ASKED, _State.LATE, _State.STALLED)
+
+
+class Search(Protocol):
+    """What a lookup is to whoever drives it."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to learn."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When on_deadline() is due."""
+
+    @property
+    def late(self) -> list[Contact]:
+        """Peers that have not answered, and may be slow only."""
+
+    @property
+    def silent(self) -> list[Contact]:
+        """Peers that have stalled and never answered."""
+
+    @property
+    def hops(self) -> int:
+        """How many queries were sent."""
+
+    def next_queries(self, now_s: float) -> list[Contact]:
+        """Whom to ask now; each is thereby taken as asked."""
+
+    def on_answer(
+        self, peer_id: PeerId, named: Iterable[Contact], version: Hashable = None
+    ) -> None:
+        """A peer named others, and perhaps holds a version of the value (None: it does not)."""
+
+    def on_failure(self, peer_id: PeerId) -> None:
+        """A peer could not be asked, or gave no valid answer."""
+
+    def on_deadline(self, now_s: float) -> None:
+        """Peers that have been silent too long hold the others up no more."""
+
+    def answered(self) -> list[Contact]:
+        """Everyone who answered, nearest first, crowded address ranges last."""
 
 
 @dataclass(slots=True)
@@ -67,6 +115,7 @@ class Lookup:
         width: int,
         parallelism: int,
         stall_s: float,
+        hedge_s: float | None = None,
         holders_wanted: int = 0,
         own_version: Hashable = None,
         avoid: Callable[[PeerId], bool] = lambda _: False,
@@ -76,6 +125,7 @@ class Lookup:
         self._width = width
         self._parallelism = parallelism
         self._stall_s = stall_s
+        self._hedge_s = stall_s if hedge_s is None else min(hedge_s, stall_s)
         self._holders_wanted = holders_wanted
         self._avoid = avoid
         self._candidates: dict[PeerId, _Candidate] = {}
@@ -106,13 +156,40 @@ class Lookup:
     @property
     def deadline_s(self) -> float | None:
         """When on_deadline() is due."""
-        asked = [c.asked_at_s for c in self._candidates.values() if c.state is _State.ASKED]
-        return min(asked) + self._stall_s if asked else None
+        waits_s = {_State.ASKED: self._hedge_s, _State.LATE: self._stall_s}
+        return min(
+            (
+                candidate.asked_at_s + waits_s[candidate.state]
+                for candidate in self._candidates.values()
+                if candidate.state in waits_s
+            ),
+            default=None,
+        )
 
     @property
     def unanswered(self) -> list[Contact]:
-        """Peers that have stalled and never answered."""
+        """Peers that are late and never answered."""
+        return self.late + self.silent
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nobody is left but peers that have stalled."""
+        return not self._current_front() and not self.late
+
+    @property
+    def late(self) -> list[Contact]:
+        """Those that may be slow only."""
+        return [c.contact for c in self._by_distance if c.state is _State.LATE]
+
+    @property
+    def silent(self) -> list[Contact]:
+        """Those that have stalled."""
         return [c.contact for c in self._by_distance if c.state is _State.STALLED]
+
+    @property
+    def known(self) -> list[Contact]:
+        """Everyone that it has heard of, nearest first."""
+        return [candidate.contact for candidate in self._by_distance]
 
     @property
     def hops(self) -> int:
@@ -140,7 +217,7 @@ class Lookup:
     ) -> None:
         """A peer named others, and perhaps holds a version of the value (None: it does not)."""
         candidate = self._candidates.get(peer_id)
-        if candidate is None or candidate.state not in (_State.ASKED, _State.STALLED):
+        if candidate is None or candidate.state not in _UNDER_WAY:
             return
         candidate.state = _State.ANSWERED
         self._front = None
@@ -152,9 +229,9 @@ class Lookup:
     def on_failure(self, peer_id: PeerId) -> None:
         """A peer could not be asked, or gave no valid answer."""
         candidate = self._candidates.get(peer_id)
-        if candidate is None or candidate.state not in (_State.ASKED, _State.STALLED):
+        if candidate is None or candidate.state not in _UNDER_WAY:
             return
-        if candidate.state is _State.ASKED:
+        if candidate.state is not _State.STALLED:
             self._blame(candidate)
         candidate.state = _State.FAILED
         self._front = None
@@ -162,11 +239,20 @@ class Lookup:
     def on_deadline(self, now_s: float) -> None:
         """Peers that have been silent too long hold the others up no more."""
         for candidate in self._candidates.values():
-            due_s = candidate.asked_at_s + self._stall_s
-            if candidate.state is _State.ASKED and due_s <= now_s:
-                candidate.state = _State.STALLED
+            if candidate.state is _State.ASKED and candidate.asked_at_s + self._hedge_s <= now_s:
+                candidate.state = _State.LATE
                 self._front = None
+            if candidate.state is _State.LATE and candidate.asked_at_s + self._stall_s <= now_s:
+                candidate.state = _State.STALLED
                 self._blame(candidate)
+
+    def drop(self, peer_id: PeerId) -> None:
+        """Another lookup asks this peer: forget it, unless we have asked it ourselves."""
+        candidate = self._candidates.get(peer_id)
+        if candidate is not None and candidate.state is _State.WAITING:
+            del self._candidates[peer_id]
+            self._by_distance.remove(candidate)
+            self._front = None
 
     def answered(self) -> list[Contact]:
         """Everyone who answered, nearest first, crowded address ranges last."""
@@ -218,7 +304,7 @@ class Lookup:
             usable = [
                 candidate
                 for candidate in self._by_distance
-                if candidate.state not in (_State.FAILED, _State.STALLED)
+                if candidate.state not in (_State.FAILED, _State.LATE, _State.STALLED)
             ]
             if self._dead_named:
                 usable.sort(key=self._doubtful)

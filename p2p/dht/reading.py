@@ -48,6 +48,11 @@ class Reading:
             ):
                 self._newest[subkey] = sighting
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody answered."""
+        return bool(self._held_by)
+
     def newest(self, now_s: float) -> dict[str | None, Sighting]:
         """The living records by subkey, sorted, the plain value first."""
         living = [

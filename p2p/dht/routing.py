@@ -118,6 +118,7 @@ class _Place:
     seen_at_s: float
     confirmed: bool
     failures: int = 0
+    doubted: bool = False
     failed_at_s: float = 0.0
 
 
@@ -185,6 +186,7 @@ class RoutingTable:
             if known.contact.addresses != contact.addresses and contact.addresses:
                 known.contact = contact
             known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
+            known.doubted = False
             bucket.places[contact.peer_id] = known
             return newly_confirmed
         bucket.replacements.pop(contact.peer_id, None)
@@ -248,6 +250,18 @@ class RoutingTable:
         if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):
             self._remove(bucket, peer_id)
 
+    def on_doubted(self, peer_id: PeerId, key: int) -> None:
+        """A peer was passed over for being slow: it is to be pinged, and not blamed yet."""
+        bucket = self._buckets.get(bucket_index(self._own_key, key, self._bits))
+        place = bucket.places.get(peer_id) if bucket is not None else None
+        if place is not None:
+            place.doubted = True
+
+    @property
+    def unsure(self) -> bool:
+        """Whether there are contacts that we know by hearsay only, or doubt."""
+        return any(not place.confirmed or place.doubted for place in self._places())
+
     def on_left(self, peer_id: PeerId, key: int) -> None:
         """A peer said farewell."""
         bucket = self._buckets.get(bucket_index(self._own_key, key, self._bits))
@@ -289,6 +303,7 @@ class RoutingTable:
             and (
                 place.failures
                 or not place.confirmed
+                or place.doubted
                 or now_s - place.seen_at_s >= idle_s_max(place.contact.peer_id)
             )
         ]

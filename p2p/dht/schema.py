@@ -9,6 +9,7 @@ All but PING and LEAVE carry several items at once, answered in order.
     FIND_VALUE  key, subkey or dictionary -> records and the nearest contacts, per query
     STORE       records, grouped by key   -> what became of each
     LEAVE                                 -> LEFT
+    ASK_STATS                             -> STATS
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ Value = Annotated[bytes, Meta(max_length=32_768)]
 Milliseconds = Annotated[int, Meta(ge=0, le=_LIFE_MS_MAX)]
 WallMilliseconds = Annotated[int, Meta(ge=0, le=_WALL_MS_MAX)]
 SequenceNumber = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Counter = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=CONTACTS_MAX)]
 
 
@@ -120,6 +122,10 @@ class Query(Message, frozen=True):
     dictionary: bool = False
     after: SubkeyText = ""
     """With dictionary: only subkeys that sort behind this one."""
+    since_boot: Counter = 0
+    """With dictionary: the answerer's boot when we last read it; 0 when we did not."""
+    since_change: Counter = 0
+    """And its number of changes then: if it has the same boot, only what changed after it."""
 
 
 class FindValue(Message, frozen=True):
@@ -137,6 +143,10 @@ class Found(Message, frozen=True):
     records: Annotated[tuple[WireRecord, ...], Meta(max_length=RECORDS_MAX)]
     more: bool = False
     """Whether the dictionary goes on behind the last subkey here."""
+    boot: Counter = 0
+    """Of a dictionary: a number that the answerer takes anew at each start; 0 if it has none."""
+    change: Counter = 0
+    """And how many changes it has seen since then."""
 
 
 class FoundValues(Message, frozen=True):
@@ -184,6 +194,45 @@ class Left(Message, frozen=True):
     """Understood."""
 
 
+Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class AskStats(Message, frozen=True):
+    """What do you hold, and what have you done?"""
+
+
+class Stats(Message, frozen=True):
+    """What the answerer says of itself; none of it can be checked."""
+
+    uptime_ms: Total
+    """Since it joined."""
+    contacts: Total
+    """Peers in its routing table."""
+    confirmed: Total
+    """Those of them that it has heard itself."""
+    records: Total
+    record_bytes: Total
+    """Memory for them, the books included."""
+    record_bytes_max: Total
+    sampled_keys: Total
+    """So many of its keys were looked at for the next."""
+    replica_keys: Total
+    """Of those, so many for which it is among the nearest that it knows."""
+    pings: Total = 0
+    """Calls served, and so on."""
+    find_nodes: Total = 0
+    find_values: Total = 0
+    stores: Total = 0
+    stored: Total = 0
+    """Records that peers gave it and that it kept."""
+    older: Total = 0
+    refused: Total = 0
+    searches: Total = 0
+    search_hops: Total = 0
+    """Peers that it asked in all its searches together."""
+    search_ms: Total = 0
+
+
 PING = Method("ping", Ping, Pong, request_bytes_max=4096, response_bytes_max=4096)
 FIND_NODE = Method("find_node", FindNode, FoundNodes, response_bytes_max=ANSWER_BYTES_MAX)
 FIND_VALUE = Method("find_value", FindValue, FoundValues, response_bytes_max=ANSWER_BYTES_MAX)
@@ -195,6 +244,7 @@ STORE = Method(
     response_bytes_max=ANSWER_BYTES_MAX,
 )
 LEAVE = Method("leave", Leave, Left, request_bytes_max=64, response_bytes_max=64)
+STATS = Method("stats", AskStats, Stats, request_bytes_max=64, response_bytes_max=1024)
 
 
 @lru_cache(maxsize=8192)
@@ -214,11 +264,6 @@ def contacts_untrusted(named: Contacts) -> list[Contact]:
             # Newer peers may know other kinds of ids; the rest of the answer is good.
             continue
     return contacts
-
-
-def to_wire_contact(contact: Contact) -> WireContact:
-    """A contact as it is passed on."""
-    return WireContact(contact.peer_id, contact.addresses[:ADDRESSES_PASSED_ON_MAX])
 
 
 def to_wire(record: Record, remaining_s: float) -> WireRecord:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import trio
 
 from p2p.dht import schema
+from p2p.dht.inspection import stats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
-from p2p.dht.schema import from_wire, to_wire, to_wire_contact
+from p2p.dht.schema import from_wire, to_wire
 from p2p.dht.state import DhtState
 from p2p.dht.store import Held, StoreCode
 from p2p.errors import RefusedError
 from p2p.peer_id import PeerId
 from p2p.rpc import RpcService
 
+_OVER_QUOTA = "you offer more records than a peer may, or too many invalid ones; wait a minute"
+
 
 class DhtServer:
-    """Handlers of the five methods, over the shared state."""
+    """Handlers of all methods, over the shared state."""
 
     def __init__(self, state: DhtState) -> None:
         self._state = state
@@ -29,9 +32,11 @@ class DhtServer:
         service.unary(schema.FIND_VALUE, self._on_find_value)
         service.unary(schema.STORE, self._on_store)
         service.unary(schema.LEAVE, self._on_leave)
+        service.unary(schema.STATS, self._on_stats)
         return service
 
     async def _on_ping(self, caller: PeerId, request: schema.Ping) -> schema.Pong:
+        self._state.counters.on_request(schema.PING.name)
         self._state.on_request(caller, request.addresses)
         return schema.Pong(self._state.wall_ms)
 
@@ -39,7 +44,11 @@ class DhtServer:
         self._state.table.on_left(caller, node_key(caller))
         return schema.Left()
 
+    async def _on_stats(self, caller: PeerId, request: schema.AskStats) -> schema.Stats:
+        return stats(self._state)
+
     async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
+        self._state.counters.on_request(schema.FIND_NODE.name)
         self._state.on_request(caller, request.addresses)
         contacts = tuple(
             self._nearest(key_from_bytes(target), request.count, caller)
@@ -48,6 +57,7 @@ class DhtServer:
         return schema.FoundNodes(self._state.wall_ms, contacts)
 
     async def _on_find_value(self, caller: PeerId, request: schema.FindValue) -> schema.FoundValues:
+        self._state.counters.on_request(schema.FIND_VALUE.name)
         self._state.on_request(caller, request.addresses)
         room_bytes, room_records = schema.PAGE_BYTES_MAX, schema.RECORDS_MAX
         found = []
@@ -59,7 +69,11 @@ class DhtServer:
             now_s = trio.current_time()
             records = tuple(to_wire(item.record, item.expires_at_s - now_s) for item in held)
             contacts = self._nearest(key, request.count, caller)
-            found.append(schema.Found(contacts, records, more))
+            if query.dictionary:
+                store = self._state.store
+                found.append(schema.Found(contacts, records, more, store.boot, store.change))
+            else:
+                found.append(schema.Found(contacts, records, more))
         return schema.FoundValues(self._state.wall_ms, tuple(found))
 
     def _held(
@@ -72,7 +86,11 @@ class DhtServer:
             return ([held] if held is not None else []), False
         if room_bytes <= 0 or room_records <= 0:
             return [], True
-        page, more = self._state.store.dictionary(key, query.after, room_bytes, now_s)
+        store = self._state.store
+        # A reader that has seen more changes than there were takes us for another.
+        same = query.since_boot == store.boot and query.since_change <= store.change
+        since = query.since_change if same else 0
+        page, more = store.dictionary(key, query.after, room_bytes, now_s, since=since)
         return page[:room_records], more or len(page) > room_records
 
     def _nearest(self, key: int, count: int, caller: PeerId) -> tuple[schema.WireContact, ...]:
@@ -81,9 +99,10 @@ class DhtServer:
             key, count + 1, trio.current_time(), confirmed_only=True
         )
         others = [contact for contact in nearest if contact.peer_id != caller]
-        return tuple(to_wire_contact(contact) for contact in others[:count])
+        return self._state.told_to(caller, others[:count])
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
+        self._state.counters.on_request(schema.STORE.name)
         self._state.on_request(caller, request.addresses)
         records: list[Record] = []
         remaining_ms: list[int] = []
@@ -93,16 +112,27 @@ class DhtServer:
                 remaining_ms.append(wire.remaining_ms)
         if len(records) > schema.RECORDS_MAX:
             raise RefusedError("invalid", f"more than {schema.RECORDS_MAX} records at once")
-        complaints = await self._state.complaints_untrusted(records)
+        quotas = self._state.quotas
+        account = self._state.account_of(caller)
+        admitted = quotas.admit(caller, len(records), trio.current_time())
+        if account != caller:
+            admitted = self._state.range_quotas.admit(account, admitted, trio.current_time())
+        complaints = await self._state.complaints_untrusted(records[:admitted])
         now_s = trio.current_time()
+        invalid = sum(complaint is not None for complaint in complaints)
+        quotas.on_invalid(caller, invalid, now_s)
+        complaints += [_OVER_QUOTA] * (len(records) - admitted)
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             if complaint is not None:
+                kind = "quota" if complaint == _OVER_QUOTA else "invalid"
+                self._state.counters.on_offer(StoreCode.REFUSED, kind)
                 answers.append(_refusal(complaint))
                 continue
             result = self._state.store.put(
-                record, remaining_s=remaining / 1000, source=caller, now_s=now_s
+                record, remaining_s=remaining / 1000, source=account, now_s=now_s
             )
+            self._state.counters.on_offer(result.code, "limit")
             if result.code is StoreCode.REFUSED:
                 answers.append(_refusal(result.reason))
             else:

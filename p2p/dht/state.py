@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
+from p2p.dht.counters import Counters
+from p2p.dht.hearsay import (
+    HearsayGuard,
+    Reach,
+    account_of_untrusted,
+    fit_untrusted,
+    reach_of_connection,
+)
 from p2p.dht.key import node_key
+from p2p.dht.latency import Latencies
+from p2p.dht.mirror import DictionaryMirrors
+from p2p.dht.quota import Quotas
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact, RoutingTable
 from p2p.dht.schema import (
     ADDRESS_LENGTH_MAX,
     ADDRESSES_MAX,
+    ADDRESSES_PASSED_ON_MAX,
+    Contacts,
+    WireContact,
     WireRecord,
     contact_untrusted,
+    contacts_untrusted,
     from_wire,
 )
 from p2p.dht.skew import MedianClock
@@ -24,6 +42,8 @@ from p2p.peer_id import PeerId
 
 # Fewer signatures than this take under 3 ms: not worth a thread.
 _INLINE_SIGNATURES_MAX = 16
+# The peers of one address range may offer together what so many may offer each.
+_RANGE_FACTOR = 4
 # One piece of work for a thread: some 10 ms.
 _SIGNATURES_PER_PIECE = 64
 
@@ -36,9 +56,23 @@ class DhtState:
         self.config = config
         self.own_key = node_key(node.peer_id)
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
-        self.store = RecordStore(config.store)
+        self.store = RecordStore(config.store, boot=node.rng.randrange(1, 2**62))
+        self.quotas = Quotas(
+            burst=config.store.offered_per_peer_burst, per_s=config.store.offered_per_peer_per_s
+        )
+        self.range_quotas = Quotas(
+            burst=_RANGE_FACTOR * config.store.offered_per_peer_burst,
+            per_s=_RANGE_FACTOR * config.store.offered_per_peer_per_s,
+        )
+        self.mirrors = DictionaryMirrors()
         self.chain = ValidatorChain(config.validators)
         self.clock = MedianClock()
+        self.counters = Counters()
+        self.begun_s = trio.current_time()
+        self.guard = HearsayGuard()
+        self.latencies = Latencies()
+        self.trusted: set[PeerId] = set()
+        """Peers whose addresses our user gave us: they are no hearsay."""
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
         self.newcomer_came = trio.Event()
@@ -52,7 +86,7 @@ class DhtState:
 
     def forget_records(self) -> None:
         """Hold nothing for others any more."""
-        self.store = RecordStore(self.config.store)
+        self.store = RecordStore(self.config.store, boot=self.node.rng.randrange(1, 2**62))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -81,13 +115,59 @@ class DhtState:
 
     def on_request(self, caller: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer asked us something; it is a contact unless it is a client."""
-        direct = tuple(address for address in addresses if not is_circuit(address))
+        direct = fit_untrusted(addresses, self.reach_of(caller))
         if direct:
             self._on_seen(contact_untrusted(caller, direct))
+
+    def reach_of(self, peer_id: PeerId) -> Reach:
+        """From how near a connected peer speaks to us."""
+        return max(
+            (
+                reach_of_connection(info.address, info.local)
+                for info in self.node.connections_to(peer_id)
+                if info.path != "relayed"
+            ),
+            default=Reach.PUBLIC,
+        )
+
+    def account_of(self, peer_id: PeerId) -> str:
+        """To whom what a peer stores here is charged: its public address range, else itself.
+
+        An id costs a key, and a flooder has as many as it likes; addresses are harder to come by.
+        """
+        for info in self.node.connections:
+            if info.peer_id == peer_id:
+                return account_of_untrusted(info.address) or peer_id
+        return peer_id
+
+    def named_untrusted(self, namer: PeerId, named: Contacts) -> list[Contact]:
+        """Whom an answer names, at addresses that the answerer may know; ourselves left out."""
+        reach = self.reach_of(namer)
+        contacts = []
+        for contact in contacts_untrusted(named):
+            known = self.table.known(contact)
+            if known is contact:
+                fit = fit_untrusted(contact.addresses, reach)
+                own = self.addresses
+                known = replace(contact, addresses=tuple(one for one in fit if one not in own))
+            if known.addresses and known.peer_id != self.node.peer_id:
+                contacts.append(known)
+        return contacts
+
+    def told_to(self, caller: PeerId, contacts: Iterable[Contact]) -> tuple[WireContact, ...]:
+        """Contacts as they are passed on to a peer: where it may be able to dial them."""
+        reach = self.reach_of(caller)
+        told = []
+        for contact in contacts:
+            fit = fit_untrusted(contact.addresses, reach)
+            if fit:
+                told.append(WireContact(contact.peer_id, fit[:ADDRESSES_PASSED_ON_MAX]))
+        return tuple(told)
 
     def on_answer(self, contact: Contact, wall_ms: int) -> None:
         """A peer answered us."""
         self.clock.on_answer(contact.peer_id, wall_ms / 1000, self.node.wall_time_s())
+        self.guard.on_answered(contact.addresses)
         self._on_seen(contact)
 
     def _on_seen(self, contact: Contact) -> None:
@@ -95,6 +175,18 @@ class DhtState:
         if is_new and not self.is_client:
             self.newcomers[contact.peer_id] = contact
             self.newcomer_came.set()
+
+    @property
+    def knows_everybody(self) -> bool:
+        """Whether the swarm is so small that every newcomer has made itself known to us, too.
+
+        Who joins asks as many of its nearest as a bucket holds: in such a swarm, all.
+        """
+        return (
+            not self.is_client
+            and len(self.table) < self.config.bucket_size
+            and not self.table.unsure
+        )
 
     def replicas_of(self, key: int, spare: int = 0) -> list[Contact | None]:
         """Who should hold a key as far as we know, nearest first, and so many next in line.

@@ -1,8 +1,14 @@
 """RecordStore: the records that a node holds for others, bounded in every direction.
 
-When memory runs out, whoever delivered the most bytes loses its oldest records first, so that one
-flooding peer displaces nobody but itself. What a signed record's sequence was is remembered for
-15 minutes beyond its life, so that an older one cannot come back.
+Each record is charged to whoever delivered it: the peer, or the public address range that it came
+from, as one machine can have any number of ids. When memory runs out, whoever delivered the most
+bytes loses its oldest records first, so that one who floods displaces nobody but itself. What a
+signed record's sequence was is remembered for 15 minutes beyond its life, so that an older one
+cannot come back.
+
+Every change is numbered, so that who has read a dictionary before is sent only what changed since.
+The numbers mean something together with the store's *boot*, which no other store has. Nothing is
+ever deleted before it expires, as the reader sees by itself, so no tombstones are needed.
 """
 
 from __future__ import annotations
@@ -15,7 +21,6 @@ from typing import TypeAlias
 
 from p2p.dht.key import record_key
 from p2p.dht.record import CLOCK_SLACK_S, SIGNED_LIFE_S_MAX, Record, supersedes
-from p2p.peer_id import PeerId
 
 KEY_BYTES_MAX = 256
 SUBKEY_BYTES_MAX = 128
@@ -41,7 +46,12 @@ class StoreLimits:
     ttl_s_max: float = 86_400.0
     """The longest life of an unsigned record; signed ones live at most an hour."""
     records_per_peer_max: int = 16_384
-    """Records that one peer may have delivered to us, those it handed over included."""
+    """Records that one peer, or public address range, may have delivered to us, those handed over
+    included."""
+    offered_per_peer_burst: int = 4096
+    """Records that one peer may offer at once; a neighbour hands over as many as it holds."""
+    offered_per_peer_per_s: float = 64.0
+    """Records that it may offer in the long run; to check a signature takes 0.1 ms of a core."""
     total_bytes_max: int = 32 * 2**20
     """Memory for all records, the keeping of books included."""
 
@@ -49,6 +59,8 @@ class StoreLimits:
         if not 0 < self.value_bytes_max <= 32_768:
             raise ValueError("value_bytes_max is from 1 to 32768, to fit a message")
         if min(self.subkeys_per_key_max, self.records_per_peer_max, self.total_bytes_max) < 1:
+            raise ValueError("limits must be positive")
+        if self.offered_per_peer_burst < 1 or not self.offered_per_peer_per_s > 0:
             raise ValueError("limits must be positive")
         if self.ttl_s_max < SIGNED_LIFE_S_MAX:
             raise ValueError(f"ttl_s_max must be at least {SIGNED_LIFE_S_MAX:g}")
@@ -81,9 +93,12 @@ class Held:
     expires_at_s: float
     lives_until_s: float
     """A signed record's first arrival plus its life: no copy can make it live longer."""
-    source: PeerId
+    source: str
+    """To whom it is charged: a peer, or an address range."""
     refreshed_at_s: float
     """When anybody last offered us this record: somebody else takes care of it, too."""
+    change: int = 0
+    """The number of the store's change that brought it here, or made it live longer."""
 
 
 @dataclass(slots=True)
@@ -113,19 +128,21 @@ class _Share:
 class RecordStore:
     """Records by key and subkey; every limit is enforced on the way in."""
 
-    def __init__(self, limits: StoreLimits) -> None:
+    def __init__(self, limits: StoreLimits, *, boot: int = 1) -> None:
         self._limits = limits
+        self.boot = boot
+        """A random number from 1; a later store of this node has another."""
+        self.change = 0
+        """How many changes there were."""
         self._keys: OrderedDict[int, KeyRecords] = OrderedDict()
         self._memories: OrderedDict[Slot, _Memory] = OrderedDict()
-        self._shares: dict[PeerId, _Share] = {}
+        self._shares: dict[str, _Share] = {}
         self.size_bytes = 0
 
     def __len__(self) -> int:
         return sum(len(share.slots) for share in self._shares.values())
 
-    def put(
-        self, record: Record, *, remaining_s: float, source: PeerId, now_s: float
-    ) -> StoreResult:
+    def put(self, record: Record, *, remaining_s: float, source: str, now_s: float) -> StoreResult:
         """Offer a record that the validators have passed."""
         reason = self.complaint(record, remaining_s)
         if reason is not None:
@@ -160,13 +177,21 @@ class RecordStore:
         return held if held is not None and held.expires_at_s > now_s else None
 
     def dictionary(
-        self, key: int, after: str, size_bytes_max: int, now_s: float
+        self, key: int, after: str, size_bytes_max: int, now_s: float, *, since: int = 0
     ) -> tuple[list[Held], bool]:
-        """A page of a key's subkeys, in order, those behind ``after``; and whether more follow."""
+        """A page of a key's subkeys, in order, those behind ``after``; and whether more follow.
+
+        Args:
+            since: leaves out what did not change after the change of this number.
+        """
         entry = self._keys.get(key)
         if entry is None:
             return [], False
-        subkeys = sorted(subkey for subkey in entry.slots if subkey is not None and subkey > after)
+        subkeys = sorted(
+            subkey
+            for subkey, held in entry.slots.items()
+            if subkey is not None and subkey > after and held.change > since
+        )
         page: list[Held] = []
         size_bytes = 0
         for subkey in subkeys:
@@ -228,14 +253,17 @@ class RecordStore:
         expires_at_s = min(now_s + remaining_s, held.lives_until_s)
         if expires_at_s > held.expires_at_s + _REFRESH_GAIN_S:
             held.expires_at_s = expires_at_s
+            self._number(held)
         return StoreResult(StoreCode.STORED)
 
-    def _no_room(self, slot: Slot, record: Record, source: PeerId) -> str | None:
+    def _no_room(self, slot: Slot, record: Record, source: str) -> str | None:
         """Make room for a record, or say why there is none."""
         limits = self._limits
         share = self._shares.get(source) or _Share()
         if slot not in share.slots and len(share.slots) >= limits.records_per_peer_max:
-            return f"you have {len(share.slots)} records here, as many as a peer may"
+            return (
+                f"{len(share.slots)} records here are of you or your address range, as many as may"
+            )
         entry = self._keys.get(slot[0])
         if (
             entry is not None
@@ -267,11 +295,16 @@ class RecordStore:
         if entry is None:
             entry = self._keys[key] = KeyRecords(held.record.key)
         entry.slots[subkey] = held
+        self._number(held)
         share = self._shares.setdefault(held.source, _Share())
         share.slots[slot] = None
         share.size_bytes += held.record.size_bytes
         self.size_bytes += held.record.size_bytes
         self._memories.pop(slot, None)
+
+    def _number(self, held: Held) -> None:
+        self.change += 1
+        held.change = self.change
 
     def _remove(self, slot: Slot, *, remember: bool = True) -> None:
         key, subkey = slot

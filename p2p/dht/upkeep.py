@@ -13,6 +13,7 @@ from p2p.dht.client import DhtClient
 from p2p.dht.key import node_key, random_key_in_bucket
 from p2p.dht.record import Record
 from p2p.dht.routing import Contact
+from p2p.dht.snapshot import Snapshot, first_to_try
 from p2p.dht.state import DhtState
 from p2p.dht.store import Held
 from p2p.errors import AddressInvalid, Attempt, P2PError, UnreachableError
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 30.0
 # While there are contacts known by hearsay only, which are not passed on: a table without sound
-# contacts in some part of the key space is where liars there can hide their neighbours.
-_HEARSAY_TICK_S = 2.0
+# contacts in some part of the key space is where liars there can hide their neighbours. Also while
+# there are some that were slow, and cost every lookup a little.
+_UNSURE_TICK_S = 2.0
 _PINGS_PER_TICK = 20
 # A contact that we are connected to is alive, as the connection's keepalive knows; it is asked
 # only this many times less often whether it still takes part in the DHT.
@@ -35,6 +37,8 @@ _HAND_OVER_BY = 2
 # Each further replica waits so much longer before it republishes: the first one's copies reach it.
 _REPUBLISH_STAGGER_S = 30.0
 _REJOIN_S = 60.0
+# Of those known before a restart, so many are greeted at once: most live, and one is enough.
+_REMEMBERED_TRIED = 16
 # Far buckets that a newcomer asks its first peer about at once: enough for a million nodes.
 _FAR_BUCKETS = schema.TARGETS_MAX - 1
 _CALLS_AT_ONCE = 8
@@ -48,29 +52,41 @@ class Upkeep:
     """Everything that a node does in the DHT without being asked."""
 
     def __init__(
-        self, state: DhtState, client: DhtClient, nursery: trio.Nursery, initial: Iterable[str]
+        self,
+        state: DhtState,
+        client: DhtClient,
+        nursery: trio.Nursery,
+        initial: Iterable[str],
+        snapshot: Snapshot,
     ) -> None:
         self._state = state
         self._client = client
         self._nursery = nursery
         self._initial = [_initial_contact(address) for address in initial]
         self._initial = [c for c in self._initial if c.peer_id != state.node.peer_id]
+        state.trusted.update(contact.peer_id for contact in self._initial)
+        self._remembered = [
+            contact
+            for contact in snapshot.contacts
+            if contact.peer_id not in (state.node.peer_id, *state.trusted)
+        ]
         self._attempts: list[Attempt] = []
 
     # --- joining ------------------------------------------------------------------------------
 
     async def join(self) -> None:
-        """Meet an initial peer, then our neighbours; the other initial peers in the background.
+        """Meet an initial peer, or one that we knew, then our neighbours; others in the background.
 
         Raises:
-            UnreachableError: there are initial peers, and none of them answered.
+            UnreachableError: there are initial peers, and nobody answered.
         """
-        if not self._initial:
+        entrances = self._entrances()
+        if not entrances:
             return
-        send, receive = trio.open_memory_channel[Contact | None](len(self._initial))
-        for contact in self._initial:
+        send, receive = trio.open_memory_channel[Contact | None](len(entrances))
+        for contact in entrances:
             self._nursery.start_soon(self._meet, contact, send)
-        for _ in self._initial:
+        for _ in entrances:
             met = await receive.receive()
             if met is not None:
                 await self._fill_table(met)
@@ -80,7 +96,15 @@ class Upkeep:
                     len(self._state.table),
                 )
                 return
-        raise UnreachableError(None, tuple(self._attempts))
+        if self._initial:
+            raise UnreachableError(None, tuple(self._attempts))
+        own_id = short(self._state.node.peer_id)
+        logger.warning("dht_alone peer=%s known_before=%d", own_id, len(entrances))
+
+    def _entrances(self) -> list[Contact]:
+        """Who may let us in: the initial peers, and some of those that we knew."""
+        known = Snapshot(0, tuple(self._remembered))
+        return self._initial + first_to_try(known, _REMEMBERED_TRIED)
 
     async def _meet(
         self, contact: Contact, met: trio.MemorySendChannel[Contact | None] | None = None
@@ -104,6 +128,8 @@ class Upkeep:
             for index in range(_FAR_BUCKETS)
         ]
         now_s = trio.current_time()
+        for contact in self._remembered:
+            state.table.on_heard_of(contact, now_s)
         try:
             named = await self._client.find_nodes(first, targets, state.config.replicas)
         except P2PError as exc:
@@ -133,8 +159,7 @@ class Upkeep:
         state = self._state
         rejoin_at_s = trio.current_time() + _REJOIN_S
         while True:
-            hearsay = len(state.table) > len(state.table.confirmed)
-            await self._pause(_HEARSAY_TICK_S if hearsay else _TICK_S)
+            await self._pause(_UNSURE_TICK_S if state.table.unsure else _TICK_S)
             now_s = trio.current_time()
             if now_s >= rejoin_at_s:
                 rejoin_at_s = now_s + _REJOIN_S
@@ -167,7 +192,7 @@ class Upkeep:
         """Try the initial peers that we have lost: they may be back, or our network may be."""
         state = self._state
         was_empty = len(state.table) == 0
-        for contact in self._initial:
+        for contact in self._entrances() if was_empty else self._initial:
             if contact.peer_id not in state.table:
                 await self._meet(contact)
         if was_empty and len(state.table):

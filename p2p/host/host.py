@@ -165,9 +165,11 @@ class Host:
         else:
             self._handlers[protocol] = handler
 
-    def connections(self) -> tuple[ConnectionInfo, ...]:
+    def connections(self, peer_id: PeerId | None = None) -> tuple[ConnectionInfo, ...]:
         return tuple(
-            connection.info for connection in self._open_connections() if connection.muxer.usable
+            connection.info
+            for connection in self._open_connections(peer_id)
+            if connection.muxer.usable
         )
 
     def remember(self, peer_id: PeerId, host: str) -> None:

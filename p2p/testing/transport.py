@@ -150,7 +150,9 @@ class SimTransport:
         else:
             self._handlers[protocol] = handler
 
-    def connections(self) -> tuple[ConnectionInfo, ...]:
+    def connections(self, peer_id: PeerId | None = None) -> tuple[ConnectionInfo, ...]:
+        if peer_id is not None:
+            return tuple(end.info for end in self._open_ends.get(peer_id, ()))
         if self._infos is None:
             self._infos = tuple(end.info for ends in self._open_ends.values() for end in ends)
         return self._infos

@@ -10,9 +10,11 @@ import p2p
 from p2p import MessageInvalid, PeerId, RefusedError, RemoteError, StreamBroken, encode
 from p2p.address import parse_address_untrusted, scope
 from p2p.dht import schema
+from p2p.dht.hearsay import HearsayGuard, Reach, account_of_untrusted, fit_untrusted
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.routing import networks_of
+from p2p.dht.snapshot import first_to_try, from_bytes_untrusted, to_bytes
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
 from p2p.host.stream import Filling
 from p2p.identity import parse_peer_id_untrusted
@@ -169,8 +171,22 @@ def run_contacts(data: bytes) -> None:
     for named in answer.contacts:
         for contact in schema.contacts_untrusted(named):
             parse_peer_id_untrusted(contact.peer_id)
-            schema.to_wire_contact(contact)
+            for reach in Reach:
+                fit = fit_untrusted(contact.addresses, reach)
+                HearsayGuard().admit(fit, 0.0)
+                HearsayGuard().on_answered(contact.addresses)
+            for address in contact.addresses:
+                account_of_untrusted(address)
             networks_of(contact.addresses)
+
+
+def run_snapshot(data: bytes) -> None:
+    try:
+        snapshot = from_bytes_untrusted(data)
+    except MessageInvalid:
+        return
+    for contact in first_to_try(snapshot, 16):
+        parse_peer_id_untrusted(contact.peer_id)
 
 
 def run_sequence(data: bytes) -> None:
@@ -251,7 +267,19 @@ TARGETS = (
         name="p2p.dht-contacts",
         run=run_contacts,
         seeds=(encode(schema.FoundNodes(7, ((schema.WireContact(ALICE.peer_id, ADDRESSES),),))),),
-        covers=("p2p.dht.schema.contacts_untrusted", "p2p.dht.schema.contact_untrusted"),
+        covers=(
+            "p2p.dht.schema.contacts_untrusted",
+            "p2p.dht.schema.contact_untrusted",
+            "p2p.dht.hearsay.account_of_untrusted",
+            "p2p.dht.hearsay.fit_untrusted",
+            "p2p.dht.state.named_untrusted",
+        ),
+    ),
+    Target(
+        name="p2p.dht-snapshot",
+        run=run_snapshot,
+        seeds=(to_bytes(7, 0, [schema.contact_untrusted(ALICE.peer_id, ADDRESSES)]),),
+        covers=("p2p.dht.snapshot.from_bytes_untrusted",),
     ),
     Target(
         name="p2p.dht-sequence",

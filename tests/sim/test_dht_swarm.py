@@ -1,4 +1,4 @@
-"""The DHT at hundreds of nodes: crashes, expiry, liars, skewed clocks, clients; all from seeds."""
+"""The DHT at dozens of nodes: crashes, expiry, liars, skewed clocks, clients; all from seeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.p2p.dht.swarms import QUICK, Liar, open_liar
 
 JOINING_AT_ONCE = 20
 
-# Fifteen seconds on an idle core; a busy machine is not a failure.
+# Ten seconds on an idle core; a busy machine is not a failure.
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -121,14 +121,14 @@ def simulate(seed: int, story: Callable[[Crowd], Awaitable[Any]]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "count"), [(1, 200), (2, 60)])
+@pytest.mark.parametrize(("seed", "count"), [(1, 100), (2, 40)])
 def test_nothing_is_lost_when_a_fifth_crashes_and_a_fifth_again(seed: int, count: int) -> None:
     async def story(crowd: Crowd) -> None:
         await crowd.grow(count)
-        values = await crowd.put_all(100, ttl_s=1500)
+        values = await crowd.put_all(60, ttl_s=1500)
         assert await crowd.count_hits(values) == len(values)
         crowd.crash(0.2)
-        # Five replicas all die with chance 0.03 %: none of 100 with these seeds.
+        # Five replicas all die with chance 0.03 %: none of 60 with these seeds.
         assert await crowd.count_hits(values) == len(values)
         await trio.sleep(800)
         crowd.crash(0.2)
@@ -142,11 +142,11 @@ def test_nothing_is_lost_when_a_fifth_crashes_and_a_fifth_again(seed: int, count
 @pytest.mark.slow
 def test_churn_of_a_fifth_per_quarter_of_an_hour_loses_nothing() -> None:
     async def story(crowd: Crowd) -> None:
-        await crowd.grow(40)
-        values = await crowd.put_all(60, ttl_s=80_000)
-        for _ in range(6):
+        await crowd.grow(30)
+        values = await crowd.put_all(40, ttl_s=80_000)
+        for _ in range(5):
             crowd.crash(0.2)
-            await crowd.grow(8)
+            await crowd.grow(6)
             await trio.sleep(900)
         assert await crowd.count_hits(values) == len(values)
 
@@ -156,17 +156,17 @@ def test_churn_of_a_fifth_per_quarter_of_an_hour_loses_nothing() -> None:
 @pytest.mark.slow
 def test_a_fifth_that_lies_changes_nothing_that_is_signed() -> None:
     async def story(crowd: Crowd) -> None:
-        await crowd.grow(80)
+        await crowd.grow(40)
         forger = crowd.peers[1].node
         forgery = schema.WireRecord(
             owned_subkey(crowd.peers[2].node.peer_id), b"lie", 1000, 2**50, 60_000, 2**40, bytes(64)
         )
-        await crowd.grow(16, Liar)
-        await crowd.grow(14, lambda: Liar(stale=True))
-        await crowd.grow(10, lambda: Liar(forgery=forgery))
-        await crowd.grow(80)
-        await crowd.grow(10, client_mode=True)
-        writers = [crowd.anyone() for _ in range(40)]
+        await crowd.grow(8, Liar)
+        await crowd.grow(7, lambda: Liar(stale=True))
+        await crowd.grow(5, lambda: Liar(forgery=forgery))
+        await crowd.grow(40)
+        await crowd.grow(5, client_mode=True)
+        writers = [crowd.anyone() for _ in range(20)]
         for round_number in range(2):
             for index, writer in enumerate(writers):
                 subkey = owned_subkey(writer.node.peer_id)
@@ -182,7 +182,7 @@ def test_a_fifth_that_lies_changes_nothing_that_is_signed() -> None:
                 assert entry.owner == writer.node.peer_id
         assert current == len(writers)
         clients = [peer.node.peer_id for peer in crowd.peers if peer.node.client_mode]
-        assert len(clients) == 10
+        assert len(clients) == 5
         for peer in crowd.peers:
             assert not set(clients) & set(peer.dht.peers)
         assert forger.peer_id in {peer.node.peer_id for peer in crowd.peers}
@@ -193,12 +193,12 @@ def test_a_fifth_that_lies_changes_nothing_that_is_signed() -> None:
 @pytest.mark.slow
 def test_everybody_sees_everybody_in_one_dictionary() -> None:
     async def story(crowd: Crowd) -> None:
-        await crowd.grow(100)
+        await crowd.grow(50)
         for peer in crowd.peers:
             subkey = owned_subkey(peer.node.peer_id)
             await peer.dht.put("run/progress", b"step 1", subkey=subkey, ttl_s=300)
         expected = sorted(owned_subkey(peer.node.peer_id) for peer in crowd.peers)
-        for _ in range(10):
+        for _ in range(5):
             assert list(await crowd.anyone().dht.get_dictionary("run/progress")) == expected
         crowd.crash(0.2)
         for _ in range(10):
@@ -212,7 +212,7 @@ def test_everybody_sees_everybody_in_one_dictionary() -> None:
 @pytest.mark.slow
 def test_one_seed_is_one_run() -> None:
     async def story(crowd: Crowd) -> list[Any]:
-        await crowd.grow(30)
+        await crowd.grow(16)
         values = await crowd.put_all(10, ttl_s=300)
         crowd.crash(0.2)
         trace: list[Any] = [await crowd.count_hits(values), trio.current_time()]

@@ -42,6 +42,24 @@ async def test_a_lone_node_is_its_own_replica(autojump_clock: MockClock) -> None
         assert entry.value == b"v"
 
 
+async def test_what_is_kept_lives_as_long_as_the_block(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        alice_node, alice = await swarm.add("alice")
+        bob_node, bob = await swarm.add("bob")
+        subkey = owned_subkey(bob_node.peer_id)
+        async with bob.keeping("k", b"v", subkey=subkey, ttl_s=60) as report:
+            assert report.replicas == 2
+            await trio.sleep(1000)
+            entry = await alice.get("k", subkey=subkey)
+            assert entry is not None
+            assert entry.remaining_s >= 40
+        await trio.sleep(60)
+        assert await alice.get("k", subkey=subkey) is None
+        with pytest.raises(RecordInvalid):
+            async with bob.keeping("k", b"v", subkey=owned_subkey(alice_node.peer_id), ttl_s=60):
+                pass
+
+
 async def test_values_expire(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         _, alice = await swarm.add("alice")
@@ -246,6 +264,23 @@ async def test_a_frozen_node_costs_a_second_and_then_nothing(autojump_clock: Moc
             assert (await alice.put("k2", b"v", ttl_s=600)).replicas == 4
         with trio.fail_after(0.5):
             assert await nodes[1][1].get("k") is not None
+
+
+async def test_a_frozen_node_costs_a_moment_once_it_is_known_how_fast_others_are(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        nodes = [await swarm.add() for _ in range(8)]
+        _, alice = nodes[0]
+        for index in range(8):
+            await alice.put(f"k{index}", b"v", ttl_s=600)
+        swarm.network.freeze(nodes[3][0].peer_id)
+        for index in range(8):
+            with trio.fail_after(0.3):
+                assert await alice.get(f"absent{index}") is None
+        # It is pinged, does not answer, and is forgotten.
+        await trio.sleep(60)
+        assert nodes[3][0].peer_id not in alice.peers
 
 
 async def test_nobody_at_the_initial_peers_is_an_error_that_lists_them(

@@ -28,11 +28,11 @@ RECORDED: list[tuple[Message, str]] = [
     (schema.FoundNodes(7, ((CONTACT,),)), "9207919192a17891b22f6970342f312e322e332e342f7463702f35"),
     (
         schema.FindValue((), (schema.Query(bytes(32), "s"),), 8),
-        "93909194c420" + "00" * 32 + "a173c2a008",
+        "93909196c420" + "00" * 32 + "a173c2a0000008",
     ),
     (
-        schema.FoundValues(7, (schema.Found((), (RECORD,), True),)),
-        "92079193909197a6706565723a78c401760a021e28c40173c3",
+        schema.FoundValues(7, (schema.Found((), (RECORD,), True, 5, 6),)),
+        "92079195909197a6706565723a78c401760a021e28c40173c30506",
     ),
     (
         schema.Store((), (schema.KeyRecords("k", (RECORD,)),)),
@@ -49,6 +49,25 @@ def test_messages_have_their_recorded_bytes(message: Message, recorded: str) -> 
     assert encode(message).hex() == recorded
     decoded = decode_untrusted(bytes.fromhex(recorded), type(message), size_bytes_max=4096)
     assert decoded == message
+
+
+# What peers send that read whole dictionaries only.
+EARLIER: list[tuple[Message, str]] = [
+    (
+        schema.FindValue((), (schema.Query(bytes(32), None, True, "s"),), 8),
+        "93909194c420" + "00" * 32 + "c0c3a17308",
+    ),
+    (
+        schema.FoundValues(7, (schema.Found((), (RECORD,), True),)),
+        "92079193909197a6706565723a78c401760a021e28c40173c3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "recorded"), EARLIER, ids=lambda x: type(x).__name__)
+def test_messages_of_earlier_peers_are_understood(message: Message, recorded: str) -> None:
+    data = bytes.fromhex(recorded)
+    assert decode_untrusted(data, type(message), size_bytes_max=4096) == message
 
 
 KINDS: list[Any] = sorted({type(message) for message, _ in RECORDED}, key=lambda k: k.__name__)

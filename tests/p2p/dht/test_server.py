@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p import Identity, Node, RefusedError, RpcClient, rpc_client
+from p2p import Identity, Node, PeerId, RefusedError, RpcClient, rpc_client
 from p2p.dht import Dht, StoreLimits, owned_subkey, schema
 from p2p.dht.key import key_to_bytes, record_key
 from p2p.dht.record import Record, sign_record
@@ -129,6 +129,36 @@ async def test_a_flood_is_bounded(autojump_clock: MockClock) -> None:
         assert [answer.code for answer in answers] == [0] * 50 + [2] * 50
 
 
+async def test_a_flood_is_told_to_wait(autojump_clock: MockClock) -> None:
+    limits = StoreLimits(offered_per_peer_burst=100, offered_per_peer_per_s=10)
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", replace(QUICK, store=limits))
+        _, carol = await swarm.add("carol")
+        async with swarm.network.open_node("mallory") as mallory:
+            await check_the_flood(swarm, bob_node, bob, mallory)
+        # Others are heard as before.
+        assert (await carol.put("k", b"v", ttl_s=60)).replicas == 2
+
+
+async def check_the_flood(swarm: Swarm, bob_node: Node, bob: Dht, mallory: Node) -> None:
+    await mallory.connect_address(bob_node.addresses[0])
+    scene = Scene(swarm, bob_node, bob, rpc_client(mallory, schema.SERVICE, schema.MAJOR))
+    flood = [WireRecord(f"s{index}", b"v", 60_000) for index in range(150)]
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers] == [0] * 100 + [2] * 50
+    assert "more records than a peer may" in answers[-1].reason
+    await trio.sleep(2)
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers].count(0) == 20
+    # Who sends what is invalid is heard less.
+    await trio.sleep(10)
+    forged = replace_wire(scene.signed(b"v"), value=b"changed")
+    answers = await scene.store(*[forged] * 5)
+    assert ["owner" in answer.reason for answer in answers] == [True] * 5
+    answers = await scene.store(*flood)
+    assert [answer.code for answer in answers].count(0) == 20
+
+
 async def test_many_signatures_at_once_are_checked_each(autojump_clock: MockClock) -> None:
     async with open_scene() as scene:
         owners = [Identity.generate(random.Random(seed)) for seed in range(40)]
@@ -209,3 +239,85 @@ def replace_wire(record: WireRecord, **changes: object) -> WireRecord:
     """The record with some fields changed."""
     fields = {name: getattr(record, name) for name in record.__struct_fields__}
     return WireRecord(**(fields | changes))
+
+
+async def test_a_life_beyond_the_limit_is_refused_with_the_reason(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_scene() as scene:
+        week_ms = 7 * 86_400_000
+        endless = replace_wire(scene.signed(b"v"), remaining_ms=week_ms)
+        answers = await scene.store(WireRecord(None, b"v", week_ms), endless)
+        assert [answer.code for answer in answers] == [2, 2]
+        assert "may live from 0 to 86400 s" in answers[0].reason
+        assert "may live from 0 to 60 s" in answers[1].reason
+
+
+async def test_a_giant_dictionary_stays_bounded_and_keeps_the_signed(
+    autojump_clock: MockClock,
+) -> None:
+    config = replace(QUICK, store=StoreLimits(subkeys_per_key_max=20))
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", config)
+        async with swarm.network.open_node("mallory") as mallory:
+            await mallory.connect_address(bob_node.addresses[0])
+            calls = rpc_client(mallory, schema.SERVICE, schema.MAJOR)
+            scene = Scene(swarm, bob_node, bob, calls)
+            flood = [WireRecord(f"s{index:03}", b"v", 60_000) for index in range(100)]
+            answers = await scene.store(*flood)
+            assert [answer.code for answer in answers] == [0] * 20 + [2] * 80
+            assert "as many as it may" in answers[-1].reason
+            (answer,) = await scene.store(scene.signed(b"good"))
+            assert answer.code == 0
+        found = await bob.get_dictionary("k")
+        assert len(found) == 20
+        assert found[owned_subkey(ALICE.peer_id)].value == b"good"
+
+
+async def test_a_reader_is_not_kept_busy_by_endless_pages(autojump_clock: MockClock) -> None:
+    class Endless(Liar):
+        """Says with each page that another follows."""
+
+        pages = 0
+
+        async def _on_find_value(
+            self, caller: PeerId, request: schema.FindValue
+        ) -> schema.FoundValues:
+            Endless.pages += 1
+            record = WireRecord(f"s{Endless.pages:09}", b"v", 60_000)
+            found = schema.Found((), (record,), True, 1, 1)
+            return schema.FoundValues(0, (found,) * len(request.queries))
+
+    async with open_swarm() as swarm:
+        _, alice = await swarm.add("alice")
+        await swarm.add_liar(Endless())
+        await alice.put("k", b"v", subkey="good", ttl_s=60)
+        found = await alice.get_dictionary("k")
+        assert found["good"].value == b"v"
+        assert 1 < Endless.pages <= 64
+        # What is incomplete is no base for reading on.
+        before = Endless.pages
+        await alice.get_dictionary("k")
+        assert Endless.pages == 2 * before
+
+
+async def test_many_ids_of_one_machine_displace_nobody_but_each_other(
+    autojump_clock: MockClock,
+) -> None:
+    limits = StoreLimits(total_bytes_max=60_000)
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob", replace(QUICK, store=limits), host="9.9.9.9")
+        async with swarm.network.open_node("carol", host="7.7.7.7") as carol:
+            await carol.connect_address(bob_node.addresses[0])
+            calls = rpc_client(carol, schema.SERVICE, schema.MAJOR)
+            # An honest peer that holds much, as one that handed its records over.
+            honest = [WireRecord(f"s{index:03}", bytes(200), 60_000) for index in range(40)]
+            await Scene(swarm, bob_node, bob, calls).store(*honest, key="honest")
+        for index in range(40):
+            async with swarm.network.open_node(f"m{index}", host="6.6.6.6") as mallory:
+                await mallory.connect_address(bob_node.addresses[0])
+                calls = rpc_client(mallory, schema.SERVICE, schema.MAJOR)
+                flood = [WireRecord(f"m{i:03}", bytes(200), 60_000) for i in range(20)]
+                await Scene(swarm, bob_node, bob, calls).store(*flood, key=f"k{index}")
+        assert len(await bob.get_dictionary("honest")) == 40
+        assert bob._state.store.size_bytes <= 60_000
