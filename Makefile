@@ -48,7 +48,7 @@ demo: setup ## train a network on handwritten digits with three peers on this ma
 
 test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes one at a time
 	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
-	@$(BIN)/pytest -rs tests/processes tests/netlab tests/interop
+	@$(BIN)/pytest -rs -m "not netlab" tests/processes tests/netlab tests/interop
 
 interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
 	@$(BIN)/pytest -rs tests/interop

@@ -27,6 +27,7 @@ from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
 
 if TYPE_CHECKING:
+    from p2p.dial.hole_puncher import HolePuncher
     from p2p.nat.whereabouts import Whereabouts
     from p2p.relay.client import RelayClient
     from p2p.relay.keeper import RelayKeeper
@@ -77,6 +78,8 @@ class Node:
         """Holds reservations at relays, if this node may need any."""
         self.relay_server: RelayServer | None = None
         """The relay that this node serves as, if it does."""
+        self.hole_puncher: HolePuncher | None = None
+        """Punches to peers that are reached through relays, if this node does so at all."""
         self.whereabouts: Whereabouts | None = None
         """What is known of our own addresses; None in simulations."""
         self._transport = transport

@@ -50,9 +50,10 @@ async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterato
                 here.on_network_changed.append(mapper.on_network_changed)
                 here.on_seen_host.append(mapper.check_observed)
             if config.hole_punching:
-                await stack.enter_async_context(
+                node.hole_puncher = await stack.enter_async_context(
                     open_hole_puncher(node, host, observed=here.punchable)
                 )
+                here.on_network_changed.append(node.hole_puncher.on_network_changed)
         if node.relay_client is not None and _wants_relays(config):
             keeper = await stack.enter_async_context(
                 open_relay_keeper(
@@ -65,6 +66,7 @@ async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterato
                 )
             )
             node.relay_keeper = keeper
+            here.on_network_changed.append(keeper.on_network_changed)
             if config.relay_client == "auto":
                 nursery = await stack.enter_async_context(open_service_nursery())
                 nursery.start_soon(_want_relays_while_private, here, keeper)

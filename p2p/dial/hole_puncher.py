@@ -47,6 +47,9 @@ PLAIN_ROUND_TRIPS = 4
 """A plain dial needs so many round trips, each shorter than the one through the relay."""
 PLAIN_S_MIN = 0.2
 PLAIN_S_MAX = 1.5
+CUT_OFF_MAX = 2
+AGAIN_S = 0.1
+"""Until a try that was cut off is repeated over the connection that is left."""
 _RESULTS_MAX = 1_024
 
 
@@ -153,6 +156,9 @@ class HolePuncher:
         self._core.on_gone(peer_id)
         self._complained.discard(peer_id)
 
+    def _is_connected(self, peer_id: PeerId) -> bool:
+        return any(one.peer_id == peer_id for one in self._host.connections())
+
     def _is_unrelayed(self, peer_id: PeerId) -> bool:
         return any(
             one.peer_id == peer_id and one.path != "relayed" for one in self._host.connections()
@@ -174,18 +180,24 @@ class HolePuncher:
 
     async def _try_several_times(self, peer_id: PeerId) -> None:
         tries = _Tries(trio.current_time())
-        cause = ""
-        for number in range(1, rules.TRIES + 1):
-            tries.count = number
+        cause, broken = "", 0
+        while tries.count < rules.TRIES:
+            tries.count += 1
+            cause, is_cut_off = "", False
             try:
-                cause = ""
                 await self._try(peer_id, tries)
             except (P2PError, trio.TooSlowError) as exc:
                 cause = self._complaint(peer_id, exc)
+                is_cut_off = isinstance(exc, StreamBroken) and self._is_connected(peer_id)
             if self._is_unrelayed(peer_id):
                 self._report_success(peer_id, tries, began=True)
                 return
-            if cause or not tries.tried:
+            if is_cut_off and broken < CUT_OFF_MAX:
+                # Whoever comes through two relays at once closes one of the connections.
+                broken += 1
+                tries.count -= 1
+                await trio.sleep(AGAIN_S)
+            elif cause or not tries.tried:
                 break
         self._core.on_failed(peer_id, trio.current_time())
         reason = cause or rules.why_failed(tries.mine, tries.theirs, tries.tried, tries=tries.count)

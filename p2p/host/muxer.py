@@ -239,6 +239,7 @@ class Muxer:
             beats = (beats + 1) % 2**32
             beat = self._keepalive.on_beat(watched=self._watchers > 0)
             if beat is Beat.LOST:
+                self._noise.leave_nothing_behind()
                 self.abort("silent for too long")
                 return
             if beat is Beat.PING:

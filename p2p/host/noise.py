@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -224,6 +225,16 @@ class NoiseSession:
         self._reader.on_tick()
         if not self._sending:
             self._sealer.on_tick()
+
+    def leave_nothing_behind(self) -> None:
+        """Have the socket close with a reset, for a peer that is not heard of any more.
+
+        Else the kernel would repeat its last bytes for minutes, and nobody could connect the same
+        two ports meanwhile, as the next punch wants to.
+        """
+        if isinstance(self._stream, trio.SocketStream):
+            no_time = struct.pack("ii", 1, 0)
+            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
 
     async def aclose(self) -> None:
         """Close the stream beneath; the buffers are held no more."""

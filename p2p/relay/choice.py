@@ -11,6 +11,7 @@ Each candidate is in one state:
     idle --next_probe--> probing --on_round_trip--> idle     (only while its round trip is unknown)
     idle --next_try----> trying --on_held--> held --on_lost--> paused
     probing, trying --on_failed, on_refused--> paused
+    paused --on_connected--> idle                            (unless it refused)
 
 While fewer than wanted are held, those without a known round trip are probed first. Then the best
 is tried: those that the operator named, then by round trip, each refusal counting as a longer one.
@@ -33,6 +34,8 @@ FIRST_PAUSE_S = 2.0
 REFUSED_PAUSE_S = 30.0
 """A relay that is full or does not want us changes its mind less quickly than a line comes back."""
 PAUSE_S_MAX = 600.0
+NAMED_PAUSE_S_MAX = 30.0
+"""The same for those that the operator named while none is held: nobody else may come."""
 _JITTER = 0.25
 _REFUSAL_S = 0.1
 """What a refusal counts as a longer round trip: a full relay is a slow one, too."""
@@ -176,6 +179,12 @@ class RelayChoice:
         if known is not None and known.state is State.HELD:
             self._pause(replace(known, round_trip_s=None), FIRST_PAUSE_S, now_s)
 
+    def on_connected(self, peer_id: PeerId, now_s: float) -> None:
+        """It is there, whatever kept it from us before; one that has refused us stays paused."""
+        known = self._known.get(peer_id)
+        if known is not None and known.state is State.IDLE and not known.refusals:
+            self._set(known, paused_until_s=min(known.paused_until_s, now_s))
+
     def on_network_changed(self) -> None:
         """Our own network is another one: what failed may work, what was near may be far."""
         for known in tuple(self._known.values()):
@@ -183,7 +192,9 @@ class RelayChoice:
                 self._set(known, failures=0, refusals=0, paused_until_s=0.0, round_trip_s=None)
 
     def _pause(self, known: Candidate, first_s: float, now_s: float) -> None:
-        pause_s = min(first_s * 2.0 ** min(known.failures, 20), PAUSE_S_MAX)
+        held = {one.peer_id for one in self.held} - {known.peer_id}
+        longest_s = NAMED_PAUSE_S_MAX if known.named and not held else PAUSE_S_MAX
+        pause_s = min(first_s * 2.0 ** min(known.failures, 20), longest_s)
         # Apart, so that peers that lost the same relay at once do not come back to it at once.
         pause_s *= 1 + self._rng.uniform(-_JITTER, _JITTER)
         self._set(

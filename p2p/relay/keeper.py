@@ -169,6 +169,7 @@ class RelayKeeper:
         addresses = (dialed + listening)[:1]
         if addresses:
             self._choice.on_candidate(info.peer_id, addresses[0].of(info.peer_id))
+            self._choice.on_connected(info.peer_id, trio.current_time())
             self._wake()
 
     def on_network_changed(self) -> None:

@@ -16,7 +16,7 @@ import trio
 from p2p import Node, NodeConfig, StreamBroken
 from p2p.address import TcpAddress
 from p2p.dial.dcutr import DCUTR_PROTOCOL, PunchMessage, PunchType, framed, receive_untrusted
-from p2p.dial.hole_puncher import HolePuncher, open_hole_puncher
+from p2p.dial.hole_puncher import CUT_OFF_MAX, HolePuncher, open_hole_puncher
 from p2p.dial.punch import ASKED_PER_PEER_MAX, PunchResult
 from p2p.host.host import Host
 from p2p.host.stream import Stream
@@ -81,6 +81,38 @@ async def test_a_peer_that_does_not_punch_is_left_alone() -> None:
         await scene.alice.connect_address(scene.circuit)
         result = await bobs.results.receive()
         assert result.reason.startswith("The peer does not take part in punching: ")
+
+
+@pytest.mark.parametrize(
+    ("cuts", "reason"),
+    [
+        (1, "The peer offered no address that can be dialed from here."),
+        (99, "The peer does not take part in punching: "),
+    ],
+)
+async def test_a_try_that_is_cut_off_is_repeated_but_not_without_end(
+    cuts: int, reason: str
+) -> None:
+    async with (
+        open_scene(NodeConfig()) as scene,
+        open_punching(scene.bob, TcpAddress("ip4", "5.6.7.8", 4001)) as bobs,
+    ):
+        asked: list[int | None] = []
+
+        async def cut_off(stream: Stream) -> None:
+            """As one of two connections does that a peer made through two relays at once."""
+            asked.append((await receive_untrusted(stream, PunchType.CONNECT)).try_number)
+            if len(asked) <= cuts:
+                stream.reset()
+            else:
+                await stream.send_all(CONNECT)
+
+        scene.alice.serve(DCUTR_PROTOCOL, cut_off)
+        await scene.alice.connect_address(scene.circuit)
+        result = await bobs.results.receive()
+        assert result.reason.startswith(reason)
+        assert result.tries == 1
+        assert asked == [1] * min(cuts + 1, CUT_OFF_MAX + 1)
 
 
 async def test_who_came_before_the_puncher_is_punched_to() -> None:

@@ -181,3 +181,20 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
 
 def test_which_cipher_is_faster_is_measured_once() -> None:
     assert is_aes_faster() is is_aes_faster()
+
+
+async def test_the_two_ports_of_a_peer_that_fell_silent_can_be_connected_anew() -> None:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        there = listener.socket.getsockname()
+        near_stream = await trio.open_tcp_stream(*there)
+        here = near_stream.socket.getsockname()
+        near = NoiseSession(near_stream, keys()[0])
+        # As a peer does that is not there any more, it neither reads nor hangs up.
+        async with await listener.accept():
+            near.leave_nothing_behind()
+            await near.aclose()
+            with trio.socket.socket() as again:
+                again.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+                await again.bind(here)
+                await again.connect(there)

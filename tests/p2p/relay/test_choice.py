@@ -13,6 +13,7 @@ from p2p.address import TcpAddress
 from p2p.relay.choice import (
     CANDIDATES_MAX,
     FIRST_PAUSE_S,
+    NAMED_PAUSE_S_MAX,
     PAUSE_S_MAX,
     PROBES_MAX,
     REFUSED_PAUSE_S,
@@ -130,6 +131,43 @@ def test_failures_pause_longer_and_longer_with_jitter() -> None:
         planned_s = min(FIRST_PAUSE_S * 2**number, PAUSE_S_MAX)
         assert 0.75 * planned_s <= pause_s <= 1.25 * planned_s
     assert len({round(pause_s / PAUSE_S_MAX, 6) for pause_s in pauses_s[-4:]}) == 4
+
+
+def fail_often(choice: RelayChoice, name: str, now_s: float) -> float:
+    """Have a relay fail so often that its pauses grow no more; returns when the last one ends."""
+    for _ in range(12):
+        probed = choice.next_probe(now_s)
+        assert probed is not None
+        assert probed.peer_id == name
+        choice.on_failed(PeerId(name), now_s)
+        wake_at_s = choice.wake_at_s(now_s)
+        assert wake_at_s is not None
+        before_s, now_s = now_s, wake_at_s
+    return now_s - before_s
+
+
+def test_the_operators_relays_are_tried_often_while_there_is_no_other() -> None:
+    choice = RelayChoice(random.Random(1), wanted=2)
+    choice.on_candidate(PeerId("named"), at(1), named=True)
+    assert fail_often(choice, "named", 0.0) <= 1.25 * NAMED_PAUSE_S_MAX
+    choice = open_choice(("other", 2))
+    measure(choice, other=0.01)
+    assert tried(choice) == ["other"]
+    choice.on_held(PeerId("other"))
+    choice.on_candidate(PeerId("named"), at(1), named=True)
+    assert fail_often(choice, "named", 0.0) >= 0.75 * PAUSE_S_MAX
+
+
+def test_a_relay_that_is_there_again_is_not_waited_for() -> None:
+    choice = open_choice(("a", 1), ("b", 2))
+    measure(choice, b=0.01)
+    assert tried(choice) == ["b"]
+    choice.on_refused(PeerId("b"), 0.0)
+    choice.on_connected(PeerId("a"), 0.5)
+    choice.on_connected(PeerId("b"), 0.5)
+    choice.on_connected(PeerId("never heard of"), 0.5)
+    measure(choice, 0.5, a=0.01)
+    assert tried(choice, 0.5) == ["a"], "b is there, too, but does not want us"
 
 
 def test_a_lost_relay_is_replaced_and_comes_back_later() -> None:
