@@ -334,6 +334,7 @@ async def open_averager(
             config.matchmaking(),
             dht,
             element_count=spec.element_count,
+            vector_bytes=spec.wire.size_bytes(0, spec.element_count),
         ) as matchmaking,
         open_allreduce(
             node,

@@ -15,13 +15,17 @@ from p2p.dht import (
     Dht,
     DhtConfig,
     Entry,
+    Hop,
+    HopOutcome,
     PutItem,
     PutReport,
     RecordValidator,
     SchemaValidator,
+    Trace,
     open_dht,
     owned_subkey,
 )
+from p2p.dht import Stats as DhtStats
 from p2p.discovery.interfaces import interfaces
 from p2p.discovery.mdns import Mdns, open_mdns
 from p2p.discovery.networks import Interface
@@ -44,6 +48,7 @@ from p2p.errors import (
 from p2p.held import Held
 from p2p.host.stream import Path, Stream
 from p2p.host.swarm_key import write_swarm_key
+from p2p.host.transport import ConnectionInfo
 from p2p.identity import Identity, parse_peer_id_untrusted, verify_signature
 from p2p.nat import (
     AddressReport,
@@ -68,6 +73,7 @@ from p2p.probe.client import (
 )
 from p2p.probe.limits import BandwidthLimits
 from p2p.probe.schema import Told
+from p2p.relay.bulk import relayed_bytes_needed
 from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
 from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
@@ -85,11 +91,15 @@ __all__ = [
     "Behind",
     "CallTimeout",
     "CallerJobs",
+    "ConnectionInfo",
     "Dht",
     "DhtConfig",
+    "DhtStats",
     "Entry",
     "Guest",
     "Held",
+    "Hop",
+    "HopOutcome",
     "Identity",
     "IdentityError",
     "Interface",
@@ -127,6 +137,7 @@ __all__ = [
     "Stream",
     "StreamBroken",
     "Told",
+    "Trace",
     "UnreachableError",
     "ask_about",
     "decode_untrusted",
@@ -146,6 +157,7 @@ __all__ = [
     "ping",
     "read_deny_list",
     "read_token",
+    "relayed_bytes_needed",
     "rpc_client",
     "short",
     "sign_deny_list",

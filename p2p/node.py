@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from p2p import peerstore_file
-from p2p.address import Address, TcpAddress, parse_address
+from p2p.address import Address, TcpAddress, is_circuit, parse_address
 from p2p.clock import wall_time_s
 from p2p.config import NodeConfig
 from p2p.dial import Dialer
 from p2p.discovery.networks import Interface
 from p2p.errors import AddressInvalid, Attempt, StreamBroken, UnreachableError
 from p2p.host.stream import Stream, StreamHandler
-from p2p.host.transport import ConnectionInfo, Transport
+from p2p.host.transport import ConnectionInfo, Identified, Transport
 from p2p.identity import Identity
-from p2p.nat import NetReport
+from p2p.nat import NetReport, Reachability
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
 from p2p.peerstore import Peerstore, is_dialable
+from p2p.relay.bulk import RelayedBulk
 
 if TYPE_CHECKING:
     from p2p.dial.hole_puncher import HolePuncher
-    from p2p.nat.whereabouts import Whereabouts
     from p2p.relay.client import RelayClient
     from p2p.relay.keeper import RelayKeeper
     from p2p.relay.server import RelayServer
@@ -45,6 +45,20 @@ class Offload(Protocol):
 
     def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
         """The function's result."""
+
+
+class KnowsWhereabouts(Protocol):
+    """What a node asks of whoever finds out how others reach it."""
+
+    on_reachability: list[Callable[[Reachability], None]]
+    """Called when outsiders begin or cease to get through to us, as far as we know."""
+
+    @property
+    def reachability(self) -> Reachability:
+        """Whether outsiders get through to us at any address."""
+
+    def report_on(self, plain: NetReport) -> NetReport:
+        """A report on addresses and connections, with what is known of the way to us."""
 
 
 class Node:
@@ -80,8 +94,10 @@ class Node:
         """The relay that this node serves as, if it does."""
         self.hole_puncher: HolePuncher | None = None
         """Punches to peers that are reached through relays, if this node does so at all."""
-        self.whereabouts: Whereabouts | None = None
-        """What is known of our own addresses; None in simulations."""
+        self.whereabouts: KnowsWhereabouts | None = None
+        """What is known of our own addresses; None where nobody finds out."""
+        self.relayed_bulk = RelayedBulk(transport.connections)
+        """How much bulk may still go over each relayed connection; whoever sends asks it."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = peerstore or Peerstore()
@@ -123,13 +139,43 @@ class Node:
         )
         return plain if self.whereabouts is None else self.whereabouts.report_on(plain)
 
+    @property
+    def reachability(self) -> Reachability:
+        """Whether outsiders get through to us without a relay, as far as we know."""
+        if self.client_mode:
+            return "private"
+        return "unknown" if self.whereabouts is None else self.whereabouts.reachability
+
+    @property
+    def is_open(self) -> bool:
+        """Whether to expect that anybody can dial us without a relay.
+
+        While nobody has tried, it is so as long as we hold no place at a relay.
+        """
+        addresses = self.addresses
+        circuits = sum(is_circuit(address) for address in addresses)
+        if self.reachability == "unknown":
+            return bool(addresses) and not circuits
+        return self.reachability == "public" and len(addresses) > circuits
+
+    def path_to(self, peer_id: PeerId) -> ConnectionInfo | None:
+        """The connection that takes new streams to a peer, or None without one."""
+        infos = [info for info in self.connections if info.peer_id == peer_id]
+        unrelayed = [info for info in infos if info.path != "relayed"]
+        best = unrelayed or infos
+        return best[-1] if best else None
+
     def wall_time_s(self) -> float:
         """Seconds since 1970, as this node believes."""
         return wall_time_s() + self._clock_skew_s
 
     def is_connected(self, peer_id: PeerId) -> bool:
         """Whether a connection to the peer is open."""
-        return any(info.peer_id == peer_id for info in self._transport.connections())
+        return bool(self._transport.connections(peer_id))
+
+    def connections_to(self, peer_id: PeerId) -> tuple[ConnectionInfo, ...]:
+        """The open connections to one peer; the cost does not grow with those to others."""
+        return self._transport.connections(peer_id)
 
     def _on_reached(self, peer_id: PeerId, address: Address) -> None:
         self._peerstore.on_reached(peer_id, address)
@@ -186,6 +232,13 @@ class Node:
             )
         await self.connect(parsed.peer_id, (address,))
         return parsed.peer_id
+
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        """What a connected peer says of itself, unproven: its program, protocols and addresses.
+
+        It is asked unless it has answered before; None if it does not, or is not connected.
+        """
+        return await self._transport.ask_who(peer_id)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer."""

@@ -13,6 +13,7 @@ from p2p.config import NodeConfig
 from p2p.dial.hole_puncher import open_hole_puncher
 from p2p.host.host import Host
 from p2p.host.probe import probe
+from p2p.nat.autonat import Probe
 from p2p.nat.portmap import open_port_mapper
 from p2p.nat.report import Reachability
 from p2p.nat.whereabouts import Whereabouts, is_open_to_others, open_whereabouts
@@ -26,19 +27,23 @@ _PATIENCE_S = 3.0
 
 
 @asynccontextmanager
-async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterator[Whereabouts]:
+async def open_reach(
+    node: Node, host: Host, config: NodeConfig, *, dial_back: Probe | None = None
+) -> AsyncIterator[Whereabouts]:
     """Find out how others reach the node, and open ways to it, until the block ends.
 
     A node that listens on loopback only, or nowhere, does none of it, unless it is told to hold
     reservations at relays always.
 
+    Args:
+        dial_back: dials peers that ask for it; our own probe from a fresh port unless given.
+
     Raises:
         AddressInvalid: the address of a relay in the config is of no use.
     """
     async with AsyncExitStack() as stack:
-        dial_back = partial(probe, node.identity)
         here = await stack.enter_async_context(
-            open_whereabouts(node, host, config, probe=dial_back)
+            open_whereabouts(node, host, config, probe=dial_back or partial(probe, node.identity))
         )
         node.whereabouts = here
         if is_open_to_others(config):
@@ -47,6 +52,7 @@ async def open_reach(node: Node, host: Host, config: NodeConfig) -> AsyncIterato
                 mapper = await stack.enter_async_context(
                     open_port_mapper(port, on_change=here.on_mapped)
                 )
+                here.port_mapper = mapper
                 here.on_network_changed.append(mapper.on_network_changed)
                 here.on_seen_host.append(mapper.check_observed)
             if config.hole_punching:

@@ -17,6 +17,7 @@ from tools import network_commands, relay_options
 from tools.access import Private
 from tools.access import app as access
 from tools.bench.command import app as bench
+from tools.dht.command import app as dht
 from tools.failures import ILL, WELL, Failure, explain
 from tools.options import (
     Announce,
@@ -259,6 +260,7 @@ network_commands.add_to(app)
 app.add_typer(simulate)
 app.add_typer(bench)
 app.add_typer(access)
+app.add_typer(dht)
 
 
 def main() -> NoReturn:

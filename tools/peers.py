@@ -8,11 +8,12 @@ from pathlib import Path
 import trio
 from rich.table import Table
 
-from p2p import Dht, MessageInvalid, NodeConfig, open_dht, open_node, owned_subkey
+from p2p import Dht, MessageInvalid, NodeConfig, PeerId, open_dht, open_node, owned_subkey
 from tools.access import private_config
 from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
+from tools.visits import Visit, visit_all
 from training.progress import schema
 
 
@@ -29,6 +30,8 @@ class PeerRow:
     seconds_ago: float
     """Age of the record; trainers renew theirs every ten seconds."""
     addresses: tuple[str, ...]
+    visit: Visit
+    """What was seen of it from here."""
 
 
 def show_peers(
@@ -58,7 +61,7 @@ def show_peers(
         return ILL
     rows = sorted(found, key=lambda row: (-row.step, row.peer_id))
     if as_json:
-        print_json({"run": run, "peers": [vars(row) for row in rows]})
+        print_json({"run": run, "peers": [_as_object(row) for row in rows]})
     else:
         _print_table(run, rows)
     return WELL
@@ -71,12 +74,28 @@ async def _ask(
         open_node(config) as node,
         open_dht(node, initial_peers=initial_peers) as dht,
     ):
-        found += await _rows(dht, run)
+        entries = await _records(dht, run)
+        visits = await visit_all(
+            node, {peer_id: record.addresses for peer_id, (record, _) in entries.items()}
+        )
+        found += [
+            PeerRow(
+                peer_id=peer_id,
+                step=record.step,
+                samples=record.samples,
+                samples_per_s=round(record.samples_per_s, 1),
+                role=record.role,
+                seconds_ago=round(age_s, 1),
+                addresses=record.addresses,
+                visit=visits[peer_id],
+            )
+            for peer_id, (record, age_s) in entries.items()
+        ]
 
 
-async def _rows(dht: Dht, run: str) -> list[PeerRow]:
-    """All records of the run that their owners signed; others are left out."""
-    rows = []
+async def _records(dht: Dht, run: str) -> dict[PeerId, tuple[schema.Progress, float]]:
+    """All records of the run that their owners signed, with their age; others are left out."""
+    records = {}
     for subkey, entry in (await dht.get_dictionary(schema.dht_key(run))).items():
         if entry.owner is None or subkey != owned_subkey(entry.owner):
             continue
@@ -84,18 +103,13 @@ async def _rows(dht: Dht, run: str) -> list[PeerRow]:
             record = schema.decode_record_untrusted(entry.value)
         except MessageInvalid:
             continue
-        rows.append(
-            PeerRow(
-                peer_id=entry.owner,
-                step=record.step,
-                samples=record.samples,
-                samples_per_s=round(record.samples_per_s, 1),
-                role=record.role,
-                seconds_ago=round(max(record.life_s - entry.remaining_s, 0.0), 1),
-                addresses=record.addresses,
-            )
-        )
-    return rows
+        records[entry.owner] = (record, max(record.life_s - entry.remaining_s, 0.0))
+    return records
+
+
+def _as_object(row: PeerRow) -> dict[str, object]:
+    # The role that it has in the run is the one of its record.
+    return vars(row.visit) | {name: value for name, value in vars(row).items() if name != "visit"}
 
 
 def _print_table(run: str, rows: list[PeerRow]) -> None:
@@ -106,8 +120,9 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
         return
     table = Table(title=f"Trainers of the run {run}")
     table.add_column("peer id", overflow="fold")
-    for heading in ("step", "samples", "samples/s", "role", "seconds ago"):
+    for heading in ("step", "samples", "samples/s", "role", "seconds ago", "path", "latency"):
         table.add_column(heading, justify="right")
+    table.add_column("runs")
     for row in rows:
         table.add_row(
             row.peer_id,
@@ -116,6 +131,9 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
             f"{row.samples_per_s:.0f}",
             row.role,
             f"{row.seconds_ago:.0f}",
+            row.visit.path or "none",
+            row.visit.latency,
+            row.visit.agent,
         )
     screen.print(table)
     screen.print(f"To join them: manyhands train digits --run {run} --initial-peers ADDRESS")

@@ -265,6 +265,10 @@ async def _send(session: Session, call: Call, link: Link) -> None:
                 if isinstance(result, PieceEnd):
                     await call.send(result)
                 else:
+                    if not session.may_send(call, len(result[2])):
+                        exclude(session, call.peer_id, "its relay carries no more")
+                        link.scope.cancel()
+                        return
                     session.sent_bytes[call.path] += len(result[2])
                     with session.sending.task():
                         await call.send(Result(result[0], result[1]), result[2])

@@ -57,11 +57,16 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
         while owner and not (uplink.pieces or uplink.outbox):
             await uplink.outbox.bell.wait()
     hello = Hello(session.group_id)
+    if session.needs_new_circuit_to(peer):
+        # It would be cut in the middle of the round.
+        await session.node.disconnect(peer)
     try:
         async with (
             client.open(peer, TRANSFER, hello, timeout_s=session.config.silence_s) as call,
             open_service_nursery() as nursery,
         ):
+            if obstacle := session.obstacle_to(peer):
+                raise StreamBroken(obstacle)
             nursery.start_soon(_send, session, call, uplink)
             nursery.start_soon(_watch, session, call, peer)
             await _receive(session, call, owner, uplink)
@@ -102,6 +107,10 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
         if not uplink.wanted:
             return
         part = session.wire.encode(session.flat, chunk.start, chunk.stop)
+        if not session.may_send(call, len(part)):
+            session.on_aggregator_lost(call.peer_id, "its relay carries no more")
+            uplink.wanted = False
+            return
         session.sent_bytes[call.path] += len(part)
         with session.sending.task():
             await call.send(Part(piece.number, chunk.number), part)

@@ -110,6 +110,8 @@ async def serve_fetch(session: Session, call: RpcCall[Any, Any], request: Fetch)
     try:
         await call.send(held.end)
         for number in range(request.first_chunk, len(held.chunks)):
+            if not session.may_send(call, len(held.chunks[number])):
+                raise RefusedError("too-large", "the relay between us carries no more")
             session.sent_bytes[call.path] += len(held.chunks[number])
             await call.send(Result(request.piece, number), held.chunks[number])
     finally:

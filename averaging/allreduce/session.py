@@ -34,7 +34,7 @@ from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
 from averaging.robust.rule import Rule
-from p2p import MessageInvalid, Node, Path, PeerId, short
+from p2p import MessageInvalid, Node, Path, PeerId, RpcCall, short
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Session:
             voters=self.voters,
             aggregators=self.aggregators,
             owners=[piece.owner for piece in self.pieces],
-            askable=self.aggregators if self.node.client_mode else self.members,
+            askable=self._askable(),
             signing=manifest.Signing(
                 vote=lambda pieces: manifest.signed_vote(group_id, pieces, sign),
                 promise=lambda: manifest.signed_promise(
@@ -159,6 +159,18 @@ class Session:
             quorum_reached=self.quorum_reached,
             times=self.config.times,
             tolerated_liars=self.config.tolerated_liars,
+        )
+
+    def _askable(self) -> tuple[PeerId, ...]:
+        """Who can be called, perhaps through a relay: whom we may come to, or who comes to us."""
+        if self.me in self.aggregators:
+            return self.members
+        return tuple(
+            join.peer_id
+            for join in self.group.members
+            if join.addresses
+            or join.peer_id in self.aggregators
+            or self.node.is_connected(join.peer_id)
         )
 
     def quorum_reached(self, voters: Sequence[PeerId], votes: Collection[PeerId]) -> bool:
@@ -314,6 +326,42 @@ class Session:
         if incoming is not None and incoming.in_place and chunk == len(incoming.chunks):
             return self.place_of(run)
         return np.empty(size_bytes, np.uint8).data
+
+    # --- relays ----------------------------------------------------------------------------
+
+    def obstacle_to(self, aggregator: PeerId) -> str:
+        """Why our values cannot go to an aggregator over the path that there is; or empty."""
+        info = self.node.path_to(aggregator)
+        if info is None or info.path != "relayed" or not self.votes:
+            return ""
+        needed, room = self._bulk_bytes(aggregator), self.node.relayed_bulk.room_bytes(info)
+        if needed <= room:
+            return ""
+        return f"only reached through a relay, which carries {room:.0f} bytes, not {needed}"
+
+    def needs_new_circuit_to(self, aggregator: PeerId) -> bool:
+        """Whether a circuit is nearly used up, and a new one would carry what goes over it."""
+        info = self.node.path_to(aggregator)
+        if info is None or not self.obstacle_to(aggregator):
+            return False
+        room = self.node.relayed_bulk.room_when_new_bytes(info)
+        return self._bulk_bytes(aggregator) <= room
+
+    def may_send(self, call: RpcCall[Any, Any], size_bytes: int) -> bool:
+        """Whether so much bulk may go over the call's path; it is counted if so."""
+        return call.path != "relayed" or self.node.relayed_bulk.take(call.peer_id, size_bytes)
+
+    def _bulk_bytes(self, other: PeerId) -> int:
+        """What we send to an aggregator: parts of its span, and averages of ours."""
+        owners = [
+            number for number, peer in enumerate(self.aggregators) if peer in (other, self.me)
+        ]
+        return sum(
+            self.wire.size_bytes(chunk.start, chunk.stop)
+            for piece in self.pieces
+            if piece.owner in owners
+            for chunk in piece.chunks
+        )
 
     # --- the rest --------------------------------------------------------------------------
 

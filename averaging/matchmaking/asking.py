@@ -19,6 +19,7 @@ def on_leader_message(
     """The asked peer answers."""
     asked.heard_at_s = now_s
     if isinstance(message, schema.Wait):
+        asked.obstacle = message.obstacle
         if message.ready:
             asked.ready = True
             seek.follow()
@@ -80,6 +81,9 @@ def _on_refusal(seek: Seek, peer: PeerId, refusal: schema.Refuse, now_s: float) 
     elif refusal.code in ("spec-differs", "lost-last-round"):
         seek.ranking.put_off(peer, reason, final=True)
         seek.roster.unfit[peer] = reason
+    elif refusal.code == "no-path":
+        seek.ranking.put_off(peer, reason)
+        seek.roster.elsewhere[peer] = Elsewhere.CLOSED
     elif refusal.code == "closed" and seek.around.can_lead:
         # Invitations tell when that changes.
         seek.ranking.put_off(peer, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from averaging.matchmaking import schema
@@ -14,11 +15,12 @@ from averaging.matchmaking.group import (
     form_group,
     in_order,
 )
+from averaging.matchmaking.lineup import Lineup, line_up
 from averaging.matchmaking.outputs import Answer
 from averaging.matchmaking.plan import plan_spans
 from averaging.matchmaking.roster import Elsewhere
 from averaging.round_id import RoundId
-from p2p import PeerId, short
+from p2p import PeerId, relayed_bytes_needed, short
 
 if TYPE_CHECKING:
     from averaging.matchmaking.seek import Seek
@@ -51,11 +53,22 @@ def closes(seek: Seek, now_s: float) -> bool:
     return not _blocked(seek) or now_s >= _patience_ends_s(seek)
 
 
-def close(seek: Seek, now_s: float) -> tuple[Group, list[Answer]]:
-    """Form the group, and the messages that tell its members."""
-    members = in_order((seek.own_join, *(entry.join for entry in seek.roster.joined.values())))
+def lineup(seek: Seek) -> Lineup:
+    """Who of those that are here can average together, by the paths that there are now."""
+    entries = seek.roster.joined
+    own = seek.around.make_join(seek.round, seek.request, tuple(entries))
+    chosen = line_up((own, *(entry.join for entry in entries.values())))
+    voters = sum(join.role != "aux" for join in chosen.joins)
+    return chosen if voters >= seek.request.group_size_min else replace(chosen, too_few=True)
+
+
+def close(seek: Seek, lineup: Lineup, now_s: float) -> tuple[Group, list[Answer]]:
+    """Form the group, and the messages that tell its members, and those that are left out."""
+    members = in_order(lineup.joins)
+    seek.own_join = members[0]
     element_count = seek.around.element_count
-    span_elements = plan_spans(capacities_of(members), element_count)
+    capacities = capacities_of(members, over_relay=lineup.over_relay)
+    span_elements = plan_spans(capacities, element_count)
     owner_count = sum(1 for length in span_elements if length)
     group, body = form_group(
         members,
@@ -64,13 +77,38 @@ def close(seek: Seek, now_s: float) -> tuple[Group, list[Answer]]:
         deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),
         attempt=seek.request.attempt,
         previous=seek.roster.common_previous(seek.own_join),
+        over_relay=lineup.over_relay,
     )
     last_arrival_s = max(seek.roster.last_arrival_s(seek.open_since_s), 0.0)
     message = schema.GroupFormed(body, min(last_arrival_s, schema.DEADLINE_S_MAX))
-    answers = [Answer(entry.call_id, message) for entry in seek.roster.joined.values()]
+    refusal = schema.Refuse("no-path", no_path(seek))
+    answers = [
+        Answer(entry.call_id, refusal if peer in lineup.left_out else message)
+        for peer, entry in seek.roster.joined.items()
+    ]
     if seek.expected(now_s):
         seek.around.window.on_closed(last_arrival_s)
     return group, answers
+
+
+def obstacle(seek: Seek, now_s: float) -> str:
+    """Why the group cannot be closed though it is due, as far as paths are to blame; or empty."""
+    if not seek.roster.joined or not closes(seek, now_s) or lineup(seek).most_are_in:
+        return ""
+    return no_path(seek)
+
+
+def no_path(seek: Seek) -> str:
+    """Why those that are reached through relays only cannot take part."""
+    ways = seek.around.ways()
+    relayed = [ways.to[peer] for peer in seek.roster.joined if peer in ways.to]
+    limits = [way.bytes_each_way for way in relayed if way.relayed and way.bytes_each_way]
+    needed = relayed_bytes_needed(seek.around.vector_bytes)
+    carried = f" carries {min(limits)} bytes each way, and the round" if limits else ""
+    return (
+        f"no member can be reached by all without a relay, and the relay between us{carried} "
+        f"needs {needed}"
+    )
 
 
 def hopeless(seek: Seek, now_s: float) -> bool:
@@ -129,7 +167,8 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
     details = _details(seek, now_s)
     if seek.asked is not None and seek.asked.ready:
         leader = short(seek.asked.peer_id)
-        return f"the leader {leader} did not close its group by our deadline{details}"
+        why = f": {seek.asked.obstacle}" if seek.asked.obstacle else ""
+        return f"the leader {leader} did not close its group by our deadline{why}{details}"
     if seek.asked is not None:
         return f"{short(seek.asked.peer_id)} did not begin the round by our deadline{details}"
     if not seek.around.can_lead:
@@ -144,6 +183,8 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
         return f"most of the others are in a group without us{details}"
     if not seek.voter_count():
         return f"nobody came that contributes{details}"
+    if why := obstacle(seek, now_s):
+        return f"{why}{details}"
     if seek.voter_count() < seek.request.group_size_min:
         missing = ", ".join(short(peer) for peer in roster.missing(expected))
         least = f"{seek.voter_count()} of at least {seek.request.group_size_min} members came"

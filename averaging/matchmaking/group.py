@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from averaging.allreduce.balance import Capacity
 from averaging.matchmaking import schema
 from averaging.matchmaking.keys import rank
+from averaging.matchmaking.paths import PathTable, check_paths_untrusted
 from averaging.round_id import RoundId
 from p2p import (
     MessageInvalid,
@@ -30,6 +32,8 @@ _SIGNING_CONTEXT = b"manyhands/matchmaking/join/1\0"
 _CHUNKS_PER_SPAN = 8
 _CHUNK_ELEMENTS_MIN = 4096
 _CHUNK_ELEMENTS_MAX = 131_072
+
+_OPEN = schema.Paths()
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Join:
     signature: bytes = b""
     bucket: str = ""
     """Where in the grid, if there is one."""
+    paths: schema.Paths = _OPEN
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Group:
     attempt: int
     previous: bytes
     """Id of the failed group that this one replaces, or empty."""
+    over_relay: bool = False
+    """Whether the leader alone averages, and relays carry that."""
 
     @property
     def leader(self) -> PeerId:
@@ -91,17 +98,17 @@ class Group:
 
     @property
     def aggregators(self) -> tuple[PeerId, ...]:
-        """Who owns spans: those that can be dialed, in order; a lone member its own."""
+        """Who owns spans: those that every contributor has a path to, in order."""
         return tuple(
             join.peer_id
             for join, capacity in zip(self.members, self.capacities, strict=True)
             if capacity.aggregates
         )
 
-    @property
+    @cached_property
     def capacities(self) -> tuple[Capacity, ...]:
         """What each member says that it can do, in order."""
-        return capacities_of(self.members)
+        return capacities_of(self.members, over_relay=self.over_relay)
 
     def join_of(self, peer_id: PeerId) -> Join | None:
         """A member's JOIN."""
@@ -147,13 +154,18 @@ def in_order(joins: Sequence[Join]) -> tuple[Join, ...]:
     return (leader, *sorted(joins[1:], key=lambda join: rank(leader.round.parent, join.peer_id)))
 
 
-def capacities_of(members: Sequence[Join]) -> tuple[Capacity, ...]:
-    """What the members of a group say that they can do; one that is alone averages for itself."""
-    alone = all(join.role == "client" for join in members)
+def capacities_of(members: Sequence[Join], *, over_relay: bool = False) -> tuple[Capacity, ...]:
+    """What the members of a group say that they can do; one that is alone averages for itself.
+
+    Args:
+        over_relay: whether only the first averages, whatever path leads to it.
+    """
+    alone = len(members) == 1
+    table = PathTable(members)
     return tuple(
         Capacity(
             contributes=join.role != "aux",
-            aggregates=join.role != "client" or (alone and number == 0),
+            aggregates=number == 0 if over_relay or alone else table.aggregates(number),
             up_bytes_per_s=join.up_bytes_per_s or None,
             down_bytes_per_s=join.down_bytes_per_s or None,
         )
@@ -194,7 +206,9 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         abandoned=body.abandoned,
         bucket=body.bucket,
         signature=signed.signature,
+        paths=body.paths,
     )
+    check_paths_untrusted(join.paths)
     if join.role == "aux" and join.weight_cap:
         raise MessageInvalid("an auxiliary peer declares a weight, but contributes nothing")
     if _join_bytes(join) != signed.body:
@@ -212,6 +226,7 @@ def form_group(
     deadline_s: float,
     attempt: int,
     previous: bytes,
+    over_relay: bool = False,
 ) -> tuple[Group, bytes]:
     """Make a group of JOINs for one round, the leader's first; returns it and its body."""
     group = Group(
@@ -223,6 +238,7 @@ def form_group(
         deadline_s=deadline_s,
         attempt=attempt,
         previous=previous,
+        over_relay=over_relay,
     )
     body = body_of(group)
     return replace(group, group_id=hashlib.sha256(body).digest()), body
@@ -238,6 +254,7 @@ def body_of(group: Group) -> bytes:
             group.deadline_s,
             group.attempt,
             group.previous,
+            group.over_relay,
         )
     )
 
@@ -275,6 +292,7 @@ def parse_group_untrusted(data: bytes) -> Group:
         deadline_s=body.deadline_s,
         attempt=body.attempt,
         previous=_hash_or_empty_untrusted(body.previous),
+        over_relay=body.over_relay,
     )
 
 
@@ -300,6 +318,7 @@ def _join_bytes(join: Join) -> bytes:
             join.previous,
             join.abandoned,
             join.bucket,
+            join.paths,
         )
     )
 

@@ -18,6 +18,7 @@ from averaging.matchmaking.grid import Grid, grid_round
 from averaging.matchmaking.group import Group, Join, join_on_wire, sign_join
 from averaging.matchmaking.lobby import Lobby
 from averaging.matchmaking.outputs import Answer, AskFailure, Found, Output
+from averaging.matchmaking.paths import Ways, paths_of_leader, paths_told
 from averaging.matchmaking.request import SeekRequest, Surroundings
 from averaging.matchmaking.seek import WAIT_INTERVAL_S, Asked, Phase, Seek
 from averaging.matchmaking.window import ArrivalWindow
@@ -35,12 +36,13 @@ class Matcher:
         group_name: str,
         spec_hash: bytes,
         *,
-        can_lead: bool,
         element_count: int,
         config: MatchmakingConfig,
         rng: random.Random,
         sign: Callable[[bytes], bytes],
         has_records: bool = False,
+        vector_bytes: int = 0,
+        ways: Callable[[], Ways] = Ways,
     ) -> None:
         self.deadline_s = math.inf
         """When on_deadline is due."""
@@ -56,8 +58,10 @@ class Matcher:
         self._acquaintances = Acquaintances()
         self._around = Surroundings(
             own=own,
-            can_lead=can_lead,
+            can_lead=True,
             element_count=element_count,
+            vector_bytes=vector_bytes,
+            ways=ways,
             config=config,
             acquaintances=self._acquaintances,
             window=self._window,
@@ -95,7 +99,8 @@ class Matcher:
     def on_seek(self, request: SeekRequest, now_s: float) -> list[Output]:
         """The caller wants a group; one search at a time."""
         assert self._seek is None
-        assert (request.role == "client") != self._around.can_lead
+        # A role may change with our network, from one search to the next.
+        self._around = replace(self._around, can_lead=request.role != "client")
         self._acquaintances.on_lost(request.lost)
         request = self._place(request)
         if request.round != self._begun:
@@ -350,7 +355,15 @@ class Matcher:
             return "it uses the grid"
         return None
 
-    def _make_join(self, round_id: RoundId, request: SeekRequest) -> Join:
+    def _make_join(
+        self, round_id: RoundId, request: SeekRequest, joined: tuple[PeerId, ...] | None
+    ) -> Join:
+        ways = self._around.ways()
+        if joined is None:
+            friends = self._acquaintances.friends
+            paths = paths_told(ways, (*(request.expected or ()), *friends))
+        else:
+            paths = paths_of_leader(ways, joined, self._around.vector_bytes)
         join = Join(
             peer_id=self._own,
             group_name=self._group_name,
@@ -366,6 +379,7 @@ class Matcher:
             previous=request.previous,
             abandoned=request.abandoned,
             bucket=request.bucket or "",
+            paths=paths,
         )
         assert len(join_on_wire(join).body) <= schema.JOIN_BYTES_MAX
         return sign_join(join, self._sign)

@@ -42,13 +42,14 @@ class Outgoing:
         apply: Callable[[list[Output]], None],
         nursery: trio.Nursery,
         element_count: int,
+        vector_bytes: int,
     ) -> None:
         self._node = node
         self._client = client
         self._core = core
         self._apply = apply
         self._nursery = nursery
-        self._element_count = element_count
+        self._vector = (element_count, vector_bytes)
         self._asks: dict[int, trio.CancelScope] = {}
         self._inviting: dict[PeerId, None] = {}
 
@@ -92,7 +93,7 @@ class Outgoing:
                 message: schema.LeaderMessage = received[0]
                 if isinstance(message, schema.GroupFormed):
                     group = await self._node.offload(
-                        parse_planned_untrusted, message.body, self._element_count
+                        parse_planned_untrusted, message.body, *self._vector
                     )
                     now_s = trio.current_time()
                     last_s = message.last_arrival_s

@@ -10,6 +10,7 @@ from averaging.matchmaking import schema
 from averaging.matchmaking.acquaintances import Acquaintances
 from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.group import Join
+from averaging.matchmaking.paths import Ways
 from averaging.matchmaking.window import ArrivalWindow
 from averaging.round_id import RoundId
 from p2p import PeerId
@@ -52,18 +53,24 @@ class Surroundings:
     own: PeerId
     can_lead: bool
     element_count: int
+    vector_bytes: int
+    """Of the vector as it travels, for what relays would have to carry."""
+    ways: Callable[[], Ways]
     config: MatchmakingConfig
     acquaintances: Acquaintances
     window: ArrivalWindow
-    make_join: Callable[[RoundId, SeekRequest], Join]
+    make_join: Callable[[RoundId, SeekRequest, tuple[PeerId, ...] | None], Join]
+    """Given, by a leader that closes its group, who joined it."""
     next_ticket: Callable[[], int]
 
 
-def checked_role(role: schema.Role | None, weight_cap: float, *, client_mode: bool) -> schema.Role:
+def checked_role(
+    role: schema.Role | None, weight_cap: float, *, can_be_dialed: bool
+) -> schema.Role:
     """The wished role, or what a peer is by itself; raises ValueError when it cannot be that."""
-    role = role or ("client" if client_mode else "node")
-    if client_mode != (role == "client"):
-        can = "cannot" if client_mode else "can"
+    role = role or ("node" if can_be_dialed else "client")
+    if can_be_dialed == (role == "client"):
+        can = "can" if can_be_dialed else "cannot"
         raise ValueError(f"a peer that {can} be dialed does not join as {role!r}")
     if role == "aux" and weight_cap:
         raise ValueError("an auxiliary peer contributes nothing, so its weight_cap is 0")

@@ -27,8 +27,12 @@ ADDRESSES_MAX = 8
 HASH_SIZE_BYTES = 32
 NONCE_SIZE_BYTES = 16
 SIGNATURE_SIZE_BYTES = 64
-JOIN_BYTES_MAX = 3072
-"""Eight long addresses, the longest group name, and 400 bytes for the rest."""
+PATH_DIGEST_SIZE_BYTES = 8
+PATHS_MAX = 64
+"""Peers that a JOIN names as connected; in larger groups only open members aggregate."""
+RELAYED_BYTES_MAX = 2**53
+JOIN_BYTES_MAX = 4160
+"""Eight long addresses, the longest group name, 64 peers twice, and 460 bytes for the rest."""
 ROUND_NUMBER_MAX = 2**53
 WEIGHT_MAX = 1e18
 DEADLINE_S_MAX = 86_400.0
@@ -67,6 +71,7 @@ RefusalCode: TypeAlias = Literal[
     "not-looking",
     "client",  # it cannot be dialed, so it never leads
     "lost-last-round",
+    "no-path",  # nobody here could average with the caller, since only relays lead to it
     "other-bucket",  # the bucket field says which one the refuser is in, round when
 ]
 
@@ -91,6 +96,23 @@ def round_on_wire(round_id: RoundId) -> RoundOnWire:
     return RoundOnWire(round_id.number, round_id.parent)
 
 
+Digests: TypeAlias = Annotated[bytes, Meta(max_length=PATHS_MAX * PATH_DIGEST_SIZE_BYTES)]
+"""Short names of peers, one after the other."""
+
+
+class Paths(Message, frozen=True):
+    """How a member is connected, as it says."""
+
+    open: bool = True
+    """Whether anybody can dial it without a relay."""
+    near: Digests = b""
+    """To whom it is connected without a relay."""
+    relayed: Digests = b""
+    """Of a leader: who came to it through a relay that carries the whole vector."""
+    relayed_bytes: Annotated[int, Meta(ge=0, le=RELAYED_BYTES_MAX)] = 0
+    """What each of those circuits carries each way, by the relays' word; 0 without any."""
+
+
 class JoinBody(Message, frozen=True):
     """What a member signs: that it will take part in this round, and how."""
 
@@ -109,6 +131,7 @@ class JoinBody(Message, frozen=True):
     abandoned: bool
     bucket: Bucket = ""
     """Of the grid; members of one group are in one bucket."""
+    paths: Paths = Paths()
 
 
 class SignedJoin(Message, frozen=True):
@@ -134,6 +157,8 @@ class Wait(Message, frozen=True, tag="wait"):
     ready: bool
     joined_count: Annotated[int, Meta(ge=0, le=GROUP_SIZE_MAX)] = 0
     missing_count: Annotated[int, Meta(ge=0, le=ROUND_NUMBER_MAX)] = 0
+    obstacle: Reason = ""
+    """Why it cannot close the group as it is, though nobody is waited for any longer."""
 
 
 class Redirect(Message, frozen=True, tag="redirect"):
@@ -174,6 +199,8 @@ class GroupBody(Message, frozen=True):
     deadline_s: Annotated[float, Meta(gt=0, le=DEADLINE_S_MAX)]
     attempt: Annotated[int, Meta(ge=0, le=ATTEMPT_MAX)]
     previous: OptionalHash
+    over_relay: bool = False
+    """Whether the leader alone averages, and relays carry that, since nobody else can."""
 
 
 LeaderMessage: TypeAlias = Wait | Redirect | Refuse | GroupFormed

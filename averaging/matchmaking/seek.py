@@ -66,6 +66,8 @@ class Asked:
     at_s: float
     heard_at_s: float
     ready: bool = False
+    obstacle: str = ""
+    """Why it cannot close its group, as it says."""
 
 
 class Seek:
@@ -92,7 +94,7 @@ class Seek:
     def _begin(self, round_id: RoundId, now_s: float) -> None:
         around = self.around
         self.round = round_id
-        self.own_join = around.make_join(round_id, self.request)
+        self.own_join = around.make_join(round_id, self.request, None)
         self.roster = Roster(around.own, round_id)
         self.rivals: dict[PeerId, None] = {}
         """Peers that lead this round though we come before them."""
@@ -231,8 +233,8 @@ class Seek:
             self.leave_asked(now_s)
         if best is not None:
             self._ask(best, now_s)
-        elif closing.closes(self, now_s):
-            group, answers = closing.close(self, now_s)
+        elif closing.closes(self, now_s) and (lineup := closing.lineup(self)).most_are_in:
+            group, answers = closing.close(self, lineup, now_s)
             self.outputs.extend(answers)
             self._finish(Found(group))
         elif closing.hopeless(self, now_s):
@@ -378,7 +380,7 @@ class Seek:
 
     def _wait(self, now_s: float) -> schema.Wait:
         missing = self.roster.missing(self.expected(now_s))
-        return schema.Wait(True, self.size(), len(missing))
+        return schema.Wait(True, self.size(), len(missing), closing.obstacle(self, now_s))
 
     def _invited(self, now_s: float) -> list[PeerId]:
         if not self.around.can_lead:

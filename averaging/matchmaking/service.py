@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -13,6 +14,7 @@ import trio
 from averaging.errors import MatchmakingFailed
 from averaging.matchmaking import schema
 from averaging.matchmaking.acquaintances import Candidate
+from averaging.matchmaking.acquainting import get_acquainted, strangers_to, ways_of
 from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.group import Group, parse_join_untrusted
 from averaging.matchmaking.inbound import Inbound
@@ -46,6 +48,7 @@ from p2p import (
 
 logger = logging.getLogger(__name__)
 
+_DIALS_AT_ONCE: Final = 8
 # One JOIN and one INVITE at a time, twice over for a peer that restarts its search.
 _CALLS_PER_PEER_MAX: Final = 4
 
@@ -70,26 +73,30 @@ class Matchmaking:
         *,
         dht: Dht | None,
         element_count: int,
+        vector_bytes: int,
         nursery: trio.Nursery,
     ) -> None:
         self._node = node
         self._group_name = group_name
         self._spec_hash = spec_hash
         self._config = config
-        self._element_count = element_count
+        self._vector = (element_count, vector_bytes)
+        self._nursery = nursery
+        self._acquainting = trio.CapacityLimiter(_DIALS_AT_ONCE)
         self._core = Matcher(
             node.peer_id,
             group_name,
             spec_hash,
-            can_lead=not node.client_mode,
             element_count=element_count,
+            vector_bytes=vector_bytes,
+            ways=partial(ways_of, node),
             config=config,
             rng=node.rng,
             sign=node.identity.sign,
             has_records=dht is not None,
         )
         client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
-        self._outgoing = Outgoing(node, client, self._core, self._apply, nursery, element_count)
+        self._outgoing = Outgoing(node, client, self._core, self._apply, nursery, *self._vector)
         self._inbound: dict[int, Inbound] = {}
         self._call_count = 0
         self._search: _Search | None = None
@@ -144,7 +151,7 @@ class Matchmaking:
         request = SeekRequest(
             round=round,
             follow=follow,
-            role=checked_role(role, weight_cap, client_mode=self._node.client_mode),
+            role=checked_role(role, weight_cap, can_be_dialed=self._can_be_dialed),
             weight_cap=weight_cap,
             up_bytes_per_s=rate_on_wire(up_bytes_per_s),
             down_bytes_per_s=rate_on_wire(down_bytes_per_s),
@@ -159,6 +166,11 @@ class Matchmaking:
             addresses=self._node.addresses[: schema.ADDRESSES_MAX],
         )
         group = await self._seek(request)
+        self._on_found(group)
+        return group
+
+    def _on_found(self, group: Group) -> None:
+        """Log it, and see that later rounds have better paths; nobody waits for that."""
         logger.info(
             "group_found group=%s id=%s round=%s members=%d attempt=%d",
             self._group_name,
@@ -167,7 +179,13 @@ class Matchmaking:
             len(group.members),
             group.attempt,
         )
-        return group
+        for peer, addresses in strangers_to(self._node, group):
+            self._nursery.start_soon(get_acquainted, self._node, peer, addresses, self._acquainting)
+
+    @property
+    def _can_be_dialed(self) -> bool:
+        """By whomever, perhaps only by neighbours or through relays."""
+        return bool(self._node.addresses) and not self._node.client_mode
 
     async def _seek(self, request: SeekRequest) -> Group:
         search = _Search()
@@ -230,7 +248,7 @@ class Matchmaking:
         Raises:
             MessageInvalid: it is no group.
         """
-        group = await self._node.offload(parse_planned_untrusted, body, self._element_count)
+        group = await self._node.offload(parse_planned_untrusted, body, *self._vector)
         self._apply(self._core.on_group_shown(group, trio.current_time()))
 
     # --- carrying out what the core decides ---------------------------------------------------
@@ -323,6 +341,7 @@ async def open_matchmaking(
     dht: Dht | None = None,
     *,
     element_count: int = 0,
+    vector_bytes: int = 0,
 ) -> AsyncIterator[Matchmaking]:
     """Serve and find groups under this name while the block lasts.
 
@@ -331,6 +350,7 @@ async def open_matchmaking(
         dht: where strangers find each other; without it only `expected` peers and former
             members are found.
         element_count: length of the flat vector, from which a leader sets the chunk length.
+        vector_bytes: what it takes as it travels, where relays would have to carry it.
     """
     if len(group_name.encode()) > schema.GROUP_NAME_TEXT_MAX or not group_name:
         raise ValueError(f"a group name has 1 to {schema.GROUP_NAME_TEXT_MAX} bytes")
@@ -344,6 +364,7 @@ async def open_matchmaking(
             config or MatchmakingConfig(),
             dht=dht,
             element_count=element_count,
+            vector_bytes=vector_bytes,
             nursery=nursery,
         )
         service = RpcService(

@@ -114,6 +114,9 @@ class StateDonor:
                     raise RefusedError("invalid", f"there is no chunk {request.index}")
                 data = served.content.read(*served.manifest.span(request.index))
                 with trio.fail_after(self._config.idle_timeout_s):
+                    relayed = call.path == "relayed"
+                    if relayed and not self._node.relayed_bulk.take(call.peer_id, len(data)):
+                        raise RefusedError("no-path", "the relay between us carries no more")
                     await call.send(ChunkAnswer(request.index), data)
                     received = await call.receive()
                 if received is None:

@@ -119,10 +119,13 @@ def republished(core: DhtCore, now_s: float) -> Iterator[list[Delivery]]:
 
 
 def bequeathed(core: DhtCore, now_s: float) -> Iterator[list[Delivery]]:
-    """Per key that we hold as a replica, who takes our place when we leave."""
+    """Per key that we hold as a replica, who takes our place when we leave.
+
+    Who has just become a client is nobody's replica any more, but has the records.
+    """
     for key, _, held in core.store.living(now_s):
         nearest = core.table.nearest(key, core.config.replicas, now_s, confirmed_only=True)
-        if nearest and None in core.replicas_of(key, now_s):
+        if nearest and (core.is_client or None in core.replicas_of(key, now_s)):
             yield [(nearest[-1], held)]
         else:
             yield []

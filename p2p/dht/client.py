@@ -17,6 +17,7 @@ from p2p.dht.record import Record
 from p2p.dht.routing import Contact
 from p2p.dht.schema import to_wire
 from p2p.dht.state import DhtState
+from p2p.dht.trace import SearchObserver
 from p2p.errors import Attempt, MessageInvalid, P2PError, RefusedError, UnreachableError
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
@@ -29,6 +30,8 @@ Response = TypeVar("Response")
 
 # A replica that pages endlessly is cut off here: more than the largest dictionary of default size.
 _PAGES_MAX = 64
+# Refusals of a peer that is as it should be: it has much to do, or is older than the method.
+_BLAMELESS = ("busy", "unknown-method")
 _GUARDED = Attempt("any", "too many peers that were named at this host or range do not answer")
 
 
@@ -47,6 +50,10 @@ class DhtClient:
     async def leave(self, contact: Contact) -> None:
         """Say farewell to a peer; raises as _call()."""
         await self._call(contact, schema.LEAVE, schema.Leave())
+
+    async def stats(self, contact: Contact) -> schema.Stats:
+        """What a peer says of itself, unchecked; raises as _call()."""
+        return await self._call(contact, schema.STATS, schema.AskStats())
 
     async def find_nodes(
         self, contact: Contact, targets: Sequence[int], count: int
@@ -183,7 +190,7 @@ class DhtClient:
         """One call, within the configured time.
 
         Raises:
-            P2PError: it failed; the routing table knows, unless the peer is merely busy.
+            P2PError: it failed; the routing table knows, unless the peer is merely busy or old.
         """
         state = self._state
         # Wrong addresses that a liar names for an honest peer must not make it fail.
@@ -201,10 +208,13 @@ class DhtClient:
             response = await self._rpc.call(
                 contact.peer_id, method, request, timeout_s=state.config.call_timeout_s
             )
-            state.core.latencies.on_answer(trio.current_time() - asked_at_s)
+            took_s = trio.current_time() - asked_at_s
+            state.latencies.on_answer(took_s)
+            state.counters.on_call(method.name, took_s)
             return response
         except P2PError as exc:
-            if not (isinstance(exc, RefusedError) and exc.code == "busy"):
+            state.counters.on_call_failed(method.name)
+            if not (isinstance(exc, RefusedError) and exc.code in _BLAMELESS):
                 state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
             raise
 
@@ -225,18 +235,26 @@ class DhtClient:
         """Whether the peer failed so recently that a lookup should not try it."""
         return self._state.table.shunned(peer_id, trio.current_time())
 
-    async def search(self, lookup: Search, ask: Ask) -> None:
+    async def search(
+        self, lookup: Search, ask: Ask, observer: SearchObserver | None = None
+    ) -> None:
         """Drive a lookup to its end; queries still under way then are dropped."""
-        core = self._state.core
+        core, begun_s = self._state.core, trio.current_time()
         woken = trio.Event()
 
         async def query(contact: Contact) -> None:
             nonlocal woken
+            if observer is not None:
+                observer.on_asked(contact, trio.current_time())
             try:
                 named, version = await ask(contact)
-            except P2PError:
+            except P2PError as exc:
                 lookup.on_failure(contact.peer_id)
+                if observer is not None:
+                    observer.on_failure(contact, exc, trio.current_time())
             else:
+                if observer is not None:
+                    observer.on_answer(contact, named, version, trio.current_time())
                 core.on_answer_untrusted(lookup, contact, named, version, trio.current_time())
             woken.set()
 
@@ -249,6 +267,7 @@ class DhtClient:
                     await woken.wait()
                 woken = trio.Event()
                 lookup.on_deadline(trio.current_time())
+        self._state.counters.on_search(lookup.queries, trio.current_time() - begun_s)
         core.on_search_end(lookup, trio.current_time())
 
 

@@ -37,14 +37,21 @@ class DhtCore:
         own_id: PeerId,
         config: DhtConfig,
         *,
-        client_mode: bool = False,
+        is_client: Callable[[], bool] = lambda: False,
         boot: int = 1,
         check_signature: Callable[[Record], None] = check_signature,
     ) -> None:
+        """Know nobody, and hold nothing.
+
+        Args:
+            is_client: whether we store nothing for others at present; asked whenever it matters.
+            boot: a number that no earlier store of this node had.
+            check_signature: raises if an owner did not sign the record.
+        """
         self.own_id = own_id
         self.own_key = node_key(own_id)
         self.config = config
-        self.client_mode = client_mode
+        self._is_client = is_client
         self.table = RoutingTable(self.own_key, bucket_size=config.bucket_size)
         self.store = RecordStore(config.store, boot=boot)
         self.chain = ValidatorChain(config.validators, check_signature)
@@ -55,6 +62,15 @@ class DhtCore:
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
 
+    @property
+    def is_client(self) -> bool:
+        """Whether we store nothing for others, at present."""
+        return self._is_client()
+
+    def forget_records(self, boot: int) -> None:
+        """Hold nothing any more, under a new number of the store."""
+        self.store = RecordStore(self.config.store, boot=boot)
+
     # --- who is there -------------------------------------------------------------------------
 
     def on_spoke(self, contact: Contact, now_s: float) -> bool:
@@ -62,7 +78,7 @@ class DhtCore:
 
         Whoever waits for newcomers is then to be woken.
         """
-        if not self.table.on_seen(contact, now_s) or self.client_mode:
+        if not self.table.on_seen(contact, now_s) or self.is_client:
             return False
         self.newcomers[contact.peer_id] = contact
         return True
@@ -171,7 +187,7 @@ class DhtCore:
     ) -> tuple[Lookup, Reading]:
         """What a read begins with, from the sightings in our own store."""
         reading = Reading()
-        if not self.client_mode:
+        if not self.is_client:
             reading.on_answer(self.own_id, own)
         lookup = self.lookup(
             target,
@@ -213,7 +229,7 @@ class DhtCore:
         few entrances lied or fell silent knows hardly anybody, too.
         """
         return (
-            not self.client_mode
+            not self.is_client
             and len(self.table) < self.config.bucket_size
             and self._oriented
             and not self.table.unsure
@@ -229,7 +245,7 @@ class DhtCore:
         nearest: list[Contact | None] = list(
             self.table.nearest(key, count, now_s, confirmed_only=True)
         )
-        if self.client_mode:
+        if self.is_client:
             return nearest
         nearest.append(None)
         nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
@@ -238,7 +254,7 @@ class DhtCore:
     def with_ourselves(self, contacts: Iterable[Contact], target: int) -> list[Contact | None]:
         """The contacts, and None for us where we are as near; clients hold nothing."""
         listed = list(contacts)
-        if self.client_mode:
+        if self.is_client:
             return list(listed)
         own = self.own_key ^ target
         position = sum(contact.key ^ target < own for contact in listed)

@@ -202,6 +202,11 @@ class Lookup:
         return [c.contact for c in self._by_distance if c.state is _State.STALLED]
 
     @property
+    def known(self) -> list[Contact]:
+        """Everyone that it has heard of, nearest first."""
+        return [candidate.contact for candidate in self._by_distance]
+
+    @property
     def queries(self) -> int:
         """How many queries were sent."""
         return self._queries

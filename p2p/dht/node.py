@@ -11,14 +11,18 @@ import trio
 
 from p2p.dht.client import DhtClient
 from p2p.dht.config import DhtConfig
+from p2p.dht.inspection import keep_gauges, stats, trace
 from p2p.dht.key import node_key
 from p2p.dht.offer import PutReport
 from p2p.dht.reader import Reader
 from p2p.dht.reading import Sighting
+from p2p.dht.role import follow_role
+from p2p.dht.routing import Contact
 from p2p.dht.saved import SavedState
-from p2p.dht.server import DhtServer
+from p2p.dht.schema import Stats
 from p2p.dht.state import DhtState
 from p2p.dht.survey import survey
+from p2p.dht.trace import Trace
 from p2p.dht.upkeep import Upkeep
 from p2p.dht.writer import PutItem, Writer
 from p2p.node import Node
@@ -156,6 +160,26 @@ class Dht:
         node = self._state.node
         return await survey(self._state, self._client, peers_max=peers_max, rng=node.rng)
 
+    async def trace(
+        self, key: str, *, subkey: str | None = None, dictionary: bool = False
+    ) -> Trace:
+        """Search for a value as a reader would, until all replicas answered, and tell each step."""
+        return await trace(self._state, self._client, key, subkey, dictionary=dictionary)
+
+    @property
+    def stats(self) -> Stats:
+        """What we hold, and what we have done since we joined."""
+        return stats(self._state)
+
+    async def stats_of(self, peer_id: PeerId, addresses: Iterable[str] = ()) -> Stats:
+        """What another node says of itself; nobody checks it.
+
+        Raises:
+            P2PError: it did not answer, or is too old to say.
+        """
+        contact = Contact(peer_id, node_key(peer_id), tuple(addresses))
+        return await self._client.stats(contact)
+
 
 def _entry(sighting: Sighting, now_s: float) -> Entry:
     record = sighting.record
@@ -183,10 +207,10 @@ async def open_dht(
         saved = SavedState(state, state.config.state_path)
         snapshot = await saved.load()
         upkeep = Upkeep(state, client, nursery, initial_peers, snapshot)
-        if not node.client_mode:
-            await stack.enter_async_context(DhtServer(state).service().serving(node))
+        await nursery.start(follow_role, state, client, upkeep)
         await upkeep.join()
         nursery.start_soon(upkeep.run)
+        nursery.start_soon(keep_gauges, state)
         reader = Reader(state, client, nursery)
         writer = Writer(state, client, reader, sequence_floor=snapshot.sequence)
         nursery.start_soon(reader.keep_used_fresh)

@@ -9,6 +9,7 @@ All but PING and LEAVE carry several items at once, answered in order.
     FIND_VALUE  key, subkey or dictionary -> records and the nearest contacts, per query
     STORE       records, grouped by key   -> what became of each
     LEAVE                                 -> LEFT
+    ASK_STATS                             -> STATS
 """
 
 from __future__ import annotations
@@ -193,6 +194,45 @@ class Left(Message, frozen=True):
     """Understood."""
 
 
+Total = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class AskStats(Message, frozen=True):
+    """What do you hold, and what have you done?"""
+
+
+class Stats(Message, frozen=True):
+    """What the answerer says of itself; none of it can be checked."""
+
+    uptime_ms: Total
+    """Since it joined."""
+    contacts: Total
+    """Peers in its routing table."""
+    confirmed: Total
+    """Those of them that it has heard itself."""
+    records: Total
+    record_bytes: Total
+    """Memory for them, the books included."""
+    record_bytes_max: Total
+    sampled_keys: Total
+    """So many of its keys were looked at for the next."""
+    replica_keys: Total
+    """Of those, so many for which it is among the nearest that it knows."""
+    pings: Total = 0
+    """Calls served, and so on."""
+    find_nodes: Total = 0
+    find_values: Total = 0
+    stores: Total = 0
+    stored: Total = 0
+    """Records that peers gave it and that it kept."""
+    older: Total = 0
+    refused: Total = 0
+    searches: Total = 0
+    search_hops: Total = 0
+    """Peers that it asked in all its searches together."""
+    search_ms: Total = 0
+
+
 PING = Method("ping", Ping, Pong, request_bytes_max=4096, response_bytes_max=4096)
 FIND_NODE = Method("find_node", FindNode, FoundNodes, response_bytes_max=ANSWER_BYTES_MAX)
 FIND_VALUE = Method("find_value", FindValue, FoundValues, response_bytes_max=ANSWER_BYTES_MAX)
@@ -204,6 +244,7 @@ STORE = Method(
     response_bytes_max=ANSWER_BYTES_MAX,
 )
 LEAVE = Method("leave", Leave, Left, request_bytes_max=64, response_bytes_max=64)
+STATS = Method("stats", AskStats, Stats, request_bytes_max=64, response_bytes_max=1024)
 
 
 @lru_cache(maxsize=8192)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from p2p.dht import schema
+from p2p.dht.inspection import stats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
 from p2p.dht.schema import from_wire, to_wire
@@ -18,7 +19,7 @@ _OVER_QUOTA = "you offer more records than a peer may, or too many invalid ones;
 
 
 class DhtServer:
-    """Handlers of the five methods, over the shared state."""
+    """Handlers of all methods, over the shared state."""
 
     def __init__(self, state: DhtState) -> None:
         self._state = state
@@ -31,9 +32,11 @@ class DhtServer:
         service.unary(schema.FIND_VALUE, self._on_find_value)
         service.unary(schema.STORE, self._on_store)
         service.unary(schema.LEAVE, self._on_leave)
+        service.unary(schema.STATS, self._on_stats)
         return service
 
     async def _on_ping(self, caller: PeerId, request: schema.Ping) -> schema.Pong:
+        self._state.counters.on_request(schema.PING.name)
         self._state.on_request(caller, request.addresses)
         return schema.Pong(self._state.wall_ms)
 
@@ -41,7 +44,11 @@ class DhtServer:
         self._state.table.on_left(caller, node_key(caller))
         return schema.Left()
 
+    async def _on_stats(self, caller: PeerId, request: schema.AskStats) -> schema.Stats:
+        return stats(self._state)
+
     async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
+        self._state.counters.on_request(schema.FIND_NODE.name)
         self._state.on_request(caller, request.addresses)
         contacts = tuple(
             self._nearest(key_from_bytes(target), request.count, caller)
@@ -50,6 +57,7 @@ class DhtServer:
         return schema.FoundNodes(self._state.wall_ms, contacts)
 
     async def _on_find_value(self, caller: PeerId, request: schema.FindValue) -> schema.FoundValues:
+        self._state.counters.on_request(schema.FIND_VALUE.name)
         self._state.on_request(caller, request.addresses)
         room_bytes, room_records = schema.PAGE_BYTES_MAX, schema.RECORDS_MAX
         found = []
@@ -87,6 +95,7 @@ class DhtServer:
         return self._state.told_to(caller, named)
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
+        self._state.counters.on_request(schema.STORE.name)
         self._state.on_request(caller, request.addresses)
         records: list[Record] = []
         remaining_ms: list[int] = []
@@ -111,6 +120,14 @@ class DhtServer:
             result = self._state.core.accept(
                 record, remaining / 1000, complaint, source=account, now_s=now_s
             )
+            self._state.counters.on_offer(result.code, _kind_of(complaint))
             reason = result.reason[: schema.REASON_LENGTH_MAX]
             answers.append(schema.Answer(result.code, result.sequence, reason))
         return schema.Stored(self._state.wall_ms, tuple(answers))
+
+
+def _kind_of(complaint: str | None) -> str:
+    """What kind of refusal it is, if it is one: without a complaint only a limit can be why."""
+    if complaint is None:
+        return "limit"
+    return "quota" if complaint == _OVER_QUOTA else "invalid"

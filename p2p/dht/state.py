@@ -10,6 +10,7 @@ import trio
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
 from p2p.dht.core import DhtCore, life_left_s
+from p2p.dht.counters import Counters
 from p2p.dht.hearsay import (
     HearsayGuard,
     Reach,
@@ -32,6 +33,7 @@ from p2p.dht.schema import (
     contacts_untrusted,
     from_wire,
 )
+from p2p.dht.store import RecordStore
 from p2p.dht.validate import signature_complaints
 from p2p.node import Node
 from p2p.peer_id import PeerId
@@ -50,10 +52,11 @@ class DhtState:
     def __init__(self, node: Node, config: DhtConfig) -> None:
         self.node = node
         self.config = config
-        boot = node.rng.randrange(1, 2**62)
-        self.core = DhtCore(node.peer_id, config, client_mode=node.client_mode, boot=boot)
+        self.core = DhtCore(
+            node.peer_id, config, is_client=lambda: self.is_client, boot=self._new_boot()
+        )
         self.own_key, self.table = self.core.own_key, self.core.table
-        self.store, self.chain, self.clock = self.core.store, self.core.chain, self.core.clock
+        self.chain, self.clock = self.core.chain, self.core.clock
         self.quotas = Quotas(
             burst=config.store.offered_per_peer_burst, per_s=config.store.offered_per_peer_per_s
         )
@@ -62,6 +65,8 @@ class DhtState:
             per_s=_RANGE_FACTOR * config.store.offered_per_peer_per_s,
         )
         self.mirrors = DictionaryMirrors()
+        self.counters = Counters()
+        self.begun_s = trio.current_time()
         self.guard = HearsayGuard()
         self.latencies = self.core.latencies
         self.trusted: set[PeerId] = set()
@@ -71,11 +76,30 @@ class DhtState:
         self._addresses: tuple[str, ...] = ()
 
     @property
+    def store(self) -> RecordStore:
+        """The records that we hold; another store once they have been forgotten."""
+        return self.core.store
+
+    @property
+    def is_client(self) -> bool:
+        """Whether we store nothing for others, since outsiders do not get through to us."""
+        return self.node.reachability == "private"
+
+    def forget_records(self) -> None:
+        """Hold nothing for others any more."""
+        self.core.forget_records(self._new_boot())
+
+    def _new_boot(self) -> int:
+        return self.node.rng.randrange(1, 2**62)
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Where we can be dialed, as we tell others: without our peer id, which they know.
 
-        Who is reached through relays only is a client: lookups shall not wait for relays.
+        Clients tell none: lookups shall not wait for relays, nor for who is on another LAN.
         """
+        if self.is_client:
+            return ()
         current = self.node.addresses
         if current != self._node_addresses:
             bare = (address.removesuffix(f"/p2p/{self.node.peer_id}") for address in current)
@@ -104,8 +128,8 @@ class DhtState:
         return max(
             (
                 reach_of_connection(info.address, info.local)
-                for info in self.node.connections
-                if info.peer_id == peer_id and info.path != "relayed"
+                for info in self.node.connections_to(peer_id)
+                if info.path != "relayed"
             ),
             default=Reach.PUBLIC,
         )

@@ -153,15 +153,23 @@ class Host:
         told = [one.identified for one in self._open_connections(peer_id) if one.identified]
         return told[-1] if told else None
 
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        known = self.identified(peer_id)
+        for connection in self._open_connections(peer_id)[-1:] if known is None else ():
+            await connection.ask_who([])
+        return known or self.identified(peer_id)
+
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         if handler is None:
             self._handlers.pop(protocol, None)
         else:
             self._handlers[protocol] = handler
 
-    def connections(self) -> tuple[ConnectionInfo, ...]:
+    def connections(self, peer_id: PeerId | None = None) -> tuple[ConnectionInfo, ...]:
         return tuple(
-            connection.info for connection in self._open_connections() if connection.muxer.usable
+            connection.info
+            for connection in self._open_connections(peer_id)
+            if connection.muxer.usable
         )
 
     def remember(self, peer_id: PeerId, host: str) -> None:

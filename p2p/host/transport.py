@@ -85,8 +85,11 @@ class Transport(Protocol):
     def set_handler(self, protocol: str, handler: StreamHandler | None) -> None:
         """Serve a protocol; None stops serving it."""
 
-    def connections(self) -> tuple[ConnectionInfo, ...]:
-        """The open connections, but those that take no new streams."""
+    def connections(self, peer_id: PeerId | None = None) -> tuple[ConnectionInfo, ...]:
+        """The open connections, to one peer or to all, but those that take no new streams."""
+
+    async def ask_who(self, peer_id: PeerId) -> Identified | None:
+        """What a connected peer says of itself; None if it says nothing, or is not connected."""
 
     def watched(self, peer_ids: Iterable[PeerId]) -> AbstractContextManager[None]:
         """While the block lasts, the connections to these peers are probed more often."""

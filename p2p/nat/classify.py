@@ -5,7 +5,8 @@ our interface has the address that the internet sees      nothing, or a firewall
 it has an address of carriers' shared range (RFC 6598)    carrier-grade NAT
 the router's outside address is of that range             carrier-grade NAT
 the router's outside address is private, or another       double NAT
-than the internet sees
+than the internet sees; or the router says that it has
+none, though the internet sees us
 anything else that the internet sees                      NAT
 """
 
@@ -29,6 +30,8 @@ class Facts:
     """What the internet sees."""
     router_host: str | None
     """The outside address of the router, as it says itself when asked for a port."""
+    router_has_no_host: bool = False
+    """Whether it says that it has none to map ports of, as routers behind another one do."""
     reachability: Reachability
     """What dial-back says of our addresses in this family."""
 
@@ -51,7 +54,9 @@ def classify(facts: Facts) -> Behind:
         if is_private or facts.seen_host not in (None, facts.router_host):
             return "double-nat"
         return "nat"
-    return "nat" if facts.seen_host is not None else "unknown"
+    if facts.seen_host is None:
+        return "unknown"
+    return "double-nat" if facts.router_has_no_host else "nat"
 
 
 def _is_shared(host: str) -> bool:

@@ -81,6 +81,8 @@ class NetReport:
     """Every address that we know of, told to others or not."""
     port_mapping: PortMapping | None = None
     relays: tuple[RelayReport, ...] = ()
+    port_mapping_problem: str | None = None
+    """Why the router maps no port of use, and what to do, in a sentence; None if none was asked."""
 
     def __str__(self) -> str:
         if self.client_mode and not self.addresses:

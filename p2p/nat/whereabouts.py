@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -37,6 +37,10 @@ from p2p.nat.verdicts import Question, Server, Verdict, Verdicts
 from p2p.node import Node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
+
+if TYPE_CHECKING:
+    # It loads miniupnpc, which simulations do without.
+    from p2p.nat.portmap import PortMapper
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +112,8 @@ class Whereabouts:
         self._observations = Observations()
         self._verdicts = Verdicts(node.rng)
         self._port_mapping: PortMapping | None = None
+        self.port_mapper: PortMapper | None = None
+        """Who asks the router for a port, if anybody does."""
         self._relays: tuple[RelayReport, ...] = ()
         self._seen_hosts: dict[str, str | None] = {}
         self._news = trio.Event()
@@ -284,6 +290,7 @@ class Whereabouts:
 
     def report_on(self, plain: NetReport) -> NetReport:
         """A report on addresses and connections, with what is known of the way to us."""
+        mapper = self.port_mapper
         return replace(
             plain,
             reachability=self._reachability(),
@@ -291,6 +298,7 @@ class Whereabouts:
             behind=self._behind(),
             details=self._details(),
             port_mapping=self._port_mapping,
+            port_mapping_problem=mapper.problem if mapper else None,
             relays=self._relays,
         )
 
@@ -329,9 +337,13 @@ class Whereabouts:
                 local_hosts=tuple(host for host in local if not ip_address(host).is_loopback),
                 seen_host=self._observations.suspected_host(kind),
                 router_host=router,
+                router_has_no_host=kind == "ip4" and self._router_has_no_host(),
                 reachability=self._reachability(kind),
             )
         )
+
+    def _router_has_no_host(self) -> bool:
+        return self.port_mapper is not None and self.port_mapper.has_no_address
 
     def _details(self) -> tuple[AddressReport, ...]:
         reports = []

@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 
 from p2p.clock import wall_time_s
+from p2p.complaints import Complaints
 from p2p.errors import MessageInvalid, P2PError, RefusedError, RemoteError
 from p2p.host.stream import Stream
 from p2p.host.transport import Transport
@@ -100,6 +101,7 @@ class RelayClient:
         self._held: dict[PeerId, _Held] = {}
         self._changed = trio.Event()
         self._circuits = 0
+        self._complaints = Complaints(logger, "relay_distrusted")
 
     @property
     def relays(self) -> tuple[PeerId, ...]:
@@ -136,7 +138,11 @@ class RelayClient:
         """
         if relay not in self._held and len(self._held) >= RELAYS_MAX:
             raise ValueError(f"reserve at {RELAYS_MAX} relays at most")
-        reservation = await self._ask(relay)
+        try:
+            reservation = await self._ask(relay)
+        except MessageInvalid as exc:
+            self._complaints.add(relay, str(exc))
+            raise
         held = self._held.get(relay)
         if held is None:
             held = self._held[relay] = _Held(reservation, _expires_at_s(reservation))
@@ -204,7 +210,8 @@ class RelayClient:
         with trio.fail_after(EXCHANGE_TIMEOUT_S):
             try:
                 request = decode_stop_untrusted(await read_message_untrusted(stream))
-            except MessageInvalid:
+            except MessageInvalid as exc:
+                self._complaints.add(stream.peer_id, str(exc))
                 await _answer(stream, Status.MALFORMED_MESSAGE)
                 return
             source = request.peer_id
@@ -212,6 +219,7 @@ class RelayClient:
                 await _answer(stream, Status.UNEXPECTED_MESSAGE)
                 return
             if stream.path == "relayed" or stream.peer_id not in self._held:
+                self._complaints.add(stream.peer_id, "brings a circuit unasked")
                 await _answer(stream, Status.PERMISSION_DENIED)
                 return
             if self._circuits >= CIRCUITS_MAX:

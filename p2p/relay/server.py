@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +11,7 @@ from multiaddr import Multiaddr
 
 from p2p.address import TcpAddress, parse_tcp_address
 from p2p.clock import wall_time_s
+from p2p.complaints import Complaints
 from p2p.errors import MessageInvalid, P2PError, StreamBroken
 from p2p.host.stream import Stream
 from p2p.host.transport import Transport
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 _PIECE_BYTES = 262_144
 """A whole frame between peers of our kind."""
-_COMPLAINTS_MAX = 4_096
 
 
 @asynccontextmanager
@@ -77,7 +76,7 @@ class RelayServer:
         self._nursery = nursery
         self._reservations = Reservations(limits, trio.current_time())
         self._watched: set[PeerId] = set()
-        self._complained: OrderedDict[PeerId, None] = OrderedDict()
+        self._complaints = Complaints(logger, "relay_refuses")
         self._news = trio.Event()
 
     @property
@@ -96,12 +95,12 @@ class RelayServer:
             try:
                 request = decode_hop_untrusted(await read_message_untrusted(stream))
             except MessageInvalid as exc:
-                self._complain(stream.peer_id, str(exc))
+                self._complaints.add(stream.peer_id, str(exc))
                 await _answer(stream, Status.MALFORMED_MESSAGE)
                 return
             if stream.path == "relayed":
                 # A relay behind a relay would hide who spends what of ours.
-                self._complain(stream.peer_id, "asks over a circuit")
+                self._complaints.add(stream.peer_id, "asks over a circuit")
                 await _answer(stream, Status.PERMISSION_DENIED)
                 return
             address = self._address_of(stream.peer_id)
@@ -109,7 +108,7 @@ class RelayServer:
             if address is None or not self._reservations.on_request(
                 stream.peer_id, address.host, now_s
             ):
-                self._complain(stream.peer_id, "asks too often")
+                self._complaints.add(stream.peer_id, "asks too often")
                 await _answer(stream, Status.RESOURCE_LIMIT_EXCEEDED)
                 return
             if request.type == HopType.RESERVE:
@@ -120,20 +119,11 @@ class RelayServer:
                 return
         await self._connect(stream, request.peer_id)
 
-    def _complain(self, peer_id: PeerId, cause: str) -> None:
-        """Log what a peer does wrong, once, however often it does."""
-        if peer_id in self._complained:
-            return
-        self._complained[peer_id] = None
-        if len(self._complained) > _COMPLAINTS_MAX:
-            self._complained.popitem(last=False)
-        logger.warning("relay_refuses peer=%s cause=%s", short(peer_id), cause)
-
     async def _reserve(self, stream: Stream, host: str) -> None:
         now_s = trio.current_time()
         granted = self._reservations.on_reserve(stream.peer_id, host, now_s)
         if granted is None:
-            self._complain(stream.peer_id, "no place for another reservation")
+            self._complaints.add(stream.peer_id, "no place for another reservation")
             await _answer(stream, Status.RESERVATION_REFUSED)
             return
         expires_at_s = int(wall_time_s() + granted - now_s)
@@ -188,7 +178,7 @@ class RelayServer:
         outcome = self._reservations.on_connect(source.peer_id, target_id, trio.current_time())
         if isinstance(outcome, Status):
             if outcome != Status.NO_RESERVATION:
-                self._complain(source.peer_id, f"no circuit: {outcome.name}")
+                self._complaints.add(source.peer_id, f"no circuit: {outcome.name}")
             await _answer(source, outcome)
             return
         try:
@@ -230,7 +220,7 @@ class RelayServer:
                 nursery.start_soon(self._carry, circuit, source, target)
                 nursery.start_soon(self._carry, circuit, target, source)
         if scope.cancelled_caught:
-            self._complain(source.peer_id, "its circuit has lasted for as long as it may")
+            self._complaints.add(source.peer_id, "its circuit has lasted for as long as it may")
             source.reset()
 
     async def _carry(self, circuit: Circuit, sender: Stream, receiver: Stream) -> None:
@@ -240,7 +230,7 @@ class RelayServer:
             )
             if passage.passed_bytes < len(data):
                 cause = "the circuit has carried all that it may"
-                self._complain(sender.peer_id, cause)
+                self._complaints.add(sender.peer_id, cause)
                 raise StreamBroken(cause)
             await receiver.send_all(data)
             if passage.wait_s:

@@ -67,6 +67,11 @@ class ConnectionEnd:
         self._inbound: dict[SimStream, None] = {}
         self.far: ConnectionEnd
 
+    @property
+    def relay(self) -> PeerId | None:
+        """Through whom the connection leads, if not straight."""
+        return self._lane.relay
+
     # Dialing
 
     def dial(self, expected: PeerId) -> None:

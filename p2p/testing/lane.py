@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import trio
 
 from p2p.peer_id import PeerId
-from p2p.testing.paths import Paths
+from p2p.testing.paths import Link, Paths
 
 # On a slow link a sender hands over this much time's worth of bytes at once, and waits while
 # more than that is ahead of it, so that the streams of a connection take turns.
@@ -61,7 +61,20 @@ class Lane:
     While the path is cut everything waits, as TCP would keep sending it again.
     """
 
-    def __init__(self, paths: Paths, source: Mailbox, destination: Mailbox) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        source: Mailbox,
+        destination: Mailbox,
+        *,
+        relay: PeerId | None = None,
+        bytes_max: float = math.inf,
+    ) -> None:
+        self.relay = relay
+        """Through whom it leads, if not straight."""
+        self.on_full: Callable[[], None] = lambda: None
+        """Called when more than bytes_max are sent."""
+        self._bytes_left = bytes_max
         self._paths = paths
         self.source = source
         self._destination = destination
@@ -72,7 +85,11 @@ class Lane:
     @property
     def is_cut(self) -> bool:
         """Whether nothing gets through now."""
-        return self._paths.is_cut(self.source.peer_id, self._destination.peer_id)
+        return self._paths.is_cut(self.source.peer_id, self._destination.peer_id, self.relay)
+
+    @property
+    def _link(self) -> Link:
+        return self._paths.link(self.source.peer_id, self._destination.peer_id, self.relay)
 
     @property
     def source_is_frozen(self) -> bool:
@@ -81,7 +98,7 @@ class Lane:
 
     def turn(self) -> tuple[float, float]:
         """When the next piece may be posted, and how many bytes it may have."""
-        rate = self._paths.link(self.source.peer_id, self._destination.peer_id).bytes_per_s
+        rate = self._link.bytes_per_s
         if rate == math.inf:
             return 0.0, math.inf
         piece = min(_PIECE_BYTES_MAX, max(_PIECE_BYTES_MIN, rate * _PIECE_S))
@@ -89,8 +106,11 @@ class Lane:
 
     def post(self, callback: Callable[[Any], None], argument: Any, size_bytes: int = 0) -> None:
         """Have the callback called at the other end, after all that was posted before."""
-        paths = self._paths
-        link = paths.link(self.source.peer_id, self._destination.peer_id)
+        paths, link = self._paths, self._link
+        self._bytes_left -= size_bytes
+        if self._bytes_left < 0:
+            self.on_full()
+            return
         now_s = trio.current_time()
         if self._busy_until_s < now_s:
             self._busy_until_s = now_s
@@ -114,6 +134,5 @@ class Lane:
     def resume(self) -> None:
         """The path is whole again: what had to wait arrives after one more delay."""
         if self._under_way and not self.is_cut:
-            link = self._paths.link(self.source.peer_id, self._destination.peer_id)
-            due_s = trio.current_time() + self._paths.delay_s(link)
+            due_s = trio.current_time() + self._paths.delay_s(self._link)
             self._destination.expect(self, due_s)

@@ -15,7 +15,9 @@ from p2p.identity import Identity
 from p2p.node import Node
 from p2p.nursery import open_service_nursery
 from p2p.peer_id import PeerId
+from p2p.relay.schema import CircuitLimit
 from p2p.testing.paths import Link, Paths
+from p2p.testing.reach import Reach, SimWhereabouts
 from p2p.testing.transport import HandlerError, SimTransport
 
 T = TypeVar("T")
@@ -41,6 +43,8 @@ class SimNetwork:
         """Connections made from now on are lost when their path is cut for so long."""
         self._paths = Paths(random.Random(self.rng.getrandbits(64)))
         self._transports: dict[PeerId, SimTransport] = {}
+        self._reach = Reach(self._transports)
+        self._whereabouts: dict[PeerId, SimWhereabouts] = {}
         self._listeners: dict[tuple[str, int], SimTransport] = {}
         self._address_of: dict[PeerId, TcpAddress] = {}
         self._names: dict[PeerId, str] = {}
@@ -78,6 +82,7 @@ class SimNetwork:
         name: str = "",
         *,
         client_mode: bool = False,
+        private: bool = False,
         identity: Identity | None = None,
         host: str | None = None,
         clock_skew_s: float = 0.0,
@@ -88,6 +93,7 @@ class SimNetwork:
         Args:
             name: for people, see name_of().
             client_mode: it cannot be dialed and has no addresses.
+            private: see set_private().
             identity: to come back as a peer that was here before, at its address.
             host: an IPv4 address of its own; by default every node gets a /24 of its own.
             clock_skew_s: how much its wall clock is ahead.
@@ -103,14 +109,19 @@ class SimNetwork:
                 self._choose_address(peer_id, host),
                 self._paths,
                 self._listeners,
+                self._reach,
                 nursery,
                 client_mode=client_mode,
                 silence_s_max=self.silence_s_max,
                 on_handler_error=self.handler_errors.append,
             )
             self._add(transport)
+            self._whereabouts[peer_id] = SimWhereabouts()
+            self._place(peer_id, private)
+            if private:
+                self._whereabouts[peer_id].on_verdict("private")
             try:
-                yield Node(
+                node = Node(
                     identity,
                     transport,
                     nursery,
@@ -120,6 +131,8 @@ class SimNetwork:
                     dial_timeout_s=dial_timeout_s,
                     clock_skew_s=clock_skew_s,
                 )
+                node.whereabouts = self._whereabouts[peer_id]
+                yield node
             finally:
                 transport.close()
                 self._remove(transport)
@@ -149,6 +162,58 @@ class SimNetwork:
                 bytes_per_s=link.bytes_per_s if bytes_per_s is None else bytes_per_s,
             ),
         )
+
+    # Routers and relays
+
+    def set_private(self, peer_id: PeerId, private: bool = True) -> None:
+        """Put a node behind a router that lets nobody in, or take the router away.
+
+        Dials to its own address hang; it holds places at all relays, and tells those addresses.
+        """
+        self._place(peer_id, private)
+        self._whereabouts[peer_id].on_verdict("private" if private else "public")
+
+    def set_relay(
+        self,
+        peer_id: PeerId,
+        *,
+        bytes_each_way: int | None = 268_435_456,
+        duration_s: int | None = 3_600,
+    ) -> None:
+        """Have a node pass others on to all private peers, and limit each circuit so.
+
+        A circuit is cut when more bytes are sent; the duration is only told.
+        """
+        self._reach.relays[peer_id] = CircuitLimit(
+            duration_s=duration_s, bytes_each_way=bytes_each_way
+        )
+        self._reach.update()
+
+    @property
+    def circuits_cut(self) -> int:
+        """How often something was sent over a circuit beyond its limit."""
+        return self._reach.circuits_cut
+
+    def stop_relay(self, peer_id: PeerId) -> None:
+        """Have it do so no more: its circuits break."""
+        del self._reach.relays[peer_id]
+        self._on_relay_gone(peer_id)
+
+    def let_punch(self, a: PeerId, b: PeerId, possible: bool = True) -> None:
+        """Whether two private peers that meet through a relay get a path without it soon after."""
+        self._reach.let_punch(a, b, possible)
+
+    def _place(self, peer_id: PeerId, private: bool) -> None:
+        if private:
+            self._reach.private[peer_id] = None
+        else:
+            self._reach.private.pop(peer_id, None)
+        self._reach.update()
+
+    def _on_relay_gone(self, peer_id: PeerId) -> None:
+        self._reach.update()
+        for transport in tuple(self._transports.values()):
+            transport.on_relay_gone(peer_id)
 
     # Faults
 
@@ -224,6 +289,8 @@ class SimNetwork:
             place = (transport.listening.host, transport.listening.port)
             if self._listeners.get(place) is transport:
                 del self._listeners[place]
+            if transport.peer_id in self._reach.relays:
+                self._on_relay_gone(transport.peer_id)
 
 
 async def offload_inline(function: Callable[..., T], *args: Any) -> T:

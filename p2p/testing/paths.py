@@ -40,9 +40,15 @@ class Paths:
         """Link two peers so, both ways."""
         self._links[a, b] = self._links[b, a] = link
 
-    def link(self, source: PeerId, destination: PeerId) -> Link:
-        """The link from one peer to another."""
-        return self._links.get((source, destination), self.default)
+    def link(self, source: PeerId, destination: PeerId, relay: PeerId | None = None) -> Link:
+        """The link from one peer to another, or both links of a way through a relay."""
+        if relay is None:
+            return self._links.get((source, destination), self.default)
+        up, down = self.link(source, relay), self.link(relay, destination)
+        return Link(
+            latency_s=up.latency_s + down.latency_s,
+            bytes_per_s=min(up.bytes_per_s, down.bytes_per_s),
+        )
 
     def delay_s(self, link: Link) -> float:
         """How long the next bytes take on a link, besides their own size."""
@@ -68,8 +74,10 @@ class Paths:
             peer_id: index for index, group in enumerate(groups, start=1) for peer_id in group
         }
 
-    def is_cut(self, a: PeerId, b: PeerId) -> bool:
-        """Whether what two peers send each other has to wait."""
+    def is_cut(self, a: PeerId, b: PeerId, relay: PeerId | None = None) -> bool:
+        """Whether what two peers send each other, perhaps through a relay, has to wait."""
+        if relay is not None:
+            return self.is_cut(a, relay) or self.is_cut(relay, b)
         if self._frozen and (a in self._frozen or b in self._frozen):
             return True
         return bool(self._group_of) and self._group_of.get(a, 0) != self._group_of.get(b, 0)

@@ -11,7 +11,7 @@ from enum import Enum
 import trio
 
 from p2p.errors import RefusedError, StreamBroken
-from p2p.host.stream import BreakScopes, Filling, Path, Stream
+from p2p.host.stream import BreakScopes, Filling, Stream
 from p2p.host.transport import ConnectionInfo
 from p2p.testing.lane import Lane
 
@@ -34,13 +34,12 @@ class _End(Enum):
 class SimStream(Stream):
     """One end of a stream; what is sent is posted on the connection's lane to the other end."""
 
-    path: Path = "direct"
-
     def __init__(
         self, info: ConnectionInfo, protocol: str, lane: Lane, forget: Callable[[SimStream], None]
     ) -> None:
         self.peer_id = info.peer_id
         self.address = info.address
+        self.path = info.path
         self.protocol = protocol
         self._lane = lane
         self._forget = forget

@@ -7,7 +7,17 @@ from importlib import import_module
 from tests.fuzz.target import Target
 
 # A target's name begins with one of these: so an engine that runs one target imports one file.
-GROUPS = ("host", "access", "relay", "reach", "p2p", "discovery", "averaging", "training")
+GROUPS = (
+    "host",
+    "access",
+    "relay",
+    "reach",
+    "portmap",
+    "p2p",
+    "discovery",
+    "averaging",
+    "training",
+)
 
 
 def targets_of(group: str) -> tuple[Target, ...]:

@@ -20,7 +20,9 @@ from averaging.matchmaking.group import (
     quorum_reached,
     sign_join,
 )
+from averaging.matchmaking.paths import digest_of
 from averaging.matchmaking.plan import parse_planned_untrusted
+from averaging.matchmaking.schema import Paths
 from averaging.matchmaking.strangers import parse_record_untrusted
 from averaging.round_id import RoundId
 from averaging.state.manifest import manifest_untrusted
@@ -37,6 +39,7 @@ from tests.fuzz.target import Choices, Target
 ROUND = RoundId(7, b"p" * 32)
 SPEC_HASH = b"s" * 32
 ADDRESS = "/ip4/10.0.0.1/tcp/4001"
+CONNECTED = digest_of(ALICE.peer_id) + digest_of(CAROL.peer_id)
 
 
 def join_of(identity: Identity) -> Join:
@@ -56,6 +59,8 @@ def join_of(identity: Identity) -> Join:
             addresses=(ADDRESS,),
             previous=b"",
             abandoned=False,
+            # One of them is behind a router, and connected to the others.
+            paths=Paths(identity is not BOB, CONNECTED if identity is BOB else b""),
         ),
         identity.sign,
     )

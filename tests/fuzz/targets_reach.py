@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 
 from p2p import MessageInvalid
 from p2p.address import CircuitAddress, TcpAddress
 from p2p.binary_address import address_bytes, address_of_untrusted, tcp_address_of_untrusted
-from p2p.host.identify import LISTENING_MAX, PROTOCOLS_MAX, identified_untrusted
+from p2p.host.identify import (
+    LISTENING_MAX,
+    PROTOCOLS_MAX,
+    _read_untrusted,
+    identified_untrusted,
+)
+from p2p.host.stream import Stream
 from p2p.host.transport import ConnectionInfo
 from p2p.nat.autonat.schema import (
     DialRequest,
@@ -81,7 +89,21 @@ def run_framed(data: bytes) -> None:
     assert message in data
 
 
+def run_identify_framed(data: bytes) -> None:
+    try:
+        message = finish(_read_untrusted(cast(Stream, InputStream(data))))
+    except (MessageInvalid, EndOfInput):
+        return
+    assert message in data
+
+
 TARGETS = (
+    Target(
+        name="reach.identify-framed",
+        run=run_identify_framed,
+        seeds=(framed(IDENTIFY), framed(b""), b"\xff\xff\xff\xff\x0f"),
+        covers=("p2p.host.identify._read_untrusted",),
+    ),
     Target(
         name="reach.address",
         run=run_address,

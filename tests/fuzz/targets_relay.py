@@ -106,18 +106,15 @@ def run_directory(data: bytes) -> None:
             assert address.port > 0
 
 
-_FIELDS = tuple(
-    f"p2p.relay.{name}"
-    for name in (
-        "protobuf.read_varint_untrusted",
-        "protobuf.fields_untrusted",
-        "protobuf.number_untrusted",
-        "protobuf.bytes_untrusted",
-        "schema._type_untrusted",
-        "schema._peer_untrusted",
-        "schema._limit_untrusted",
-        "schema._reservation_untrusted",
-    )
+_FIELDS = (
+    "p2p.protobuf.read_varint_untrusted",
+    "p2p.protobuf.fields_untrusted",
+    "p2p.protobuf.number_untrusted",
+    "p2p.protobuf.bytes_untrusted",
+    "p2p.relay.schema._type_untrusted",
+    "p2p.relay.schema._peer_untrusted",
+    "p2p.relay.schema._limit_untrusted",
+    "p2p.relay.schema._reservation_untrusted",
 )
 
 TARGETS = (
@@ -137,7 +134,10 @@ TARGETS = (
         name="relay.framed",
         run=run_framed,
         seeds=(framed(encode_hop(HOP)), framed(b""), b"\xff\xff\xff\xff\x0f"),
-        covers=("p2p.relay.schema.read_message_untrusted",),
+        covers=(
+            "p2p.relay.schema.read_message_untrusted",
+            "p2p.protobuf.read_framed_untrusted",
+        ),
     ),
     Target(
         name="relay.dcutr",

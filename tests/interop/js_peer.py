@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -64,16 +64,23 @@ class JsPeer:
 
 
 @asynccontextmanager
-async def open_js_peer(*listen: str, relay: bool = False) -> AsyncIterator[JsPeer]:
-    """A js peer that listens on loopback, or where it is told."""
-    settings = {"listen": listen or ["/ip4/127.0.0.1/tcp/0"], "relay": relay}
+async def open_js_peer(
+    *listen: str, relay: bool = False, reach: bool = False, inside: Sequence[str] = ()
+) -> AsyncIterator[JsPeer]:
+    """A js peer that listens on loopback, or where it is told.
+
+    Args:
+        reach: ask others to dial it back, and punch holes.
+        inside: the beginning of a command line that runs it elsewhere on this machine.
+    """
+    settings = {"listen": listen or ["/ip4/127.0.0.1/tcp/0"], "relay": relay, "reach": reach}
     with TemporaryDirectory(prefix="manyhands-js-") as name:
         # Node.js looks for packages beside the script, and our scripts lie elsewhere.
         folder = Path(name)
         (folder / "node_modules").symlink_to(NODE_MODULES)
         for script in SCRIPTS.glob("*.mjs"):
             shutil.copy(script, folder)
-        command = ["node", folder / "peer.mjs", json.dumps(settings)]
+        command: list[str | Path] = [*inside, "node", folder / "peer.mjs", json.dumps(settings)]
         async with (
             open_process(command, stdin=PIPE, stdout=PIPE) as process,
             open_service_nursery() as nursery,

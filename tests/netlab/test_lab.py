@@ -29,7 +29,7 @@ def test_hosts_reach_each_other_and_nobody_else(lab: Netlab) -> None:
     assert "ConnectionRefusedError" not in (line_of(outside), line_of(outside))
 
 
-@pytest.mark.parametrize("cut", ["near", "far"])
+@pytest.mark.parametrize("cut", ["near", pytest.param("far", marks=pytest.mark.netlab)])
 def test_a_cut_says_nothing_to_sockets_that_are_open_or_opened(lab: Netlab, cut: str) -> None:
     alice, bob = lab.add_host("alice"), lab.add_host("bob")
     answerer = start(bob, programs.ANSWER, bob.address)

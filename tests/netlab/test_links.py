@@ -71,7 +71,7 @@ def check_noticed(said: dict[str, Any], cut_s: float, ping_beats: int, lost_beat
     assert earliest_s - EARLY_S <= silent_s <= latest_s + MARGIN_S, said
 
 
-@pytest.mark.parametrize("cut", ["near", "far"])
+@pytest.mark.parametrize("cut", ["near", pytest.param("far", marks=pytest.mark.netlab)])
 def test_a_black_holed_idle_peer_is_lost_in_the_stated_time(lab: Netlab, cut: str) -> None:
     two = two_peers(lab, "idle")
     (two.alice if cut == "near" else two.bob).cut()

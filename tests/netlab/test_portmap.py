@@ -141,6 +141,7 @@ def test_a_router_that_maps_nothing_is_told_of(tmp_path: Path) -> None:
         assert f"forward TCP port {PORT} to this machine" in problem
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize("protocol", ["upnp", "pcp"])
 @pytest.mark.parametrize("wan", ["100.64.0.2", "192.168.0.2"])
 def test_a_router_behind_another_is_told_of(tmp_path: Path, protocol: str, wan: str) -> None:
@@ -150,6 +151,7 @@ def test_a_router_behind_another_is_told_of(tmp_path: Path, protocol: str, wan: 
         assert ROUTER in problem
 
 
+@pytest.mark.netlab
 def test_double_nat_is_seen_by_what_peers_observe(tmp_path: Path) -> None:
     with open_home(tmp_path, "pcp", wan="100.64.0.2", says="5.6.9.9") as home:
         mapped = Mapped(home)
@@ -164,6 +166,7 @@ def test_double_nat_is_seen_by_what_peers_observe(tmp_path: Path) -> None:
         assert "relay" in mapped.tell()[1]
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize("protocol", ["upnp", "nat-pmp", "pcp"])
 def test_a_restarted_router_maps_again_within_a_minute(tmp_path: Path, protocol: str) -> None:
     with open_home(tmp_path, protocol) as home:
@@ -178,6 +181,7 @@ def test_a_restarted_router_maps_again_within_a_minute(tmp_path: Path, protocol:
         check_open(home, mapped.tell()[0], protocol)
 
 
+@pytest.mark.netlab
 def test_a_router_that_is_gone_is_noticed_within_a_minute(tmp_path: Path) -> None:
     with open_home(tmp_path, "upnp", "nat-pmp", "pcp") as home:
         mapped = Mapped(home)
@@ -196,6 +200,7 @@ def test_a_router_that_is_gone_is_noticed_within_a_minute(tmp_path: Path) -> Non
         check_open(home, back, back["protocol"])
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize("protocol", ["upnp", "nat-pmp", "pcp"])
 def test_two_machines_with_one_port_get_two_outer_ports(tmp_path: Path, protocol: str) -> None:
     with open_home(tmp_path, protocol) as home:
@@ -228,6 +233,7 @@ def test_a_lying_router_maps_nothing(tmp_path: Path, lie: str, words: str) -> No
         mapped.leave()
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize("lie", ["huge", "epochs"])
 def test_what_a_lying_router_grants_is_believed_within_bounds(tmp_path: Path, lie: str) -> None:
     with open_home(tmp_path) as home:

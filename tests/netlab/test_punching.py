@@ -49,6 +49,7 @@ def meet(lab: Netlab, dialer: Host, waiter: Host) -> tuple[Peer, Peer]:
     return start(dialer, "dial", circuit, *observers), waiting
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize(
     ("dialer", "waiter"),
     [
@@ -79,6 +80,7 @@ def test_punched(lab: Netlab, dialer: Any, waiter: Any) -> None:
     assert dialing.hear("done")["paths"] == ["punched"]
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize(
     ("dialer", "waiter", "reason"),
     [

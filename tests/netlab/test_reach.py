@@ -88,6 +88,7 @@ def test_each_situation_is_told_apart(lab: Netlab, situation: Situation, facts: 
         assert not outside
 
 
+@pytest.mark.netlab
 @pytest.mark.parametrize("forwarded", [True, False])
 def test_a_port_forwarded_by_hand_is_found_and_told(lab: Netlab, forwarded: bool) -> None:
     first, second = two_public(lab)
@@ -101,6 +102,7 @@ def test_a_port_forwarded_by_hand_is_found_and_told(lab: Netlab, forwarded: bool
     assert bool(outside) == forwarded
 
 
+@pytest.mark.netlab
 def test_the_outside_address_changes(lab: Netlab) -> None:
     first, second = two_public(lab)
     home = lab.add_router("home", nat="full-cone")
@@ -121,6 +123,7 @@ def test_the_outside_address_changes(lab: Netlab) -> None:
     assert time.monotonic() - changed_at_s < 60
 
 
+@pytest.mark.netlab
 def test_go_libp2p_dials_us_back(lab: Netlab) -> None:
     require(*GO)
     with TemporaryDirectory(prefix="manyhands-go-") as name:

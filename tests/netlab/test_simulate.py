@@ -33,6 +33,7 @@ to = "carol"
 
 
 # Three processes load PyTorch, on a machine that may be busy.
+@pytest.mark.netlab
 @pytest.mark.timeout(300)
 def test_peers_train_in_an_internet_from_a_file(lab: Netlab, tmp_path: Path) -> None:
     scene = tmp_path / "scene.toml"

@@ -60,4 +60,6 @@ def test_peers_lists_who_trains(tmp_path: Path) -> None:
                 assert peers.finish() == 0, peers.stderr
     (row,) = peers.json()["peers"]
     assert row["peer_id"] == peer_id
-    assert (row["step"], row["role"]) == (0, "node")
+    assert (row["step"], row["role"], row["path"]) == (0, "node", "direct")
+    assert row["round_trip_s"] > 0
+    assert row["agent"].startswith("manyhands ")

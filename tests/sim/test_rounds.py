@@ -59,6 +59,8 @@ class Plan:
     seed: int
     faults_max: int = 4
     only_one_crash: bool = False
+    routers: bool = False
+    """Whether some peers are private, with a relay between them that may fail, too."""
 
 
 class Schedule:
@@ -71,6 +73,7 @@ class Schedule:
         self.count = self.rng.randint(3 if plan.only_one_crash else 2, 6)
         self.members: list[Member] = []
         self.victim: PeerId | None = None
+        self.relay: PeerId | None = None
 
     async def run(self) -> None:
         rng, network = self.rng, self.network
@@ -79,13 +82,21 @@ class Schedule:
         network.default_bytes_per_s = rng.choice([3e5, 3e5, 1e6])
         network.jitter = 0.5
         async with AsyncExitStack() as stack:
+            private = await self._open_relay(stack) if self.plan.routers else [False] * self.count
             nodes = [
                 await stack.enter_async_context(
-                    network.open_node(f"peer-{i}", client_mode=i >= self.count - client_count)
+                    network.open_node(
+                        f"peer-{i}",
+                        client_mode=i >= self.count - client_count,
+                        private=private[i] and i < self.count - client_count,
+                    )
                 )
                 for i in range(self.count)
             ]
             self._make_members(nodes)
+            if self.plan.routers:
+                for one, other in itertools.combinations(nodes, 2):
+                    network.let_punch(one.peer_id, other.peer_id, rng.random() < 0.6)
             async with trio.open_nursery() as nursery:
                 for node, other in itertools.permutations(nodes, 2):
                     if other.addresses:
@@ -96,6 +107,15 @@ class Schedule:
                 for member in self.members:
                     nursery.start_soon(self._take_part, member)
                 nursery.start_soon(self._inflict)
+
+    async def _open_relay(self, stack: AsyncExitStack) -> list[bool]:
+        """A relay that carries much or little; returns who is private."""
+        relay = await stack.enter_async_context(self.network.open_node("relay"))
+        self.relay = relay.peer_id
+        limit = self.rng.choice([150_000, 1_000_000])
+        self.network.set_relay(relay.peer_id, bytes_each_way=limit)
+        share = self.rng.choice([0.4, 0.7, 1.0])
+        return [self.rng.random() < share for _ in range(self.count)]
 
     def _make_members(self, nodes: list[Node]) -> None:
         rng = self.rng
@@ -170,6 +190,10 @@ class Schedule:
     def _one_fault(self) -> None:
         rng, network = self.rng, self.network
         one, other = rng.sample([member.peer_id for member in self.members], 2)
+        if self.relay is not None and rng.random() < 0.25:
+            fault = rng.choice([network.crash, network.freeze, network.thaw])
+            fault(self.relay)
+            return
         match rng.randrange(9):
             case 0 | 1:
                 network.crash(one)
@@ -211,6 +235,7 @@ class Schedule:
             lost = [m for m in self.members if not m.succeeded and m.peer_id != self.victim]
             assert lost == [], [str(member.report) for member in lost]
         assert self.network.handler_errors == []
+        assert self.network.circuits_cut == 0
 
     def _check_mean(self, winner: Member) -> None:
         """Each element is the weighted mean of some members, and so often as the report says."""
@@ -249,6 +274,18 @@ def seeds(count: int) -> list[Any]:
 def test_no_schedule_breaks_the_promises(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + 5):
         run_schedule(Plan(seed=seed))
+
+
+@pytest.mark.parametrize("first_seed", seeds(40))
+def test_no_schedule_with_routers_breaks_the_promises(first_seed: int) -> None:
+    for seed in range(first_seed, first_seed + 5):
+        run_schedule(Plan(seed=seed, routers=True))
+
+
+def test_peers_behind_routers_succeed_where_nothing_fails() -> None:
+    outcomes = [run_schedule(Plan(seed=seed, routers=True, faults_max=0)) for seed in range(6)]
+    won = [sum(member.succeeded for member in one.members) for one in outcomes]
+    assert sum(won) > len(won)
 
 
 # 643 and 980: the leader crashes while it tells its followers of the group, and one never hears

@@ -9,13 +9,16 @@ from typer.testing import CliRunner
 
 from tools.bench.command import app as bench
 from tools.cli import app
+from tools.dht.command import app as dht
 from tools.simulate.command import app as simulate
 
 ROOT = Path(__file__).parent.parent.parent
 BENCHES = [f"bench {one.callback.__name__}" for one in bench.registered_commands if one.callback]
+DHT = [f"dht {one.callback.__name__}" for one in dht.registered_commands if one.callback]
 COMMANDS = [
     *(command.callback.__name__ for command in app.registered_commands if command.callback),
     *BENCHES,
+    *DHT,
     "simulate",
     *(f"simulate {one.callback.__name__}" for one in simulate.registered_commands if one.callback),
 ]

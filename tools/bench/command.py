@@ -136,6 +136,45 @@ def allreduce(
 
 
 @app.command()
+def dht(
+    nodes: Annotated[
+        list[int] | None, typer.Option(min=4, max=256, help="Nodes of a swarm; repeatable.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds for each swarm.")] = 10,
+    keys: Annotated[
+        int, typer.Option(min=1, help="Keys written and read one by one in each round.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Decides who writes, reads and is killed.")] = 0,
+    hivemind_python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A Python that has hivemind, to measure it.")
+    ] = None,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Reads and writes in swarms of 16 and 64 real nodes on loopback, also when 30 % are killed.
+
+    Up to 16 nodes have a process each; more share 16 processes, as each takes 70 MB, and each of
+    hivemind's 300. The rounds of both take turns.
+
+    Example: manyhands bench dht --nodes 16 --rounds 20
+    """
+    from tools.bench.dht import NODES, DhtOptions, run_dht
+
+    options = DhtOptions(
+        nodes=tuple(nodes or NODES),
+        rounds=rounds,
+        keys=keys,
+        seed=seed,
+        hivemind_python=hivemind_python,
+    )
+    with _steps() as steps:
+        report = run_dht(options, steps)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+@app.command()
 def recovery(
     peers: Annotated[int, typer.Option(min=3, max=64, help="Processes that average.")] = 4,
     elements: Annotated[int, typer.Option(min=1, help="Elements of the vector.")] = 10_000_000,

@@ -79,11 +79,12 @@ def identity(facts: Facts) -> Check:
 def clock(facts: Facts) -> Check:
     """How far this computer's clock is from those of its peers."""
     name = "clock"
-    if not facts.peers:
+    clocks = [peer.clock_ahead_s for peer in facts.peers if peer.clock_ahead_s is not None]
+    if not clocks:
         return Check(name, "unknown", "No peer was there to compare the clock with.")
     # What the peers are ahead is what we are behind.
-    ahead_s = median(peer.clock_ahead_s for peer in facts.peers)
-    count = len(facts.peers)
+    ahead_s = median(clocks)
+    count = len(clocks)
     whom = "one peer's clock" if count == 1 else f"the median clock of {count} peers"
     if abs(ahead_s) <= CLOCK_AHEAD_S_MAX:
         return Check(name, "well", f"The clock is within {max(1.0, abs(ahead_s)):.0f} s of {whom}.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+from itertools import chain
+
 from p2p import AddressReport, NetReport
 from tools.doctor.check import Check, Verdict
 from tools.doctor.facts import EntryFacts, Facts
@@ -10,10 +13,6 @@ RELAYS_WANTED = 2
 RATE_BYTES_PER_S_LOW = 250_000.0
 """2 Mbit/s: a model of 10 million parameters in 16 bits takes more than a minute to send."""
 _WEB_PORTS = (80, 443)
-_FORWARD = (
-    "On the router's page (often http://192.168.1.1 or http://192.168.0.1) turn on UPnP, or "
-    "forward the TCP port to this computer."
-)
 _NEEDLESS = "It is not needed."
 
 
@@ -130,7 +129,7 @@ def reachability(facts: Facts) -> Check:
             "The peer only dials others, as it was told (--client-mode).",
             "It can train; leave the option out to let others connect to it.",
         )
-    by_address = " ".join(_address(one) for one in report.details if one.source != "relay")
+    by_address = " ".join(_address(one) for one in report.details if _is_for_outsiders(one))
     if report.reachability == "public":
         return Check(
             name, "well", f"Others can connect to this peer from outside. {by_address}".strip()
@@ -142,10 +141,10 @@ def reachability(facts: Facts) -> Check:
             f"Too few peers have tried to connect to this one to tell. {by_address}".strip(),
             "Name more peers with --initial-peers, or look again when the swarm has grown.",
         )
-    return _private(report, by_address)
+    return _private(facts, report, by_address)
 
 
-def _private(report: NetReport, by_address: str) -> Check:
+def _private(facts: Facts, report: NetReport, by_address: str) -> Check:
     name, lead = "reachability", "Others cannot connect to this peer straight away."
     punches = report.mapping in ("endpoint-independent", "none")
     if report.relays:
@@ -156,38 +155,78 @@ def _private(report: NetReport, by_address: str) -> Check:
             "reached from outside."
         )
         verdict: Verdict = "well" if punches else "warn"
-        return Check(name, verdict, f"{lead} {how} {by_address}".strip(), _open_up(report))
+        return Check(name, verdict, f"{lead} {how} {by_address}".strip(), _open_up(facts, report))
     return Check(
         name,
         "warn",
         f"{lead} It holds no place at a relay either, so it can only dial others. "
         f"{by_address}".strip(),
-        _open_up(report),
+        _open_up(facts, report),
     )
 
 
-def _open_up(report: NetReport) -> str:
+def _open_up(facts: Facts, report: NetReport) -> str:
     """How to become reachable, given what is in between."""
+    port = _port(facts, report)
     match report.behind:
         case "carrier-grade-nat":
             return (
-                "Nothing on your own router helps. Ask your provider for a public IPv4 address or "
-                "for IPv6, or use a VPN that forwards a port; relays serve until then."
+                "Ask your provider for a public IPv4 address or for IPv6, or use a VPN that "
+                "forwards a port; nothing on your own router helps. Relays serve until then."
             )
         case "double-nat":
             return (
-                "Two routers stand in a row. Set the inner one to bridge or access-point mode, or "
-                "forward the port on both."
+                "Set the inner of the two routers to bridge or access-point mode, or forward "
+                f"{port} on both. If the outer one is the provider's, only the provider can help, "
+                "with a public address, or a VPN that forwards a port."
             )
         case "firewall":
-            return "Let TCP connections to the peer's port in through the firewall."
-    return _FORWARD
+            return f"Let {port} in through the firewall."
+    forward = (
+        "On the router's page (often http://192.168.1.1 or http://192.168.0.1) turn on UPnP, or "
+        f"forward {port} to this computer."
+    )
+    seen = _seen_host(report)
+    if report.behind == "nat" and report.port_mapping is None and seen:
+        return (
+            f"{forward} If that page shows another internet address than {seen}, a second NAT, "
+            "mostly the provider's, stands before it, and that does not help: ask the provider for "
+            "a public address."
+        )
+    return forward
+
+
+def _port(facts: Facts, report: NetReport) -> str:
+    """What others have to get through to, as people say it."""
+    told = (
+        (one.address for one in facts.ports),
+        (one.address for one in report.details if one.source == "interface"),
+    )
+    for address in chain(*told):
+        parts = address.split("/")
+        if len(parts) > 4 and parts[4] not in ("", "0"):
+            return f"TCP port {parts[4]}"
+    return "the peer's TCP port"
+
+
+def _seen_host(report: NetReport) -> str | None:
+    """The internet address that others see us at, if it is none of this computer's."""
+    seen = (one.address.split("/")[2] for one in report.details if one.source == "observed")
+    return next(seen, None)
+
+
+def _is_for_outsiders(report: AddressReport) -> bool:
+    """Whether it may lead somebody outside to us directly: no relay's, and none of a home's."""
+    kind, host = report.address.split("/")[1:3]
+    if report.source == "relay":
+        return False
+    return kind not in ("ip4", "ip6") or ip_address(host).is_global
 
 
 def _address(report: AddressReport) -> str:
     where = report.address.partition("/p2p/")[0]
     words = {"public": "reachable", "private": "not reachable", "unknown": "not known"}
-    return f"{where}: {words[report.reachability]} ({report.evidence})."
+    return f"{where}: {words[report.reachability]} ({report.evidence.rstrip('.')})."
 
 
 def nat(facts: Facts) -> Check:
@@ -204,18 +243,18 @@ def nat(facts: Facts) -> Check:
                 name,
                 "warn",
                 "The address is a public one, and a firewall keeps connections from outside away.",
-                _open_up(report),
+                _open_up(facts, report),
             )
         case "double-nat":
             return Check(name, "warn", f"Behind two routers in a row. {_kind(report)}",
-                         _open_up(report))  # fmt: skip
+                         _open_up(facts, report))  # fmt: skip
         case "carrier-grade-nat":
             return Check(
                 name,
                 "warn",
                 "Your provider shares one public address among many customers (carrier-grade "
                 f"NAT). {_kind(report)}",
-                _open_up(report),
+                _open_up(facts, report),
             )
         case "nat":
             symmetric = report.mapping == "endpoint-dependent"
@@ -223,8 +262,8 @@ def nat(facts: Facts) -> Check:
                 name,
                 "warn" if symmetric else "well",
                 f"Behind a router with NAT. {_kind(report)}",
-                f"{_FORWARD} Another router or a phone's network may do better."
-                if symmetric
+                f"{_open_up(facts, report)} Another router or a phone's network may do better."
+                if symmetric and report.reachability != "public"
                 else "",
             )
     return Check(name, "unknown", "Too few peers have seen our address to tell.")
@@ -262,17 +301,19 @@ def port_mapping(facts: Facts) -> Check:
             "warn",
             f"The router opened {mapped.external} ({mapped.protocol.upper()}), to no avail: "
             f"{mapped.useless_because}.",
-            _open_up(report),
+            _open_up(facts, report),
         )
     if report.reachability == "public" or report.behind in ("nothing", "firewall"):
         return Check(name, "well", _NEEDLESS)
     if report.behind == "unknown":
         return Check(name, "unknown", "No router answered UPnP, NAT-PMP or PCP.")
+    # Its second half is advice, which depends on what else is known.
+    problem = (report.port_mapping_problem or "").partition(";")[0].rstrip(".")
     return Check(
         name,
         "warn",
-        "The router answers neither UPnP nor NAT-PMP nor PCP: it opens no port by itself.",
-        _open_up(report),
+        f"{problem}." if problem else "There is no router of your own to ask.",
+        _open_up(facts, report),
     )
 
 
@@ -283,8 +324,8 @@ def relays(facts: Facts) -> Check:
     if report is None:
         return Check(name, "unknown", "Without another peer no relay can be found.")
     held = [
-        f"{relay.peer_id[-8:]}"
-        + (f" in {relay.round_trip_s * 1000:.0f} ms" if relay.round_trip_s is not None else "")
+        f"…{relay.peer_id[-8:]}"
+        + (f" ({relay.round_trip_s * 1000:.0f} ms)" if relay.round_trip_s is not None else "")
         for relay in report.relays
     ]
     if len(held) >= RELAYS_WANTED:
@@ -315,6 +356,8 @@ def bandwidth(facts: Facts) -> Check:
     """How fast bytes come and go."""
     name = "bandwidth"
     measured = facts.bandwidth
+    if measured is None and not facts.measures:
+        return Check(name, "unknown", "Not measured, as you asked (--no-bandwidth).")
     if measured is None:
         return Check(name, "unknown", "No peer was there to measure with.")
     rates = [

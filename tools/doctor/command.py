@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import trio
 from rich.console import Console
 
 from p2p import NodeConfig
-from tools.doctor.check import Check, Verdict
+from tools.doctor.check import Verdict
 from tools.doctor.diagnosis import Diagnosis, diagnose
 from tools.doctor.examine import Examination, examine
 from tools.doctor.facts import Facts
@@ -80,20 +81,32 @@ _MARKS: dict[Verdict, str] = {
 }
 _NAME_WIDTH = 14
 _INDENT = " " * (_NAME_WIDTH + 9)
+_WIDTH_MIN = 60
 
 
 def show(diagnosis: Diagnosis, screen: Console) -> None:
     """Print one paragraph for each check, and at the end what to do."""
     screen.print()
+    said: set[str] = set()
     for check in diagnosis.checks:
-        _show_check(check, screen)
+        screen.print(f"{_MARKS[check.verdict]}  {check.name:<{_NAME_WIDTH}}", end="")
+        screen.print(_indented(check.evidence, screen), markup=False)
+        # Several checks may ask for the same deed; once is enough.
+        if check.advice and check.advice not in said:
+            said.add(check.advice)
+            screen.print(f"{_INDENT}{_indented(f'→ {check.advice}', screen)}", markup=False)
     screen.print()
     screen.print(diagnosis.summary, markup=False, style="bold")
     screen.print(diagnosis.next_step, markup=False)
 
 
-def _show_check(check: Check, screen: Console) -> None:
-    screen.print(f"{_MARKS[check.verdict]}  {check.name:<{_NAME_WIDTH}}", end="")
-    screen.print(check.evidence, markup=False)
-    if check.advice:
-        screen.print(f"{_INDENT}→ {check.advice}", markup=False)
+def _indented(text: str, screen: Console) -> str:
+    """Broken into lines that a terminal shows under each other; a pipe gets one line."""
+    if not screen.is_terminal:
+        return text
+    width = max(screen.width, _WIDTH_MIN)
+    lines = textwrap.wrap(
+        f"{_INDENT}{text}", width, subsequent_indent=_INDENT, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines).removeprefix(_INDENT)

@@ -79,12 +79,8 @@ def _next_step(facts: Facts, checks: tuple[Check, ...]) -> str:
         return next(check.advice for check in checks if check.name == "entry")
     join = f"Join with: manyhands train digits --initial-peers {facts.entered[0].address}"
     wishes = [check for check in checks if check.verdict == "warn" and check.advice]
-    return f"{join} — and to do better, {_lower(wishes[0].advice)}" if wishes else join
-
-
-def _lower(sentence: str) -> str:
-    """A sentence that goes on after a comma."""
-    return sentence[0].lower() + sentence[1:]
+    # On a line of its own, so that the command can be copied.
+    return f"{join}\nTo do better: {wishes[0].advice}" if wishes else join
 
 
 def short_verdict(report: NetReport) -> tuple[str, str]:

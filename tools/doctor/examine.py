@@ -74,6 +74,8 @@ class _Found:
 
     entries: dict[str, EntryFacts] = field(default_factory=dict)
     told: dict[PeerId, Told] = field(default_factory=dict)
+    foreign: dict[PeerId, str] = field(default_factory=dict)
+    """Peers of other kinds, and what they call themselves."""
     clocks_ahead_s: dict[PeerId, float] = field(default_factory=dict)
     round_trips_s: dict[PeerId, float] = field(default_factory=dict)
 
@@ -90,6 +92,7 @@ async def examine(what: Examination, tell: Tell) -> Facts:
     key, identity = key_facts(what.identity_path)
     facts = Facts(
         key=key,
+        measures=what.measures,
         ports=tuple(port_facts(address) for address in what.listen),
         interfaces=interfaces(),
         python=platform.python_version(),
@@ -167,7 +170,12 @@ async def _on_the_network(
                 tell("Measuring how fast bytes come and go …")
                 facts = replace(facts, bandwidth=await _measure(node, found))
             facts = replace(facts, report=node.net_report)
-    return replace(facts, peers=tuple(_peer(found, peer_id) for peer_id in found.told))
+    foreign = tuple(
+        PeerFacts(peer_id=peer_id, agent=agent or "unnamed", version="", clock_ahead_s=None)
+        for peer_id, agent in found.foreign.items()
+        if peer_id not in found.told
+    )
+    return replace(facts, peers=(*(_peer(found, peer_id) for peer_id in found.told), *foreign))
 
 
 async def _enter(node: Node, address: str, found: _Found) -> None:
@@ -211,8 +219,10 @@ async def _ask(node: Node, peer_id: PeerId, identity: Identity | None, found: _F
         with trio.move_on_after(_ASK_S):
             found.round_trips_s[peer_id] = (await ping(node, peer_id)).round_trip_s
     except P2PError:
-        # Peers of other kinds do not serve this; what is not told is not known.
-        return
+        # Peers of other kinds do not serve this; what every libp2p peer tells must do.
+        identified = await node.ask_who(peer_id)
+        if identified is not None:
+            found.foreign[peer_id] = identified.agent
 
 
 async def _in_use(node: Node, identity: Identity, key: KeyFacts, found: _Found) -> KeyFacts:

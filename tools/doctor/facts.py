@@ -75,8 +75,8 @@ class PeerFacts:
     peer_id: str
     agent: str
     version: str
-    clock_ahead_s: float
-    """Its wall clock minus ours, the way accounted for."""
+    clock_ahead_s: float | None
+    """Its wall clock minus ours, the way accounted for; peers of other kinds do not tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +92,8 @@ class Facts:
     peers: tuple[PeerFacts, ...] = ()
     report: NetReport | None = None
     bandwidth: BandwidthFacts | None = None
+    measures: bool = True
+    """Whether the bandwidth was to be measured."""
     python: str = ""
     libp2p: str = ""
     manyhands: str = ""

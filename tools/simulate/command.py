@@ -28,6 +28,9 @@ steps = 100
 
 [hosts.boot]            # behind no router: public
 runs = "node"           # or "train", or "nothing"
+# further options of the command; through a relay those behind
+# routers meet, and most then punch holes
+options = ["--relay"]
 
 [routers.home]
 # or none, firewall, full-cone, symmetric, carrier-grade, upnp
@@ -41,7 +44,6 @@ delay_ms = 25           # one way; also jitter_ms, and loss = 0.01
 [hosts.alice]
 behind = "home"
 runs = "train"
-options = ["--verbose"] # further options of the command
 
 [hosts.bob]
 runs = "train"

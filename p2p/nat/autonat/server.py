@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import trio
 
 from p2p.address import TcpAddress, parse_tcp_address
+from p2p.complaints import Complaints
 from p2p.errors import MessageInvalid
 from p2p.host.stream import Stream
 from p2p.host.transport import DialError, Transport
@@ -22,7 +23,7 @@ from p2p.nat.autonat.schema import (
     encode_response,
     read_message_untrusted,
 )
-from p2p.peer_id import PeerId, short
+from p2p.peer_id import PeerId
 from p2p.protobuf import framed
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class _Server:
         self._probe = probe
         self._policy = DialBackPolicy()
         self._busy_with: set[PeerId] = set()
+        self._complaints = Complaints(logger, "dial_back_refused")
 
     async def serve(self, stream: Stream) -> None:
         """Answer one request."""
@@ -63,16 +65,17 @@ class _Server:
         try:
             request = decode_request_untrusted(await read_message_untrusted(stream))
         except MessageInvalid as exc:
-            logger.debug("dial_back_malformed peer=%s %s", short(stream.peer_id), exc)
+            self._complaints.add(stream.peer_id, str(exc))
             return DialResponse(Status.BAD_REQUEST)
         if request.peer_id != stream.peer_id:
+            self._complaints.add(stream.peer_id, "asks for another peer")
             return DialResponse(Status.BAD_REQUEST)
         if stream.path == "relayed" or stream.peer_id in self._busy_with:
             return DialResponse(Status.DIAL_REFUSED)
         observed = parse_tcp_address(stream.address)
         chosen = self._policy.choose(request.addresses, observed, trio.current_time())
         if not chosen:
-            logger.debug("dial_back_refused peer=%s", short(stream.peer_id))
+            self._complaints.add(stream.peer_id, "asks for addresses not its own, or too often")
             return DialResponse(Status.DIAL_REFUSED)
         self._busy_with.add(stream.peer_id)
         try:

@@ -135,6 +135,14 @@ class Keeper:
         # It stands while the router is asked again.
         return verdict.failed_problem(router_host, self._internal_port, self._last_failures)
 
+    @property
+    def has_no_address(self) -> bool:
+        """Whether the router says that it has no outer address that it would map."""
+        failures = self._last_failures or {}
+        return self._held is None and any(
+            failed.failure is Failure.NO_ADDRESS for failed in failures.values()
+        )
+
     # --- what happens -------------------------------------------------------------------------
 
     def on_network_changed(self, now_s: float) -> None:

@@ -94,6 +94,11 @@ class PortMapper:
         """Why no outsider comes in by a mapping, and what to do, in one sentence; or None."""
         return self._keeper.problem
 
+    @property
+    def has_no_address(self) -> bool:
+        """Whether the router says that it has no outer address: it is behind another one."""
+        return self._keeper.has_no_address
+
     def on_network_changed(self) -> None:
         """Addresses or routes of this machine may have changed: look, and ask again at once."""
         self._keeper.on_network_changed(trio.current_time())

@@ -55,6 +55,7 @@ async def open_members(
     config: MatchmakingConfig | None = None,
     clients: Sequence[str] = (),
     skews: Sequence[float] = (),
+    elements: int = 1_000,
 ) -> AsyncIterator[list[Member]]:
     """Nodes with these names, each told the others' addresses."""
     async with AsyncExitStack() as stack:
@@ -64,7 +65,7 @@ async def open_members(
             opening = network.open_node(name, client_mode=name in clients, clock_skew_s=skew_s)
             node = await stack.enter_async_context(opening)
             matchmaking = await stack.enter_async_context(
-                open_matchmaking(node, GROUP_NAME, SPEC_HASH, config, element_count=1_000)
+                open_matchmaking(node, GROUP_NAME, SPEC_HASH, config, element_count=elements)
             )
             members.append(Member(node, matchmaking))
         introduce([member.node for member in members])

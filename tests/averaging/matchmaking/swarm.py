@@ -111,7 +111,6 @@ class Swarm:
             identity.peer_id,
             "swarm",
             SPEC_HASH,
-            can_lead=role != "client",
             element_count=100_000,
             config=self.config,
             rng=random.Random(self.rng.getrandbits(64)),

@@ -32,6 +32,7 @@ JOIN_BODY = schema.JoinBody(
     previous=b"",
     abandoned=False,
     bucket="01",
+    paths=schema.Paths(False, b"d" * 8, b"r" * 16, 4096),
 )
 SIGNED = schema.SignedJoin(b"body", b"x" * 64)
 
@@ -43,12 +44,14 @@ SIGNED_HEX = f"92c404{b'body'.hex()}c440{X64}"
 CASES: list[tuple[Message, str]] = [
     (
         JOIN_BODY,
-        f"9e{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
-        f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2a23031",
+        f"9f{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
+        f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2a23031"
+        f"94c2c408{'64' * 8}c410{'72' * 16}cd1000",
     ),
     (SIGNED, SIGNED_HEX),
     (schema.JoinRequest(SIGNED, (PEER,)), f"92{SIGNED_HEX}91{PEER_HEX}"),
-    (schema.Wait(True, 2, 1), "94a477616974c30201"),
+    (schema.Paths(), "94c3c400c40000"),
+    (schema.Wait(True, 2, 1, "no"), "95a477616974c30201a26e6f"),
     (schema.Redirect(PEER, (ADDRESS,)), f"93a87265646972656374{PEER_HEX}91{ADDRESS_HEX}"),
     (
         schema.Refuse("other-bucket", "no", ROUND, "1"),
@@ -57,7 +60,7 @@ CASES: list[tuple[Message, str]] = [
     (schema.GroupFormed(b"body", 0.5), "93a567726f7570c404626f6479cb3fe0000000000000"),
     (
         schema.GroupBody((SIGNED,), 4096, (70_000,), 30.0, 1, b""),
-        f"9691{SIGNED_HEX}cd100091ce00011170cb403e00000000000001c400",
+        f"9791{SIGNED_HEX}cd100091ce00011170cb403e00000000000001c400c2",
     ),
     (
         schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True, "01"),
@@ -119,6 +122,10 @@ def test_leader_messages_are_told_apart() -> None:
         (schema.RoundOnWire, [2**53 + 1, b"p" * 32]),
         (schema.RoundOnWire, [1, b"p" * 31]),
         (schema.Wait, ["wait", True, 257, 0]),
+        (schema.Wait, ["wait", True, 1, 0, "x" * 401]),
+        (schema.Paths, [True, bytes(513)]),
+        (schema.Paths, [True, b"", bytes(513)]),
+        (schema.Paths, [True, b"", b"", 2**53 + 1]),
         (schema.Refuse, ["refuse", "because"]),
         (schema.Refuse, ["refuse", "other-bucket", "", None, "0b01"]),
         (schema.Refuse, ["refuse", "other-bucket", "", None, "0" * 17]),

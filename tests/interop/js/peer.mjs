@@ -6,7 +6,9 @@ import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
+import { autoNAT } from '@libp2p/autonat'
 import { circuitRelayServer, circuitRelayTransport } from '@libp2p/circuit-relay-v2'
+import { dcutr } from '@libp2p/dcutr'
 import { identify } from '@libp2p/identify'
 import { ping } from '@libp2p/ping' // it answers ours
 import { tcp } from '@libp2p/tcp'
@@ -20,6 +22,8 @@ const ANYWHERE = { runOnLimitedConnection: true }
 const settings = JSON.parse(process.argv[2])
 const services = { identify: identify(), ping: ping() }
 if (settings.relay) services.relay = circuitRelayServer()
+// These two dial on their own account, which tests of other things do without.
+if (settings.reach) Object.assign(services, { autonat: autoNAT(), dcutr: dcutr() })
 
 const node = await createLibp2p({
   addresses: { listen: settings.listen },
@@ -64,6 +68,17 @@ const commands = {
     await node.components.transportManager.listen([multiaddr(address)])
     return node.getMultiaddrs().map(String)
   },
+
+  // Whether somebody has dialed this address of ours back.
+  verified: async ({ address }) => {
+    const isIt = ({ multiaddr, verified }) => verified && multiaddr.toString().startsWith(address)
+    while (!node.components.addressManager.getAddressesWithMetadata().some(isIt)) await sleep(50)
+    return true
+  },
+
+  paths: async ({ peer }) => node.getConnections()
+    .filter((one) => one.remotePeer.toString() === peer)
+    .map((one) => (one.limits != null ? 'relayed' : 'direct')),
 
   identified: async ({ peer }) => {
     while (!identified.has(peer)) await sleep(10)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from p2p import Node, PeerId, RpcService, wall_time_s
+from p2p import Identity, Node, PeerId, RpcService, wall_time_s
 from p2p.dht import Dht, DhtConfig, open_dht, schema
 from p2p.dht.key import key_to_bytes, record_key
 from p2p.testing import SimNetwork
@@ -33,9 +33,11 @@ class Swarm:
             self.nodes.append(node)
         return node, dht
 
-    async def add_liar(self, liar: Liar) -> Node:
+    async def add_liar(self, liar: Liar, identity: Identity | None = None) -> Node:
         """Another node, that lies as soon as it has joined."""
-        node = await self._stack.enter_async_context(self.network.open_node("liar"))
+        node = await self._stack.enter_async_context(
+            self.network.open_node("liar", identity=identity)
+        )
         await self._stack.enter_async_context(open_liar(node, self.initial_peers, liar))
         return node
 

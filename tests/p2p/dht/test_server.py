@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import trio
+from prometheus_client import REGISTRY
 from trio.testing import MockClock
 
 from p2p import Identity, Node, PeerId, RefusedError, RpcClient, rpc_client
@@ -72,7 +73,9 @@ async def test_one_bad_record_does_not_spoil_its_neighbours(autojump_clock: Mock
     async with open_scene() as scene:
         good = scene.signed(b"good")
         bad = replace_wire(scene.signed(b"bad", owner=MALLORY), value=b"changed")
+        before = refusals("invalid"), refusals("limit")
         answers = await scene.store(bad, WireRecord("free", b"x", 0), good)
+        assert (refusals("invalid"), refusals("limit")) == (before[0] + 1, before[1] + 1)
         assert [answer.code for answer in answers] == [2, 2, 0]
         assert "owner" in answers[0].reason
         found = await scene.bob.get_dictionary("k")
@@ -140,12 +143,19 @@ async def test_a_flood_is_told_to_wait(autojump_clock: MockClock) -> None:
         assert (await carol.put("k", b"v", ttl_s=60)).replicas == 2
 
 
+def refusals(reason: str) -> float:
+    """How many records were refused for this reason, in all tests."""
+    return REGISTRY.get_sample_value("p2p_dht_refusals_total", {"reason": reason}) or 0.0
+
+
 async def check_the_flood(swarm: Swarm, bob_node: Node, bob: Dht, mallory: Node) -> None:
     await mallory.connect_address(bob_node.addresses[0])
     scene = Scene(swarm, bob_node, bob, rpc_client(mallory, schema.SERVICE, schema.MAJOR))
     flood = [WireRecord(f"s{index}", b"v", 60_000) for index in range(150)]
+    quota = refusals("quota")
     answers = await scene.store(*flood)
     assert [answer.code for answer in answers] == [0] * 100 + [2] * 50
+    assert refusals("quota") == quota + 50
     assert "more records than a peer may" in answers[-1].reason
     await trio.sleep(2)
     answers = await scene.store(*flood)

@@ -58,6 +58,20 @@ async def test_a_peer_found_by_name_is_where_the_socket_says() -> None:
         assert alice.connections[0].address == bob.addresses[0]
 
 
+async def test_a_node_asks_who_a_peer_is_when_somebody_wants_to_know() -> None:
+    async with open_node() as alice, open_node() as bob:
+        assert await alice.ask_who(bob.peer_id) is None
+        await alice.connect(bob.peer_id, bob.addresses)
+        told = await alice.ask_who(bob.peer_id)
+        assert told is not None
+        assert (told.peer_id, told.agent) == (bob.peer_id, "manyhands")
+        assert IDENTIFY_PROTOCOL in told.protocols
+        # What it has said once is kept while the connection is open.
+        assert await alice.ask_who(bob.peer_id) is told
+        await alice.disconnect(bob.peer_id)
+        assert await alice.ask_who(bob.peer_id) is None
+
+
 async def test_while_nobody_wants_to_know_nobody_is_asked() -> None:
     async with open_node() as alice, open_node() as bob:
         asked = []

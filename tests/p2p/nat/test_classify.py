@@ -48,3 +48,15 @@ def test_each_case(
 ) -> None:
     facts = Facts(local_hosts=local, seen_host=seen, router_host=router, reachability=reachability)
     assert classify(facts) == behind
+
+
+@pytest.mark.parametrize(("seen", "behind"), [(OFFICE, "double-nat"), (None, "unknown")])
+def test_a_router_without_an_address_is_behind_another(seen: str | None, behind: Behind) -> None:
+    facts = Facts(
+        local_hosts=(HOME,),
+        seen_host=seen,
+        router_host=None,
+        router_has_no_host=True,
+        reachability="private",
+    )
+    assert classify(facts) == behind

@@ -42,6 +42,17 @@ async def test_an_address_or_identity_in_use_is_a_mistake(network: SimNetwork) -
 
 
 @simulated
+async def test_who_a_peer_is_can_be_asked(network: SimNetwork) -> None:
+    async with network.open_node("alice") as alice, network.open_node("bob") as bob:
+        assert await alice.ask_who(bob.peer_id) is None
+        await alice.connect(bob.peer_id, bob.addresses)
+        told = await alice.ask_who(bob.peer_id)
+        assert told is not None
+        assert (told.peer_id, told.agent) == (bob.peer_id, "simulated")
+        assert await alice.ask_who(bob.peer_id) is told
+
+
+@simulated
 async def test_a_client_has_no_address_and_is_called_on_its_own_connections(
     network: SimNetwork,
 ) -> None:

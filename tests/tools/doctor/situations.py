@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from p2p import AddressReport, Interface, NetReport, PeerId, PortMapping, RelayReport
+from p2p.nat.portmap.answers import Failed, Failure
+from p2p.nat.portmap.verdict import failed_problem
 from tools.doctor.facts import (
     BandwidthFacts,
     EntryFacts,
@@ -22,7 +24,15 @@ OUTSIDE = AddressReport(
     f"/ip4/5.6.7.1/tcp/31337/p2p/{ME}", "observed", "public", "3 peers dialed it back"
 )
 CLOSED = replace(OUTSIDE, reachability="private", evidence="3 peers failed to dial it back")
+AT_HOME = AddressReport(
+    f"/ip4/192.168.1.5/tcp/31337/p2p/{ME}", "interface", "unknown", "It is not for outsiders."
+)
+LOOPBACK = replace(AT_HOME, address=f"/ip4/127.0.0.1/tcp/31337/p2p/{ME}")
 MAPPING = PortMapping("upnp", "/ip4/5.6.7.1/tcp/31337", 31337, 3_600.0, None)
+MUTE = failed_problem("192.168.1.1", 31337, {})
+WITHOUT_ADDRESS = failed_problem(
+    "192.168.1.1", 31337, {"pcp": Failed(Failure.NO_ADDRESS, "it has no outer address yet")}
+)
 RELAYS = tuple(
     RelayReport(PeerId(f"12D3KooWRelay{number}"), "/ip4/5.6.7.9/…", 1_800.0, 0.02)
     for number in (1, 2)
@@ -40,8 +50,9 @@ def report(**changes: object) -> NetReport:
         reachability="private",
         mapping="endpoint-independent",
         behind="nat",
-        details=(CLOSED,),
+        details=(AT_HOME, LOOPBACK, CLOSED),
         relays=RELAYS,
+        port_mapping_problem=MUTE,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -104,7 +115,7 @@ SITUATIONS: dict[str, Facts] = {
         behind="carrier-grade-nat",
         port_mapping=replace(MAPPING, useless_because="its outside address is 100.64.0.7"),
     ),
-    "double NAT": behind(behind="double-nat"),
+    "double NAT": behind(behind="double-nat", port_mapping_problem=WITHOUT_ADDRESS),
     "firewall": behind(behind="firewall", mapping="none"),
     "client": behind(client_mode=True, relays=()),
     "small swarm": behind(reachability="unknown", behind="unknown", mapping="unknown", relays=()),
@@ -154,10 +165,18 @@ SITUATIONS: dict[str, Facts] = {
             peer_id="12D3KooWBootstrap", path="direct", down_bytes_per_s=1e6, up_bytes_per_s=5e4
         ),
     ),
+    "not measured": replace(WELL, bandwidth=None, measures=False),
     "busy": replace(
         WELL,
         bandwidth=BandwidthFacts(
             peer_id="12D3KooWBootstrap", path="direct", why_not="others measure now"
+        ),
+    ),
+    "foreign peer": replace(
+        WELL,
+        peers=(
+            *WELL.peers,
+            PeerFacts(peer_id="12D3KooWGo", agent="go-libp2p/0.38", version="", clock_ahead_s=None),
         ),
     ),
     "other version": replace(WELL, peers=(replace(WELL.peers[0], version="0.2.0"),)),

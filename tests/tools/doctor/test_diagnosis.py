@@ -1,14 +1,20 @@
 """The doctor's words in each situation: the verdict, what was seen, and what to do."""
 
+import re
 from collections import Counter
+from io import StringIO
+from typing import get_args
 
 import pytest
+from rich.console import Console
 
 from tests.tools.doctor.situations import SITUATIONS, WELL, report
-from tools.doctor.check import Check
+from tools.doctor.check import Check, Verdict
+from tools.doctor.command import show
 from tools.doctor.diagnosis import diagnose, short_verdict
 from tools.doctor.facts import Facts, outcome_of
 
+VERDICTS = get_args(Verdict)
 # Situation, check, its verdict, words of the evidence, words of the advice.
 SAID = [
     ("public", "reachability", "well", "/ip4/5.6.7.1/tcp/31337: reachable (3 peers", ""),
@@ -24,8 +30,8 @@ SAID = [
     ("public", "versions", "well", "Peers: 1 × manyhands 0.1", ""),
     ("router", "reachability", "well", "by hole punching", "UPnP"),
     ("router", "NAT", "well", "hole punching works", ""),
-    ("router", "port mapping", "warn", "answers neither UPnP", "forward the TCP port"),
-    ("router", "relays", "well", "2 relays: oWRelay1 in 20 ms", ""),
+    ("router", "port mapping", "warn", "192.168.1.1 speaks none of PCP", "TCP port 31337 to"),
+    ("router", "relays", "well", "2 relays: …oWRelay1 (20 ms)", ""),
     ("router with UPnP", "reachability", "well", "Others can connect", ""),
     ("router with UPnP", "port mapping", "well", "tcp/31337 on to us (UPNP)", ""),
     ("router with UPnP", "NAT", "well", "Behind a router", ""),
@@ -37,7 +43,9 @@ SAID = [
     ("carrier-grade", "NAT", "warn", "carrier-grade NAT", "Ask your provider"),
     ("carrier-grade", "port mapping", "warn", "outside address is 100.64.0.7", "VPN"),
     ("double NAT", "NAT", "warn", "two routers in a row", "bridge or access-point mode"),
-    ("firewall", "NAT", "warn", "address is a public one", "through the firewall"),
+    ("double NAT", "port mapping", "warn", "has no outer address", "on both"),
+    ("router", "reachability", "well", "5.6.7.1/tcp/31337: not reachable (", "than 5.6.7.1, a"),
+    ("firewall", "NAT", "warn", "address is a public one", "Let TCP port 31337 in"),
     ("firewall", "reachability", "well", "by hole punching", "through the firewall"),
     ("firewall", "port mapping", "well", "not needed", ""),
     ("client", "reachability", "warn", "--client-mode", "leave the option out"),
@@ -71,7 +79,10 @@ SAID = [
     ("port elsewhere", "listen ports", "ill", "no address of this computer", "0.0.0.0"),
     ("running already", "listen ports", "warn", "manyhands (process 7)", "Leave it running"),
     ("slow", "bandwidth", "warn", "0.4 Mbit/s up", "cable"),
+    ("not measured", "bandwidth", "unknown", "as you asked", ""),
     ("busy", "bandwidth", "unknown", "others measure now", ""),
+    ("foreign peer", "versions", "well", "1 × go-libp2p/0.38, 1 × manyhands 0.1", ""),
+    ("foreign peer", "clock", "well", "within 1 s of one peer's clock", ""),
     ("other version", "versions", "warn", "manyhands 0.2.0", "Update"),
 ]  # fmt: skip
 
@@ -122,9 +133,9 @@ def test_the_whole_is_ill_as_its_parts_are(situation: str) -> None:
     ("situation", "summary", "next_step"),
     [
         ("public", "others reach it directly", "train digits --initial-peers /ip4/5.6.7.8"),
-        ("router", "through relays and by hole punching", "on the router's page"),
-        ("symmetric", "others reach it through relays.", "on the router's page"),
-        ("router without relays", "do not reach it unasked", "to do better"),
+        ("router", "through relays and by hole punching", "On the router's page"),
+        ("symmetric", "others reach it through relays.", "On the router's page"),
+        ("router without relays", "do not reach it unasked", "\nTo do better: "),
         ("small swarm", "is not known yet", "manyhands train"),
         ("client", "nobody dials it", "manyhands train"),
         ("nobody named", "the way to others is untested", "--initial-peers"),
@@ -137,6 +148,32 @@ def test_it_ends_with_what_to_do(situation: str, summary: str, next_step: str) -
     diagnosis = diagnose(SITUATIONS[situation])
     assert summary in diagnosis.summary
     assert next_step in diagnosis.next_step
+
+
+def test_addresses_that_are_not_for_outsiders_are_left_out() -> None:
+    evidence = check_of(SITUATIONS["router"], "reachability").evidence
+    assert "192.168.1.5" not in evidence
+    assert "127.0.0.1" not in evidence
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_narrow_terminal_shows_words_under_each_other(situation: str) -> None:
+    screen = Console(file=StringIO(), force_terminal=True, width=80, soft_wrap=True, no_color=True)
+    diagnosis = diagnose(SITUATIONS[situation])
+    show(diagnosis, screen)
+    file = screen.file
+    assert isinstance(file, StringIO)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    table, _, rest = shown.removeprefix("\n").partition("\n\n")
+    lines = table.splitlines()
+    # Each line begins with a verdict or is indented; only what cannot be broken is longer.
+    indent = " " * 23
+    assert all(line.startswith(indent) or line.split()[0] in VERDICTS for line in lines)
+    assert all(len(line) <= 80 or len(line.split()[-1]) > 40 for line in lines), lines
+    assert rest.splitlines()[1:] == diagnosis.next_step.splitlines()
+    # Nobody is told the same deed twice.
+    advice = [check.advice for check in diagnosis.checks if check.advice]
+    assert table.count("→") == len(set(advice))
 
 
 def test_a_swarm_on_this_machine_needs_no_network() -> None:

@@ -1,0 +1,112 @@
+"""What attackers gain against a small swarm, and what they do not: the page's table of threats."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from p2p import Identity, PeerId
+from p2p.dht import Dht, DhtConfig, PutReport, StoreLimits, owned_subkey, schema
+from p2p.dht.key import distance, node_key, record_key
+from p2p.dht.record import CLOCK_SLACK_S
+from tests.p2p.dht.swarms import Liar, Swarm, open_swarm
+
+GROUND = 2000
+"""Keys that an attacker makes to get near: a tenth of a second's work."""
+LIFE_S = 60.0
+
+
+def ground_near(key: str, count: int, rng_swarm: Swarm) -> list[Identity]:
+    """So many identities that sit nearer to a key than almost anybody."""
+    rng = rng_swarm.network.rng
+    made = [Identity.generate(rng) for _ in range(GROUND)]
+    made.sort(key=lambda one: distance(node_key(one.peer_id), record_key(key)))
+    return made[:count]
+
+
+async def add_ground_liars(swarm: Swarm, key: str, count: int, liar: Liar) -> list[PeerId]:
+    """Liars around a key, that all know and say the same."""
+    placed = []
+    for identity in ground_near(key, count, swarm):
+        node = await swarm.add_liar(liar, identity=identity)
+        placed.append(node.peer_id)
+    return placed
+
+
+async def put_twice(dht: Dht, subkey: str) -> tuple[PutReport, PutReport]:
+    first = await dht.put("k", b"first", subkey=subkey, ttl_s=LIFE_S)
+    return first, await dht.put("k", b"second", subkey=subkey, ttl_s=LIFE_S)
+
+
+async def test_two_of_five_around_a_key_hide_nothing(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        owner, dht = await swarm.add("owner")
+        for _ in range(9):
+            await swarm.add()
+        _, reader = await swarm.add("reader", client_mode=True)
+        placed = await add_ground_liars(swarm, "k", 2, Liar(stale=True))
+        subkey = owned_subkey(owner.peer_id)
+        await put_twice(dht, subkey)
+        trace = await reader.trace("k", subkey=subkey)
+        # They got the places that they wanted.
+        assert set(trace.replicas[:2]) == set(placed)
+        entry = await reader.get("k", subkey=subkey)
+        assert entry is not None
+        assert entry.value == b"second"
+
+
+async def test_three_of_five_hold_a_version_back_for_a_bounded_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        owner, dht = await swarm.add("owner")
+        for _ in range(9):
+            await swarm.add()
+        _, reader = await swarm.add("reader", client_mode=True)
+        await add_ground_liars(swarm, "k", 3, Liar(stale=True))
+        subkey = owned_subkey(owner.peer_id)
+        first, second = await put_twice(dht, subkey)
+        # What is not promised: the three agree.
+        entry = await reader.get("k", subkey=subkey)
+        assert entry is not None
+        assert entry.sequence in (first.sequence, second.sequence)
+        # What is: its age by the wall clock ends it, whatever life they say is left of it.
+        await trio.sleep(LIFE_S + CLOCK_SLACK_S + 1)
+        renewed = await dht.put("k", b"third", subkey=subkey, ttl_s=LIFE_S)
+        later = await reader.get("k", subkey=subkey)
+        assert later is not None
+        assert later.sequence == renewed.sequence
+
+
+async def test_all_five_around_a_key_can_hide_it_but_not_forge_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        owner, dht = await swarm.add("owner")
+        for _ in range(9):
+            await swarm.add()
+        _, reader = await swarm.add("reader", client_mode=True)
+        subkey = owned_subkey(owner.peer_id)
+        forgery = schema.WireRecord(subkey, b"lie", 60_000, 2**60, 60_000, 2**40, bytes(64))
+        await add_ground_liars(swarm, "k", 5, Liar(forgery=forgery))
+        await dht.put("k", b"truth", subkey=subkey, ttl_s=LIFE_S)
+        entry = await reader.get("k", subkey=subkey)
+        assert entry is None or entry.value == b"truth"
+
+
+async def test_a_flood_through_many_identities_is_bounded(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        limits = StoreLimits(total_bytes_max=2**18)
+        victim, dht = await swarm.add("victim", DhtConfig(farewell_s=0, store=limits))
+        value = bytes(4_000)
+        refused = 0
+        for number in range(6):
+            _, attacker = await swarm.add(f"attacker{number}", client_mode=True)
+            for index in range(70):
+                report = await attacker.put(f"{number}/{index}", value, ttl_s=3600)
+                refused += victim.peer_id in report.refused
+        assert dht.stats.record_bytes <= limits.total_bytes_max
+        assert dht.stats.refused == refused > 0
+        # Nobody has the whole of it: each identity's share is at most the evenest one, and one.
+        shares = [share.size_bytes for share in dht._state.store._shares.values()]
+        assert max(shares) <= limits.total_bytes_max / len(shares) + 2 * (len(value) + 512)

@@ -1,0 +1,90 @@
+"""The core of a node whose role changes: a client holds nothing, and nobody counts on it."""
+
+import random
+
+from p2p import Identity, PeerId
+from p2p.dht import DhtConfig, chores
+from p2p.dht.core import DhtCore
+from p2p.dht.key import node_key, record_key
+from p2p.dht.record import Record
+from p2p.dht.routing import Contact
+from p2p.dht.store import StoreCode
+
+CONFIG = DhtConfig(replicas=3)
+RECORD = Record(key="k", subkey=None, value=b"v")
+
+
+def an_id(number: int) -> PeerId:
+    return Identity.generate(random.Random(number)).peer_id
+
+
+class Role:
+    """What a core asks when it matters."""
+
+    is_client = False
+
+
+def core_of(role: Role) -> DhtCore:
+    return DhtCore(an_id(0), CONFIG, is_client=lambda: role.is_client, boot=1)
+
+
+def meet(core: DhtCore, *numbers: int) -> list[bool]:
+    return [
+        core.on_spoke(Contact(an_id(number), node_key(an_id(number)), ()), 0.0)
+        for number in numbers
+    ]
+
+
+def test_the_role_is_asked_each_time() -> None:
+    role = Role()
+    core = core_of(role)
+    target = record_key("k")
+    assert meet(core, 1) == [True]
+    assert core.knows_everybody(0.0)
+    assert None in core.replicas_of(target, 0.0)
+    role.is_client = True
+    assert meet(core, 2) == [False]
+    assert set(core.take_newcomers()) == {an_id(1)}
+    assert not core.knows_everybody(0.0)
+    assert None not in core.replicas_of(target, 0.0)
+    assert None not in core.with_ourselves(core.table.confirmed, target)
+    role.is_client = False
+    assert meet(core, 3) == [True]
+    assert None in core.with_ourselves(core.table.confirmed, target)
+
+
+def test_a_client_is_no_replica_that_a_read_waits_for() -> None:
+    role = Role()
+    core = core_of(role)
+    _, reading = core.reading_lookup(record_key("k"), [], 0.0)
+    assert reading.heard
+    role.is_client = True
+    _, reading = core.reading_lookup(record_key("k"), [], 0.0)
+    assert not reading.heard
+
+
+def test_who_becomes_a_client_bequeaths_all_and_forgets_it() -> None:
+    role = Role()
+    core = core_of(role)
+    meet(core, *range(1, 20))
+    before = core.store
+    for number in range(20):
+        record = Record(key=f"k{number}", subkey=None, value=b"v")
+        stored = core.accept(record, 60, None, source=core.own_id, now_s=0.0)
+        assert stored.code is StoreCode.STORED
+    # Of most keys it is no replica: those are with others.
+    as_replica = sum(bool(one) for one in chores.bequeathed(core, 0.0))
+    assert 0 < as_replica < 20
+    role.is_client = True
+    assert sum(bool(one) for one in chores.bequeathed(core, 0.0)) == 20
+    core.forget_records(2)
+    assert core.store is not before
+    assert (len(core.store), core.store.boot) == (0, 2)
+    assert list(chores.bequeathed(core, 0.0)) == []
+
+
+def test_a_refused_record_is_not_stored() -> None:
+    core = core_of(Role())
+    refused = core.accept(RECORD, 60, "because", source="somebody", now_s=0.0)
+    assert (refused.code, refused.reason, len(core.store)) == (StoreCode.REFUSED, "because", 0)
+    assert core.accept(RECORD, 60, None, source="somebody", now_s=0.0).code is StoreCode.STORED
