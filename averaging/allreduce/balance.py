@@ -33,8 +33,6 @@ TIME_RATIO_MAX: Final = 1.25
 _PROGRAM_MEMBERS_MAX: Final = 32
 # Shares of less than a grid cell, which may be given up together: far less than the ratio allows.
 _GIVEN_UP_SHARE_MAX: Final = 0.1
-# What the only owner of a tiny vector sends to all others together, counted in elements.
-_TINY_SENT_ELEMENTS_MAX: Final = 16_384
 _NOBODY: Final = (
     "no member can aggregate: each is a client, has a rate of 0, or lacks a path to a contributor"
 )
@@ -169,14 +167,8 @@ def span_lengths(shares: Sequence[float], element_count: int, *, grid: int) -> t
 
 
 def grid_for(element_count: int, aggregator_count: int) -> int:
-    """What spans are multiples of: 4 096 elements, or less where many share a small vector.
-
-    So a tiny vector has one or few owners, since each costs everybody a stream; and none of them
-    sends more than 16 384 elements in all, to however many.
-    """
-    if element_count >= SPAN_GRID_ELEMENTS * aggregator_count:
-        return SPAN_GRID_ELEMENTS
-    return max(min(SPAN_GRID_ELEMENTS, _TINY_SENT_ELEMENTS_MAX // aggregator_count), 1)
+    """What spans are multiples of: 4 096 elements, or 1 when the vector is tiny."""
+    return SPAN_GRID_ELEMENTS if element_count >= SPAN_GRID_ELEMENTS * aggregator_count else 1
 
 
 def check_spans_untrusted(

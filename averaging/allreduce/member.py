@@ -42,20 +42,12 @@ from p2p import (
 Call = RpcCall[FromMember, FromAggregator]
 
 _TICK_S: Final = 0.25
-_UNNEEDED_S: Final = 0.25
 
 
 async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
-    """Exchange pieces with an aggregator, until the round ends or the aggregator is lost.
-
-    The first one collects the votes. Another that owns nothing is left alone for a moment, unless
-    a plan or a vote is for it: a round of a tiny vector is over by then.
-    """
+    """Exchange pieces with an aggregator, until the round ends or the aggregator is lost."""
     peer = session.aggregators[owner]
     uplink = session.uplinks[peer]
-    with trio.move_on_after(_UNNEEDED_S):
-        while owner and not (uplink.pieces or uplink.outbox):
-            await uplink.outbox.bell.wait()
     hello = Hello(session.group_id)
     if session.needs_new_circuit_to(peer):
         # It would be cut in the middle of the round.

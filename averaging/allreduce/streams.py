@@ -58,9 +58,6 @@ class Outbox:
         self.bell = Bell()
         self._messages: deque[Any] = deque(maxlen=_OUTBOX_MAX)
 
-    def __bool__(self) -> bool:
-        return bool(self._messages)
-
     def put(self, message: Any) -> None:
         """Send this soon; the oldest is dropped when too many wait."""
         self._messages.append(message)

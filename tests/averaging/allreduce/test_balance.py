@@ -367,23 +367,3 @@ def test_planning_needs_no_scipy_where_water_filling_will_do() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize(
-    ("element_count", "aggregators", "owners"),
-    [
-        (1_000, 4, 1),
-        (4_097, 4, 2),
-        (16_384, 4, 4),
-        (1_000, 64, 4),
-        (1, 64, 1),
-        (1_000, 20_000, 1_000),
-    ],
-)
-def test_a_tiny_vector_has_few_owners_who_send_little(
-    element_count: int, aggregators: int, owners: int
-) -> None:
-    grid = grid_for(element_count, aggregators)
-    lengths = span_lengths([1.0] * aggregators, element_count, grid=grid)
-    assert sum(length > 0 for length in lengths) == owners
-    assert max(lengths) * aggregators <= max(16_384, aggregators)
