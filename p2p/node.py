@@ -97,7 +97,7 @@ class Node:
         self.whereabouts: KnowsWhereabouts | None = None
         """What is known of our own addresses; None where nobody finds out."""
         self.relayed_bulk = RelayedBulk(transport.connections)
-        """How much bulk may still go over each relayed connection; whoever sends asks it."""
+        """How much bulk may still go over each relayed connection."""
         self._transport = transport
         self._clock_skew_s = clock_skew_s
         self._peerstore = peerstore or Peerstore()
@@ -247,8 +247,7 @@ class Node:
     def watched(self, peer_ids: Iterable[PeerId]) -> AbstractContextManager[None]:
         """While the block lasts, the loss of these peers is noticed in 5 to 6 s, not 15 to 20.
 
-        It holds for the connections that are open when the block is entered, and costs each a
-        ping a second.
+        It holds for the connections open when the block is entered; each costs a ping a second.
         """
         return self._transport.watched(peer_ids)
 

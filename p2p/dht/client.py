@@ -255,7 +255,7 @@ class DhtClient:
             else:
                 if observer is not None:
                     observer.on_answer(contact, named, version, trio.current_time())
-                core.on_answer_untrusted(lookup, contact, named, version, trio.current_time())
+                core.on_answer(lookup, contact, named, version, trio.current_time())
             woken.set()
 
         async with open_service_nursery() as nursery:

@@ -88,7 +88,7 @@ class DhtCore:
         newcomers, self.newcomers = self.newcomers, {}
         return newcomers
 
-    def on_answer_untrusted(
+    def on_answer(
         self,
         lookup: Search,
         contact: Contact,

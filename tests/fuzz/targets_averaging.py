@@ -301,6 +301,7 @@ TARGETS = (
         covers=(
             "averaging.matchmaking.group.parse_join_untrusted",
             "averaging.matchmaking.group._hash_or_empty_untrusted",
+            "averaging.matchmaking.paths.check_paths_untrusted",
         ),
     ),
     Target(
@@ -310,6 +311,7 @@ TARGETS = (
         covers=(
             "averaging.matchmaking.group.parse_group_untrusted",
             "averaging.matchmaking.plan.check_plan_untrusted",
+            "averaging.matchmaking.plan._check_relayed_untrusted",
             "averaging.matchmaking.plan.parse_planned_untrusted",
             "averaging.allreduce.balance.check_spans_untrusted",
         ),

@@ -158,7 +158,7 @@ class SimulatedPeer:
         request = (target,), min(width + SPARE_CONTACTS, CONTACTS_MAX)
 
         def on_answer(contact: Contact, answer: list[list[Contact]]) -> None:
-            core.on_answer_untrusted(lookup, contact, answer[0], None, self._heap.now_s)
+            core.on_answer(lookup, contact, answer[0], None, self._heap.now_s)
 
         yield partial(self._search, lookup, Kind.FIND_NODE, request, purpose, on_answer)
         core.on_search_end(lookup, self._heap.now_s)
@@ -201,7 +201,7 @@ class SimulatedPeer:
                 and core.chain.complaint(record, now_s) is None
             ]
             reading.on_answer(contact.peer_id, sightings)
-            core.on_answer_untrusted(lookup, contact, named, version_of(sightings), now_s)
+            core.on_answer(lookup, contact, named, version_of(sightings), now_s)
 
         yield partial(self._search, lookup, Kind.FIND_VALUE, request, Purpose.GET, on_answer)
         now_s = self._heap.now_s
