@@ -113,7 +113,10 @@ def check_open(home: Home, mapping: dict[str, Any] | None, protocol: str) -> Non
     assert outsider(home, host, port) == HELLO.decode()
 
 
-@pytest.mark.parametrize("protocol", ["upnp", "nat-pmp", "pcp"])
+@pytest.mark.parametrize(
+    "protocol",
+    ["upnp", pytest.param("nat-pmp", marks=pytest.mark.netlab), "pcp"],
+)
 def test_a_public_host_comes_in_by_each_protocol(tmp_path: Path, protocol: str) -> None:
     with open_home(tmp_path, protocol) as home:
         assert "TimeoutError" in outsider(home, WAN, str(PORT))
