@@ -102,6 +102,7 @@ def test_a_call_into_a_black_hole_ends_at_its_own_timeout(lab: Netlab) -> None:
     assert two.dialer.next("call", "done")["error"] == "CallTimeout"
 
 
+@pytest.mark.netlab
 def test_a_watched_peer_is_lost_soon(lab: Netlab) -> None:
     two = two_peers(lab, "watched")
     two.dialer.next("watching")
@@ -112,6 +113,7 @@ def test_a_watched_peer_is_lost_soon(lab: Netlab) -> None:
     check_noticed(two.listener.next("lost"), cut_s, PING_BEATS, LOST_BEATS)
 
 
+@pytest.mark.netlab
 def test_a_link_that_heals_in_time_has_lost_nothing(lab: Netlab) -> None:
     works = ("bulk:300000000", "idle")
     two = two_peers(lab, *works, upload_bytes_per_s=400 * MBIT_PER_S)

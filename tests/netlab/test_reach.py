@@ -65,9 +65,10 @@ def two_public(lab: Netlab) -> tuple[Peer, Peer]:
             "port-restricted",
             {"reachability": "private", "behind": "nat", "mapping": "endpoint-independent"},
         ),
-        (
+        pytest.param(
             "symmetric",
             {"reachability": "private", "behind": "nat", "mapping": "endpoint-dependent"},
+            marks=pytest.mark.netlab,
         ),
         (
             "full-cone",
