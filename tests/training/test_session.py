@@ -171,9 +171,7 @@ def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int
             assert len(late.caught_up) == 1, "it never fell behind again"
             first = late.steps[0].step
             assert [log.step for log in late.steps] == list(range(first, first + len(late.steps)))
-            if compute_s != 0.01:
-                # In between, it depends on the moment how many steps a download takes.
-                assert (late.replayed > 0) == (compute_s < 0.1 and elements > 10)
+            assert (late.replayed > 0) == (compute_s < 0.1 and elements > 10)
             for trainer in trainers:
                 common = trainer.held.keys() & late.held.keys()
                 assert len(common) >= 5
@@ -181,7 +179,7 @@ def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int
             assert all(trainer.snapshots <= 2 for trainer in trainers), "only on demand"
             assert sum(len(trainer.failures) for trainer in trainers) == 0
 
-    run_sim(3, main)
+    run_sim(4, main)
 
 
 @pytest.mark.slow
@@ -226,13 +224,23 @@ def test_a_frozen_peer_is_left_behind_and_catches_up() -> None:
 
 
 @pytest.mark.slow
-def test_one_that_computes_far_longer_than_usual_is_not_waited_for_long() -> None:
+@pytest.mark.parametrize(
+    ("begins_s", "waits_s_max"),
+    [
+        (1.3, 2.0),
+        # It has entered the group already, so its values are awaited.
+        (1.0, AllreduceConfig().start_patience_s + 1.0),
+    ],
+)
+def test_one_that_computes_far_longer_than_usual_is_not_waited_for_long(
+    begins_s: float, waits_s_max: float
+) -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:
             slow = trainers[2]
 
             async def dawdle() -> None:
-                await trio.sleep(1)
+                await trio.sleep(begins_s)
                 slow.compute_s = 30.0
                 await trio.sleep(5)
                 slow.compute_s = 0.05
@@ -240,9 +248,8 @@ def test_one_that_computes_far_longer_than_usual_is_not_waited_for_long() -> Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(dawdle)
                 await train(trainers, 60)
-            # If it had entered the group before it slowed down, its values are awaited for a while.
             waits = np.diff([log.at_s for log in trainers[0].steps])
-            assert waits.max() < AllreduceConfig().start_patience_s + 1
+            assert waits.max() < waits_s_max
             assert slow.caught_up
 
     run_sim(6, main)
