@@ -110,7 +110,7 @@ class Matcher:
         outputs: list[Output] = [*self._lobby.on_bucket(self.bucket)]
         self._seek = Seek(self._around, request, now_s)
         parked = self._lobby.take_parked()
-        self._seek.on_joins([(entry.call_id, entry.join) for entry in parked], now_s)
+        self._seek.on_joins([(entry.call_id, entry.join, False) for entry in parked], now_s)
         return [*outputs, *self._after(now_s)]
 
     def _place(self, request: SeekRequest) -> SeekRequest:
@@ -168,7 +168,13 @@ class Matcher:
     # --- others' calls ------------------------------------------------------------------------
 
     def on_join(
-        self, call_id: int, join: Join, previous_voters: tuple[PeerId, ...], now_s: float
+        self,
+        call_id: int,
+        join: Join,
+        previous_voters: tuple[PeerId, ...],
+        now_s: float,
+        *,
+        follows: bool = False,
     ) -> list[Output]:
         """A peer asks to join us; its signature was checked."""
         self._acquaintances.on_heard(join.peer_id)
@@ -184,7 +190,7 @@ class Matcher:
             self._elsewhere(join.peer_id, join.bucket, join.round, now_s)
             return [Answer(call_id, refusal), *self._after(now_s)]
         if self._seek is not None:
-            self._seek.on_joins([(call_id, join)], now_s)
+            self._seek.on_joins([(call_id, join, follows)], now_s)
             return self._after(now_s)
         self._note_late(join, now_s)
         return [*self._lobby.on_join(call_id, join), *self._after(now_s)]

@@ -40,6 +40,8 @@ class Roster:
         """Peers whose spec differs, and in what."""
         self.other_buckets: dict[PeerId, str] = {}
         """Peers that are elsewhere in the grid."""
+        self.coming: dict[PeerId, None] = {}
+        """Peers that were told of our round, and come again for it."""
         self._own = own
         self._round = round_id
 
@@ -49,6 +51,7 @@ class Roster:
         self.other_rounds.pop(peer, None)
         self.absent.pop(peer, None)
         self.other_buckets.pop(peer, None)
+        self.coming.pop(peer, None)
 
     def by_call(self, call_id: int) -> PeerId | None:
         """The member that joined with this call."""
@@ -66,6 +69,10 @@ class Roster:
             and peer not in self.other_rounds
             and self.elsewhere.get(peer) is not Elsewhere.CLOSED
         ]
+
+    def to_invite(self, expected: Sequence[PeerId]) -> list[PeerId]:
+        """The missing that do not know yet that we are here."""
+        return [peer for peer in self.missing(expected) if peer not in self.coming]
 
     def others_alive(self, expected: Sequence[PeerId]) -> list[PeerId]:
         """Everyone else who, as far as we know, is alive and of our kind."""

@@ -149,6 +149,8 @@ class JoinRequest(Message, frozen=True):
     join: SignedJoin
     previous_voters: Annotated[tuple[PeerText, ...], Meta(max_length=GROUP_SIZE_MAX)] = ()
     """Of the failed group that the JOIN names, in its order: the leader may not have been in it."""
+    follows: bool = False
+    """Told of a later round, it comes again for that one: worth waiting for."""
 
 
 class Wait(Message, frozen=True, tag="wait"):

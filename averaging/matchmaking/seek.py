@@ -118,11 +118,11 @@ class Seek:
 
     # --- others' JOINs ------------------------------------------------------------------------
 
-    def on_joins(self, joins: Iterable[tuple[int, Join]], now_s: float) -> None:
-        """Peers of our spec ask us to lead them; all are heard before anything is decided."""
+    def on_joins(self, joins: Iterable[tuple[int, Join, bool]], now_s: float) -> None:
+        """Peers of our spec, some of which follow, ask us to lead them: all are heard first."""
         calls = []
-        for call_id, join in joins:
-            self._hear(call_id, join, now_s)
+        for call_id, join, follows in joins:
+            self._hear(call_id, join, now_s, follows=follows)
             calls.append(call_id)
         self.step(now_s)
         if self.phase in (Phase.OPEN, Phase.ASKING):
@@ -130,10 +130,10 @@ class Seek:
                 if entry.call_id in calls:
                     self.outputs.append(Answer(entry.call_id, self._wait(now_s)))
 
-    def _hear(self, call_id: int, join: Join, now_s: float) -> None:
+    def _hear(self, call_id: int, join: Join, now_s: float, *, follows: bool) -> None:
         peer = join.peer_id
         if join.round != self.round:
-            self.on_other_round(peer, join.round, now_s)
+            self.on_other_round(peer, join.round, now_s, follows=follows)
         if join.round != self.round:
             self.refuse(call_id, "other-round", "", self.round)
             return
@@ -181,8 +181,10 @@ class Seek:
         if self.around.can_lead and not self.ranking.better(peer, self.around.own):
             self.rivals[peer] = None
 
-    def on_other_round(self, peer: PeerId, round_id: RoundId, now_s: float) -> None:
-        """A peer is in another round: follow it there, or remember that."""
+    def on_other_round(
+        self, peer: PeerId, round_id: RoundId, now_s: float, *, follows: bool = False
+    ) -> None:
+        """A peer is in another round: follow it there, or remember that, unless it follows us."""
         round_id = buckets.comparable(self, round_id)
         if self.request.follow and round_id > self.round and not self.request.bucket:
             self.adopt_round(round_id, now_s)
@@ -191,7 +193,10 @@ class Seek:
             if older is not None:
                 self.refuse(older.call_id, "other-round", "", self.round)
             self.roster.on_shown(peer)
-            self.roster.other_rounds[peer] = round_id
+            if follows and round_id < self.round and not self.request.bucket:
+                self.roster.coming[peer] = None
+            else:
+                self.roster.other_rounds[peer] = round_id
             self.ranking.put_off(peer, f"is in another round ({round_id})")
 
     def on_unfit(self, peer: PeerId, difference: str, now_s: float) -> None:
@@ -256,7 +261,8 @@ class Seek:
         self.phase = Phase.ASKING
         known = self.around.acquaintances
         voters = known.voters_of(self.request.previous)
-        request = schema.JoinRequest(join_on_wire(self.own_join), tuple(voters))
+        join = join_on_wire(self.own_join)
+        request = schema.JoinRequest(join, tuple(voters), self.request.follow)
         self.outputs.append(Ask(ticket, peer, known.addresses_of(peer), request))
 
     def follow(self) -> None:
@@ -385,11 +391,10 @@ class Seek:
     def _invited(self, now_s: float) -> list[PeerId]:
         if not self.around.can_lead:
             return []
-        roster = self.roster
-        peers = [*roster.missing(self.expected(now_s)), *self.rivals]
+        peers = [*self.roster.to_invite(self.expected(now_s)), *self.rivals]
         if self._invitations % _INVITATIONS_PER_SURVEY == 0:
             # Those in groups of their own are asked too: what they do next tells where we are.
-            peers.extend(roster.elsewhere)
+            peers.extend(self.roster.elsewhere)
         self._invitations += 1
-        others = [peer for peer in dict.fromkeys(peers) if peer not in roster.joined]
+        others = [peer for peer in dict.fromkeys(peers) if peer not in self.roster.joined]
         return others[:_INVITES_MAX]

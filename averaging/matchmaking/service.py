@@ -318,7 +318,8 @@ class Matchmaking:
         inbound = Inbound()
         self._inbound[call_id] = inbound
         try:
-            self._apply(self._core.on_join(call_id, join, voters, trio.current_time()))
+            now_s = trio.current_time()
+            self._apply(self._core.on_join(call_id, join, voters, now_s, follows=request.follows))
             await inbound.converse(call)
         finally:
             del self._inbound[call_id]

@@ -312,7 +312,9 @@ class Swarm:
                 if join is None:
                     join = self._joins[request.join] = parse_join_untrusted(request.join)
                 voters = tuple(PeerId(voter) for voter in request.previous_voters)
-                outputs = callee.matcher.on_join(call.call_id, join, voters, self.now_s)
+                outputs = callee.matcher.on_join(
+                    call.call_id, join, voters, self.now_s, follows=request.follows
+                )
                 self._apply(callee, outputs)
 
             self._deliver(call, peer.peer_id, ask.peer_id, arrive)

@@ -49,7 +49,7 @@ CASES: list[tuple[Message, str]] = [
         f"94c2c408{'64' * 8}c410{'72' * 16}cd1000",
     ),
     (SIGNED, SIGNED_HEX),
-    (schema.JoinRequest(SIGNED, (PEER,)), f"92{SIGNED_HEX}91{PEER_HEX}"),
+    (schema.JoinRequest(SIGNED, (PEER,), True), f"93{SIGNED_HEX}91{PEER_HEX}c3"),
     (schema.Paths(), "94c3c400c40000"),
     (schema.Wait(True, 2, 1, "no"), "95a477616974c30201a26e6f"),
     (schema.Redirect(PEER, (ADDRESS,)), f"93a87265646972656374{PEER_HEX}91{ADDRESS_HEX}"),

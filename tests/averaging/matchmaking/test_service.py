@@ -312,6 +312,29 @@ async def test_whoever_is_behind_follows_if_it_may(
         assert max(member.seconds for member in members) <= 1.0
 
 
+@pytest.mark.parametrize("late", [0, 1, 2])
+@pytest.mark.parametrize("follows", [True, False])
+async def test_who_comes_in_an_older_round_is_waited_for_if_it_follows(
+    autojump_clock: MockClock, network: SimNetwork, late: int, follows: bool
+) -> None:
+    """Whoever of the three leads hears of the late one by its JOIN for the round before."""
+    async with open_members(network, "alice", "bob", "carol") as members:
+
+        async def find(number: int) -> None:
+            wishes = {"round": NEXT_ROUND, "expected": ids(members)}
+            if number == late:
+                await trio.sleep(0.05)
+                wishes |= {"round": ROUND, "follow": follows}
+            await members[number].find(**wishes)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(find, number)
+        together = members if follows else [one for one in members if one is not members[late]]
+        assert check_one_group(together).round == NEXT_ROUND
+        assert max(member.seconds for member in together) <= 1.0
+
+
 async def test_of_two_parents_one_side_yields(
     autojump_clock: MockClock, network: SimNetwork
 ) -> None:
