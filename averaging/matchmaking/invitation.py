@@ -22,5 +22,6 @@ def invitation(seek: Seek, peer: PeerId) -> SendInvite:
         seek.request.previous,
         seek.ranking.is_ranked_last(peer),
         own.bucket,
+        seek.request.follow,
     )
     return SendInvite(peer, seek.around.acquaintances.addresses_of(peer), invite)

@@ -13,7 +13,7 @@ def on_invite(seek: Seek, peer: PeerId, invite: schema.Invite, now_s: float) -> 
     """A leader of our spec misses us: say what we do, and learn that it leads."""
     round_id = buckets.comparable(seek, invite.round.round_id())
     if round_id != seek.round:
-        seek.on_other_round(peer, round_id, now_s)
+        seek.on_other_round(peer, round_id, now_s, follows=invite.follows)
     if round_id != seek.round:
         seek.step(now_s)
         return schema.InviteAnswer("other-round", schema.round_on_wire(seek.round))

@@ -219,6 +219,8 @@ class Invite(Message, frozen=True):
     ranked_last: bool = False
     """Whether the inviter passed over the invited one, which then had better come to it."""
     bucket: Bucket = ""
+    follows: bool = False
+    """As in a JoinRequest."""
 
 
 class InviteAnswer(Message, frozen=True):

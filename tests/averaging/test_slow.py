@@ -19,7 +19,8 @@ async def test_a_member_far_too_slow_is_left_out(network: SimNetwork, clients: i
         swarm = await open_swarm(stack, network, 4, clients=clients, elements=50_000)
         network.default_bytes_per_s = 1_000_000
         for other in swarm.ids[:3]:
-            network.set_link(other, swarm.ids[3], bytes_per_s=2_000)
+            # At single rates, such as 2 000, the attempts fall so that the deadline ends it.
+            network.set_link(other, swarm.ids[3], bytes_per_s=1_990)
         await swarm.run(
             lambda number, averager, tensors: averager.step(
                 tensors, expected=swarm.ids, deadline_s=30

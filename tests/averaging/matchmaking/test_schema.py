@@ -64,7 +64,7 @@ CASES: list[tuple[Message, str]] = [
     ),
     (
         schema.Invite(ROUND, b"s" * 32, (ADDRESS,), b"", True, "01"),
-        f"96{ROUND_HEX}c420{S32}91{ADDRESS_HEX}c400c3a23031",
+        f"97{ROUND_HEX}c420{S32}91{ADDRESS_HEX}c400c3a23031c2",
     ),
     (
         schema.InviteAnswer("following", None, PEER, (ADDRESS,), True, "1", b"s" * 32),
