@@ -94,7 +94,7 @@ async def _play(scene: Scene, story: Story, lab: Netlab, folder: Path, screen: C
 async def _start_all(scene: Scene, lab: Netlab, children: Children) -> None:
     """Start the first node, then everybody else with its address."""
     boot = scene.node
-    options = ["--listen", LISTEN, *scene.options[boot]]
+    options = _options(scene, boot)
     addresses = await start_node(children, boot, options, inside=_inside(lab, boot))
     host = lab.hosts[boot].address
     entrance = next((one for one in addresses if f"/{host}/" in one), addresses[0])
@@ -109,8 +109,14 @@ async def _start_all(scene: Scene, lab: Netlab, children: Children) -> None:
             arguments = ["node", "--identity", str(children.folder / f"{name}.key")]
         else:
             continue
-        arguments += ["--initial-peers", entrance, "--listen", LISTEN, *scene.options[name]]
+        arguments += ["--initial-peers", entrance, *_options(scene, name)]
         await children.start(name, arguments, inside=_inside(lab, name))
+
+
+def _options(scene: Scene, name: str) -> list[str]:
+    """What the scene gives a host, and where it listens unless the scene says so."""
+    given = list(scene.options[name])
+    return given if "--listen" in given else ["--listen", LISTEN, *given]
 
 
 def _inside(lab: Netlab, name: str) -> list[str]:
