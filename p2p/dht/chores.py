@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from p2p.dht.contact import Contact
 from p2p.dht.core import DhtCore
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact
 from p2p.dht.store import Held
 from p2p.peer_id import PeerId
 

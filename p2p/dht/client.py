@@ -8,13 +8,13 @@ from typing import TypeAlias, TypeVar
 import trio
 
 from p2p.dht import schema
+from p2p.dht.contact import Contact
 from p2p.dht.core import SPARE_CONTACTS
 from p2p.dht.key import key_from_bytes, key_to_bytes
 from p2p.dht.lookup import Search
 from p2p.dht.mirror import Cursor
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact
 from p2p.dht.schema import to_wire
 from p2p.dht.state import DhtState
 from p2p.dht.trace import SearchObserver

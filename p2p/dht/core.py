@@ -10,13 +10,14 @@ import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from p2p.dht.config import DhtConfig
+from p2p.dht.contact import Contact
 from p2p.dht.key import node_key, random_key_in_bucket
 from p2p.dht.latency import Latencies
 from p2p.dht.lookup import Lookup, Search
 from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Reading, Sighting
 from p2p.dht.record import Record, check_signature
-from p2p.dht.routing import Contact, RoutingTable
+from p2p.dht.routing import RoutingTable
 from p2p.dht.schema import TARGETS_MAX
 from p2p.dht.skew import MedianClock
 from p2p.dht.store import Held, RecordStore, StoreCode, StoreResult

@@ -10,8 +10,8 @@ import trio
 from p2p import metrics
 from p2p.dht import schema
 from p2p.dht.client import DhtClient
+from p2p.dht.contact import Contact
 from p2p.dht.key import key_to_bytes, record_key
-from p2p.dht.routing import Contact
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
 from p2p.dht.trace import Trace, Tracer

@@ -26,9 +26,10 @@ from bisect import insort
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import attrgetter
 from typing import Protocol
 
-from p2p.dht.routing import Contact, choose_diverse
+from p2p.dht.contact import Contact, choose_diverse
 from p2p.peer_id import PeerId
 
 # A peer that named so many dead peers on its own is believed less.
@@ -49,6 +50,7 @@ class _State(Enum):
     FAILED = "failed"
 
 
+_USABLE = (_State.ANSWERED, _State.WAITING, _State.ASKED)
 _UNDER_WAY = (_State.ASKED, _State.LATE, _State.STALLED)
 
 
@@ -113,6 +115,9 @@ class _Candidate:
     """How many peers in a row had to be asked, this one included, on the shortest way to it."""
 
 
+_distance_of = attrgetter("distance")
+
+
 class Lookup:
     """One search for the peers nearest to a key, or for a value they hold."""
 
@@ -140,6 +145,8 @@ class Lookup:
         self._avoid = avoid
         self._candidates: dict[PeerId, _Candidate] = {}
         self._by_distance: list[_Candidate] = []
+        self._waited_for: dict[PeerId, _Candidate] = {}
+        """Those that are asked or late."""
         self._dead_named: dict[PeerId, int] = {}
         self._versions: list[Hashable] = [] if own_version is None else [own_version]
         self._queries = 0
@@ -171,12 +178,10 @@ class Lookup:
     @property
     def deadline_s(self) -> float | None:
         """When on_deadline() is due."""
-        waits_s = {_State.ASKED: self._hedge_s, _State.LATE: self._stall_s}
         return min(
             (
-                candidate.asked_at_s + waits_s[candidate.state]
-                for candidate in self._candidates.values()
-                if candidate.state in waits_s
+                one.asked_at_s + (self._hedge_s if one.state is _State.ASKED else self._stall_s)
+                for one in self._waited_for.values()
             ),
             default=None,
         )
@@ -219,7 +224,7 @@ class Lookup:
 
     @property
     def _asked(self) -> int:
-        return sum(c.state is _State.ASKED for c in self._candidates.values())
+        return sum(one.state is _State.ASKED for one in self._waited_for.values())
 
     def next_queries(self, now_s: float) -> list[Contact]:
         """Whom to ask now; each is thereby taken as asked."""
@@ -230,6 +235,7 @@ class Lookup:
         for candidate in waiting:
             candidate.state = _State.ASKED
             candidate.asked_at_s = now_s
+            self._waited_for[candidate.contact.peer_id] = candidate
         self._queries += len(waiting)
         return [candidate.contact for candidate in waiting]
 
@@ -240,8 +246,10 @@ class Lookup:
         candidate = self._candidates.get(peer_id)
         if candidate is None or candidate.state not in _UNDER_WAY:
             return
+        if candidate.state is not _State.ASKED:
+            self._front = None
         candidate.state = _State.ANSWERED
-        self._front = None
+        self._waited_for.pop(peer_id, None)
         if version is not None:
             self._versions.append(version)
         for contact in named:
@@ -255,16 +263,18 @@ class Lookup:
         if candidate.state is not _State.STALLED:
             self._blame(candidate)
         candidate.state = _State.FAILED
+        self._waited_for.pop(peer_id, None)
         self._front = None
 
     def on_deadline(self, now_s: float) -> None:
         """Peers that have been silent too long hold the others up no more."""
-        for candidate in self._candidates.values():
+        for peer_id, candidate in list(self._waited_for.items()):
             if candidate.state is _State.ASKED and candidate.asked_at_s + self._hedge_s <= now_s:
                 candidate.state = _State.LATE
                 self._front = None
             if candidate.state is _State.LATE and candidate.asked_at_s + self._stall_s <= now_s:
                 candidate.state = _State.STALLED
+                del self._waited_for[peer_id]
                 self._blame(candidate)
 
     def drop(self, peer_id: PeerId) -> None:
@@ -312,7 +322,7 @@ class Lookup:
             self._by_distance.remove(farthest)
             del self._candidates[farthest.contact.peer_id]
         self._candidates[contact.peer_id] = candidate
-        insort(self._by_distance, candidate, key=lambda c: (c.distance, c.contact.peer_id))
+        insort(self._by_distance, candidate, key=_distance_of)
         self._front = None
 
     def _doubtful(self, candidate: _Candidate) -> bool:
@@ -325,11 +335,7 @@ class Lookup:
 
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
-            usable = [
-                candidate
-                for candidate in self._by_distance
-                if candidate.state not in (_State.FAILED, _State.LATE, _State.STALLED)
-            ]
+            usable = [candidate for candidate in self._by_distance if candidate.state in _USABLE]
             if self._dead_named:
                 usable.sort(key=self._doubtful)
             chosen = choose_diverse((c.contact for c in usable), self._width)

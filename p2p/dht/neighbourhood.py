@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from p2p.dht.contact import Contact
 from p2p.dht.key import KEY_BITS, bucket_index
-from p2p.dht.routing import Contact
 
 
 def shared_bits(left: int, right: int, bits: int = KEY_BITS) -> int:

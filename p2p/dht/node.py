@@ -11,13 +11,13 @@ import trio
 
 from p2p.dht.client import DhtClient
 from p2p.dht.config import DhtConfig
+from p2p.dht.contact import Contact
 from p2p.dht.inspection import keep_gauges, stats, trace
 from p2p.dht.key import node_key
 from p2p.dht.offer import PutReport
 from p2p.dht.reader import Reader
 from p2p.dht.reading import Sighting
 from p2p.dht.role import follow_role
-from p2p.dht.routing import Contact
 from p2p.dht.saved import SavedState
 from p2p.dht.schema import Stats
 from p2p.dht.state import DhtState

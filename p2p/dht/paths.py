@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
+from p2p.dht.contact import Contact, choose_diverse
 from p2p.dht.lookup import Lookup
-from p2p.dht.routing import Contact, choose_diverse
 from p2p.peer_id import PeerId
 
 

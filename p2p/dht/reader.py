@@ -10,11 +10,11 @@ import trio
 from p2p.dht import schema
 from p2p.dht.cache import Found, Name, ReadCache
 from p2p.dht.client import DhtClient
+from p2p.dht.contact import Contact
 from p2p.dht.core import version_of
 from p2p.dht.key import key_to_bytes, record_key
 from p2p.dht.neighbourhood import Neighbourhood, expected_bits, grouped, neighbourhood_of
 from p2p.dht.reading import Reading, Sighting
-from p2p.dht.routing import Contact
 from p2p.dht.state import DhtState
 from p2p.errors import P2PError
 

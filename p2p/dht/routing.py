@@ -25,89 +25,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
-from p2p.address import CircuitAddress, network_of, parse_address_untrusted, scope
+from p2p.dht.contact import Contact, NetworkTally
 from p2p.dht.key import KEY_BITS, bucket_index, random_key_in_bucket
-from p2p.errors import MessageInvalid
 from p2p.peer_id import PeerId
 
-PEERS_PER_NETWORK_MAX = 2
-"""Preferred limit of peers of one /24 or /48 in a bucket or among a record's holders."""
 FAILURES_MAX = 2
 SHUN_FIRST_S = 5.0
 SHUN_LONGEST_S = 600.0
 # Remembered failures: enough for every contact of a large table, little memory.
 _SHUNNED_MAX = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A peer of the DHT: who it is, where it sits, where it may be dialed."""
-
-    peer_id: PeerId
-    key: int
-    addresses: tuple[str, ...] = ()
-
-
-@lru_cache(maxsize=65536)
-def networks_of(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    """The public address ranges (/24, /48) that these addresses fall into; private ones none."""
-    networks: dict[str, None] = {}
-    for text in addresses:
-        try:
-            address = parse_address_untrusted(text)
-        except MessageInvalid:
-            # A kind of address that we do not know says nothing of its owner.
-            continue
-        if isinstance(address, CircuitAddress):
-            # It tells where the relay is.
-            continue
-        if scope(address) == "public":
-            networks[network_of(address.host)] = None
-    return tuple(networks)
-
-
-class NetworkTally:
-    """Counts peers by address range, so that no owner of one range fills a list."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def crowded(self, contact: Contact) -> bool:
-        """Whether one of the contact's ranges has its share already."""
-        for network in networks_of(contact.addresses):
-            if self._counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
-                return True
-        return False
-
-    def over(self, contact: Contact) -> bool:
-        """Whether one of the contact's ranges has more than its share."""
-        for network in networks_of(contact.addresses):
-            if self._counts.get(network, 0) > PEERS_PER_NETWORK_MAX:
-                return True
-        return False
-
-    def add(self, contact: Contact) -> None:
-        """Count a contact."""
-        for network in networks_of(contact.addresses):
-            self._counts[network] = self._counts.get(network, 0) + 1
-
-
-def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:
-    """The first ``count`` contacts, passing over crowded address ranges while others are left."""
-    tally = NetworkTally()
-    chosen: list[Contact] = []
-    crowded: list[Contact] = []
-    for contact in contacts:
-        if len(chosen) == count:
-            break
-        if tally.crowded(contact):
-            crowded.append(contact)
-            continue
-        tally.add(contact)
-        chosen.append(contact)
-    return chosen + crowded[: count - len(chosen)]
 
 
 @dataclass(slots=True)
@@ -231,10 +158,12 @@ class RoutingTable:
 
     def on_heard_of(self, contact: Contact, now_s: float) -> None:
         """Somebody told us of a peer: worth a try where we have a place to fill."""
-        if contact.key == self._own_key or self.shunned(contact.peer_id, now_s):
+        if contact.key == self._own_key:
             return
         bucket = self._bucket_of(contact.key)
         if contact.peer_id in bucket.places or len(bucket.places) >= self._bucket_size:
+            return
+        if self.shunned(contact.peer_id, now_s):
             return
         # At the stale end, so that it is the first to be tried and the first to go.
         place = _Place(contact, float("-inf"), confirmed=False)

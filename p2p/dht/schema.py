@@ -19,9 +19,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from p2p.dht.contact import Contact
 from p2p.dht.key import KEY_SIZE_BYTES, node_key
 from p2p.dht.record import SEQUENCE_MAX, Record
-from p2p.dht.routing import Contact
 from p2p.errors import MessageInvalid
 from p2p.identity import parse_peer_id_untrusted
 from p2p.rpc import Method

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from p2p.dht.contact import Contact
 from p2p.dht.record import SEQUENCE_MAX
-from p2p.dht.routing import Contact
 from p2p.dht.schema import WireContact, contacts_untrusted
 from p2p.errors import MessageInvalid
 from p2p.wire import Message, decode_untrusted, encode

@@ -9,6 +9,7 @@ import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
+from p2p.dht.contact import Contact
 from p2p.dht.core import DhtCore, life_left_s
 from p2p.dht.counters import Counters
 from p2p.dht.hearsay import (
@@ -21,7 +22,6 @@ from p2p.dht.hearsay import (
 from p2p.dht.mirror import DictionaryMirrors
 from p2p.dht.quota import Quotas
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact
 from p2p.dht.schema import (
     ADDRESS_LENGTH_MAX,
     ADDRESSES_MAX,

@@ -7,8 +7,8 @@ import random
 import trio
 
 from p2p.dht.client import DhtClient
+from p2p.dht.contact import Contact
 from p2p.dht.key import KEY_BITS
-from p2p.dht.routing import Contact
 from p2p.dht.schema import CONTACTS_MAX, TARGETS_MAX
 from p2p.dht.state import DhtState
 from p2p.errors import P2PError

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from p2p.dht.contact import Contact
 from p2p.dht.key import distance
-from p2p.dht.routing import Contact
 from p2p.errors import CallTimeout, P2PError, RefusedError, RemoteError
 from p2p.peer_id import PeerId
 

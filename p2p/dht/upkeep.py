@@ -10,9 +10,9 @@ import trio
 from p2p.address import parse_address
 from p2p.dht import chores
 from p2p.dht.client import DhtClient
+from p2p.dht.contact import Contact
 from p2p.dht.key import node_key
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact
 from p2p.dht.snapshot import Snapshot, first_to_try
 from p2p.dht.state import DhtState
 from p2p.errors import AddressInvalid, Attempt, P2PError, UnreachableError

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from p2p.dht.client import DhtClient
+from p2p.dht.contact import Contact
 from p2p.dht.key import record_key
 from p2p.dht.offer import Offer, PutReport
 from p2p.dht.reader import Reader
 from p2p.dht.record import SIGNED_LIFE_S_MAX, Record, Sequencer, sign_record
-from p2p.dht.routing import Contact
 from p2p.dht.state import DhtState
 from p2p.dht.store import StoreCode
 from p2p.errors import P2PError, RecordInvalid

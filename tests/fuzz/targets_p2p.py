@@ -10,10 +10,10 @@ import p2p
 from p2p import MessageInvalid, PeerId, RefusedError, RemoteError, StreamBroken, encode
 from p2p.address import parse_address_untrusted, scope
 from p2p.dht import schema
+from p2p.dht.contact import networks_of
 from p2p.dht.hearsay import HearsayGuard, Reach, account_of_untrusted, fit_untrusted
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
-from p2p.dht.routing import networks_of
 from p2p.dht.snapshot import first_to_try, from_bytes_untrusted, to_bytes
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
 from p2p.host.stream import Filling

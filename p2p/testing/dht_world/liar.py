@@ -7,8 +7,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from p2p.dht.contact import Contact
 from p2p.dht.record import Record, owner_of
-from p2p.dht.routing import Contact
 from p2p.dht.schema import CONTACTS_MAX
 from p2p.dht.store import StoreCode
 from p2p.testing.dht_world.network import Kind

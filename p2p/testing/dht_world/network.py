@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Protocol
 
-from p2p.dht.routing import Contact
+from p2p.dht.contact import Contact
 from p2p.peer_id import PeerId
 from p2p.testing.dht_world.heap import EventHeap
 from p2p.testing.dht_world.latency import Place, one_way_s
@@ -110,6 +110,9 @@ class SimulatedCalls:
     ) -> Call:
         """Ask a peer; ``done`` is called with its answer, or with None when it failed."""
         call = Call(caller, contact, kind, request, done, self.heap.now_s)
+        if not caller.alive:
+            # A lookup's deadline passed after its peer was gone.
+            return call
         self.calls[purpose][kind] += 1
         host = self.hosts.get(contact.peer_id)
         if (

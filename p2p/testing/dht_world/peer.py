@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 from p2p.dht import chores
+from p2p.dht.contact import Contact
 from p2p.dht.core import SPARE_CONTACTS, DhtCore, life_left_s, version_of
 from p2p.dht.key import record_key
 from p2p.dht.lookup import Search
 from p2p.dht.offer import Offer, PutReport
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record, Sequencer, owned_subkey
-from p2p.dht.routing import Contact
 from p2p.dht.schema import CONTACTS_MAX
 from p2p.peer_id import PeerId
 from p2p.testing.dht_world.latency import Place

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from p2p.dht import lookup as lookups
+from p2p.dht.contact import Contact
 from p2p.dht.offer import Offer
-from p2p.dht.routing import Contact
 from p2p.peer_id import PeerId
 from p2p.testing.dht_world.heap import EventHeap
 from p2p.testing.dht_world.network import Call

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from p2p.dht.contact import Contact
 from p2p.dht.core import DhtCore
 from p2p.dht.key import node_key
 from p2p.dht.record import owned_subkey
-from p2p.dht.routing import Contact
 from p2p.peer_id import PeerId
 from p2p.testing.dht_world.heap import EventHeap
 from p2p.testing.dht_world.latency import random_place

@@ -4,10 +4,10 @@ import random
 
 from p2p import Identity, PeerId
 from p2p.dht import DhtConfig, chores
+from p2p.dht.contact import Contact
 from p2p.dht.core import DhtCore
 from p2p.dht.key import node_key, record_key
 from p2p.dht.record import Record
-from p2p.dht.routing import Contact
 from p2p.dht.store import StoreCode
 
 CONFIG = DhtConfig(replicas=3)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p import PeerId
+from p2p.dht.contact import Contact
 from p2p.dht.lookup import QUERIES_MAX, Lookup
-from p2p.dht.routing import Contact, RoutingTable
+from p2p.dht.routing import RoutingTable
 
 OWN = PeerId("own")
 WIDTH = 4

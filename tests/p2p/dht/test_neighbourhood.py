@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import PeerId
+from p2p.dht.contact import Contact
 from p2p.dht.neighbourhood import expected_bits, grouped, neighbourhood_of, shared_bits
-from p2p.dht.routing import Contact
 
 keys = st.integers(0, 255)
 swarms = st.sets(keys, min_size=1, max_size=100)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import PeerId
+from p2p.dht.contact import Contact
 from p2p.dht.paths import DisjointLookup, paths_for
-from p2p.dht.routing import Contact
 from tests.p2p.dht.test_lookup import OWN, STALL_S, WIDTH, World, contact, nearest
 
 worlds = st.sets(st.integers(0, 255), min_size=8, max_size=120)

@@ -6,14 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import PeerId
+from p2p.dht.contact import Contact, choose_diverse, networks_of
 from p2p.dht.key import bucket_index
-from p2p.dht.routing import (
-    SHUN_FIRST_S,
-    Contact,
-    RoutingTable,
-    choose_diverse,
-    networks_of,
-)
+from p2p.dht.routing import SHUN_FIRST_S, RoutingTable
 
 OWN = 0
 

@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from p2p import Identity, MessageInvalid
 from p2p.dht import open_dht, owned_subkey
+from p2p.dht.contact import Contact
 from p2p.dht.key import node_key
-from p2p.dht.routing import Contact
 from p2p.dht.snapshot import (
     CONTACTS_MAX,
     Snapshot,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.dht.routing import Contact
+from p2p.dht.contact import Contact
 from p2p.dht.trace import HopOutcome, Tracer
 from p2p.errors import (
     CallTimeout,
