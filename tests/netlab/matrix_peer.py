@@ -208,6 +208,8 @@ async def average(node: Node, name: str, peer_id: PeerId, own: int, other: int) 
         bits=hashlib.sha256(vector.tobytes()).hexdigest(),
         paths=dict(report.bytes_by_path),
         seconds=trio.current_time() - began_s,
+        matchmaking_s=report.matchmaking_seconds,
+        report=str(report),
     )
 
 

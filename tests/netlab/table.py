@@ -39,13 +39,16 @@ NOTES: list[tuple[str, float]] = []
 def lines() -> Iterator[str]:
     """The table, as Markdown."""
     if CELLS:
-        yield "| alice (dials) | bob | path | first byte, s | final path, s | 8 MiB averaged, s |"
-        yield "| --- | --- | --- | --- | --- | --- |"
+        yield (
+            "| alice (dials) | bob | path | first byte, s | final path, s "
+            "| 8 MiB averaged, s | of it matchmaking, s |"
+        )
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
     for cell in CELLS:
         met = cell.meeting
         yield (
             f"| {cell.one} | {cell.other} | {met.way} | {met.first_byte_s:.2f} "
-            f"| {met.final_s:.2f} | {cell.here['seconds']:.1f} |"
+            f"| {met.final_s:.2f} | {cell.here['seconds']:.1f} | {cell.here['matchmaking_s']:.1f} |"
         )
     if TRIES:
         yield ""

@@ -200,6 +200,17 @@ async def test_to_this_machine_the_port_is_not_shared() -> None:
             await stream.aclose()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="only Linux can be asked")
+async def test_a_punched_connection_does_not_believe_its_first_round_trip() -> None:
+    [here] = await open_listeners(("/ip4/127.0.0.1/tcp/0",))
+    [there] = await open_listeners(("/ip4/127.0.0.1/tcp/0",))
+    async with here, there:
+        place = TcpAddress("ip4", *there.socket.getsockname())
+        async with await DialingSockets([here]).open_to_punch(place) as punched:
+            used = punched.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert not used.startswith(b"bbr")
+
+
 class Resolver(trio.abc.HostnameResolver):
     """Knows one name, with these hosts."""
 
