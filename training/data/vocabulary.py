@@ -65,10 +65,12 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def learn_vocabulary(texts: Sequence[str], *, size: int) -> Vocabulary:
-    """Learn so many pieces from texts, marks included; the result is kept among cached files.
+    """Learn at most so many pieces from texts, marks included; kept among cached files.
+
+    A short text may have fewer.
 
     Raises:
-        RecipeError: the size is too small, or the text too short for it.
+        RecipeError: the size is too small, or tokenizers is not installed.
     """
     if size < PIECES_MIN:
         raise RecipeError(f"vocabulary: {size} pieces are too few; at least {PIECES_MIN}")
@@ -78,13 +80,7 @@ def learn_vocabulary(texts: Sequence[str], *, size: int) -> Vocabulary:
         digest.update(hashlib.sha256(text.encode()).digest())
     name = f"vocabulary-{digest.hexdigest()[:32]}.json"
     content = cached(name, lambda: _learn(tokenizers, texts, size))
-    vocabulary = _vocabulary(tokenizers.Tokenizer.from_str(content.decode()), name)
-    if vocabulary.size != size:
-        raise RecipeError(
-            f"vocabulary: the text has only {vocabulary.size} pieces of {size}; give more text, "
-            "or ask for fewer"
-        )
-    return vocabulary
+    return _vocabulary(tokenizers.Tokenizer.from_str(content.decode()), name)
 
 
 def _learn(tokenizers: Any, texts: Sequence[str], size: int) -> bytes:

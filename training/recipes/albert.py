@@ -40,8 +40,10 @@ def make_model(
     Args:
         spread: the standard deviation of the weights at the beginning.
 
+    It has 16.8 million parameters: the pooler, which hidden words do not need, is left out.
+
     Source: Lan et al., "ALBERT: A Lite BERT for Self-supervised Learning of Language
-    Representations", 2020, table 1; 17.8 million parameters.
+    Representations", 2020, table 1.
 
     Raises:
         RecipeError: transformers is not installed.

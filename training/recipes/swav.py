@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -30,26 +28,34 @@ class PooledEncoder(nn.Module):
         return pooled.flatten(1)
 
 
-def make_tiny_model(
-    width: int = 32, embedding: int = 32, prototypes: int = 40
-) -> nn.Module:
-    """Two convolutions, each picture's mean over its places, and a small projection."""
+def make_tiny_model(width: int = 32, embedding: int = 32, prototypes: int = 30) -> nn.Module:
+    """Two convolutions, each picture's mean over its places, and a projection."""
     encoder = nn.Sequential(
-        OrderedDict(
-            first=nn.Conv2d(1, width, kernel_size=3, padding=1),
-            first_norm=nn.GroupNorm(4, width),
-            first_active=nn.ReLU(),
-            second=nn.Conv2d(width, 2 * width, kernel_size=3, stride=2, padding=1),
-            second_norm=nn.GroupNorm(4, 2 * width),
-            second_active=nn.ReLU(),
-            mean=nn.AdaptiveAvgPool2d(1),
-            flat=nn.Flatten(),
-        )
+        nn.Conv2d(1, width, kernel_size=3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, kernel_size=3, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
     )
-    projection = nn.Sequential(
-        nn.Linear(2 * width, 2 * width), nn.ReLU(), nn.Linear(2 * width, embedding)
+    return SwavModel(
+        encoder,
+        _projection(2 * width, embedding),
+        size=embedding,
+        count=prototypes,
     )
-    return SwavModel(encoder, projection, size=embedding, count=prototypes)
+
+
+def _projection(features: int, embedding: int) -> nn.Module:
+    """Two layers. Without the norm between them all embeddings look alike at the beginning."""
+    return nn.Sequential(
+        nn.Linear(features, features),
+        nn.BatchNorm1d(features),
+        nn.ReLU(),
+        nn.Linear(features, embedding),
+    )
 
 
 def load_tiny_data(
@@ -63,13 +69,13 @@ def load_tiny_data(
     digits = load_digits()
     plan = CropPlan(
         large_side=8,
-        large_area=(0.5, 1.0),
+        large_area=(0.7, 1.0),
         small_count=2,
         small_side=6,
-        small_area=(0.25, 0.5),
+        small_area=(0.4, 0.7),
         flip=False,
-        jitter=0.3,
-        noise=0.05,
+        jitter=0.2,
+        noise=0.02,
     )
     config = SwavConfig(
         temperature=temperature,
@@ -98,15 +104,12 @@ def make_model(
     config = transformers.ResNetConfig(
         layer_type="bottleneck", depths=list(layers), hidden_sizes=[256, 512, 1024, 2048]
     )
-    features = config.hidden_sizes[-1]
-    projection = nn.Sequential(
-        nn.Linear(features, features),
-        nn.BatchNorm1d(features),
-        nn.ReLU(),
-        nn.Linear(features, embedding),
+    return SwavModel(
+        PooledEncoder(transformers.ResNetModel(config)),
+        _projection(config.hidden_sizes[-1], embedding),
+        size=embedding,
+        count=prototypes,
     )
-    encoder = PooledEncoder(transformers.ResNetModel(config))
-    return SwavModel(encoder, projection, size=embedding, count=prototypes)
 
 
 def load_data(
