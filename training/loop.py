@@ -90,7 +90,7 @@ class TrainResult:
     """Share of the test examples that are classified rightly; None when stopped, or where the task
     has another measure."""
     figures: dict[str, float] = field(default_factory=dict)
-    """How well the model does on test data, by the names that its task gives; empty when stopped."""
+    """How well the model does on test data, by the task's names; empty when stopped."""
     parameter_hash: str | None = None
     """SHA-256 of the parameters, in hex; None when stopped."""
 

@@ -40,9 +40,7 @@ def rate_factor(schedule: ScheduleRecipe, *, step: int, steps: int) -> float:
     return schedule.final + (1.0 - schedule.final) * share
 
 
-def steer(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, global_step: Callable[[], int]
-) -> None:
+def steer(optimizer: torch.optim.Optimizer, recipe: Recipe, global_step: Callable[[], int]) -> None:
     """From now on set the rate and clip the gradient before each step of this optimizer.
 
     Args:

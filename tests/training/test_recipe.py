@@ -80,7 +80,10 @@ def test_schedule_clipping_and_running_mean() -> None:
         (SCHEDULE.replace("5", "-5"), "my.toml: schedule.warmup: must be a whole number from 0"),
         (SCHEDULE + "final = 2", "my.toml: schedule.final: must be a number from 0 to 1"),
         ("[schedule]\nwarmup = 5", "my.toml: schedule.name: is missing"),
-        (SCHEDULE + "steps = 40", "my.toml: schedule.steps: the rate is at its end after 40 of 300"),
+        (
+            SCHEDULE + "steps = 40",
+            "my.toml: schedule.steps: the rate is at its end after 40 of 300",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_schedule_is_named(added: str, said: str) -> None:
@@ -106,7 +109,9 @@ def test_an_optimizer_that_is_no_table() -> None:
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no such recipe; built in: albert, albert-tiny, charlm, digits"):
+    with pytest.raises(
+        RecipeError, match=r"no such recipe; built in: albert, albert-tiny, charlm, digits"
+    ):
         load_recipe("digts")
     with pytest.raises(RecipeError, match="cannot be read"):
         load_recipe(str(tmp_path))

@@ -49,18 +49,20 @@ def test_each_group_keeps_its_own_rate() -> None:
     one, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [one], "lr": 1.0}, {"params": [other], "lr": 10.0}]
     optimizer = torch.optim.SGD(groups)
-    step = 0
+    now = [0]
     steer(
         optimizer,
         recipe(schedule=ScheduleRecipe(name="linear", warmup=2), steps=4),
-        lambda: step,
+        lambda: now[0],
     )
     moved = []
-    for step in (0, 1, 3, 3, 0):  # a rate depends on the step alone, not on what was before
+    for now[0] in (0, 1, 3, 3, 0):  # a rate depends on the step alone, not on what was before
         before = one.detach().clone(), other.detach().clone()
         one.grad, other.grad = torch.ones(2), torch.ones(2)
         optimizer.step()
-        moved.append([float((b - p.detach())[0]) for b, p in zip(before, (one, other), strict=True)])
+        moved.append(
+            [float((b - p.detach())[0]) for b, p in zip(before, (one, other), strict=True)]
+        )
     assert moved == [[0.5, 5.0], [1.0, 10.0], [0.5, 5.0], [0.5, 5.0], [0.5, 5.0]]
 
 

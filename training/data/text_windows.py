@@ -57,7 +57,9 @@ def spans_of_files(path: Path) -> list[Span]:
     return spans
 
 
-def split_off_test(spans: Sequence[Span], share: float = TEST_SHARE) -> tuple[list[Span], list[Span]]:
+def split_off_test(
+    spans: Sequence[Span], share: float = TEST_SHARE
+) -> tuple[list[Span], list[Span]]:
     """Cut all of it in two; the second part, for testing, is the given share at the end."""
     total = sum(span.end - span.begin for span in spans)
     left = total - max(1, int(total * share))

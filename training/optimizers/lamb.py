@@ -13,7 +13,7 @@ Nothing is clipped in here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Lamb(torch.optim.Optimizer):
         self,
         params: Any,
         lr: float = 0.00176,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
         clamp_value: float = WEIGHT_NORM_MAX,

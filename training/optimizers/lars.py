@@ -93,9 +93,7 @@ def _update(parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any
             length = gradient_norm + decay * weight_norm + group["eps"]
             update.mul_(group["trust_coefficient"] * weight_norm / length)
     if not state:
-        state["momentum_buffer"] = torch.zeros_like(
-            parameter, memory_format=torch.preserve_format
-        )
+        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     momentum = state["momentum_buffer"]
     momentum.mul_(group["momentum"]).add_(update)
     parameter.sub_(momentum, alpha=group["lr"])

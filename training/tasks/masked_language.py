@@ -95,7 +95,9 @@ class Samples:
         ]
         return MaskedBatch(
             shown_BL=torch.from_numpy(np.stack([shown for shown, _ in hidden])),
-            attention_BL=torch.from_numpy((np.stack(rows) != self._vocabulary.pad).astype(np.int64)),
+            attention_BL=torch.from_numpy(
+                (np.stack(rows) != self._vocabulary.pad).astype(np.int64)
+            ),
             labels_BL=torch.from_numpy(np.stack([labels for _, labels in hidden])),
         )
 
@@ -160,12 +162,12 @@ class MaskedLanguage:
         return MaskedBatches(self.train, order, seed=seed, peer_id=peer_id)
 
     def loss(self, model: nn.Module, batch: MaskedBatch) -> torch.Tensor:
-        """Cross entropy in nats: the mean over samples of the mean over a sample's hidden places."""
+        """Cross entropy in nats: over samples, the mean of that over a sample's hidden places."""
         loss_B, _, _ = self._guess(model, batch)
         return loss_B.mean()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Loss, and the share of hidden pieces that are guessed rightly; always the same are hidden."""
+        """Loss, and the share of hidden pieces guessed rightly; always the same are hidden."""
         losses, right, guessed = 0.0, 0, 0
         for begin in range(0, len(self._tested), _EVALUATED_AT_ONCE):
             indices = self._tested[begin : begin + _EVALUATED_AT_ONCE]

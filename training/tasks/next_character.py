@@ -1,6 +1,6 @@
 """Guessing the next character of a text, judged in bits per character.
 
-    B  samples in a batch        L  characters in a sample that are guessed
+B  samples in a batch        L  characters in a sample that are guessed
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CharacterBatches:
         return self._order.drawn
 
     def next_batch(self, size: int) -> torch.Tensor:
-        """Pieces of text, (size, L + 1) int64; each character is to be guessed from those before."""
+        """Pieces of text, (size, L + 1) int64."""
         chosen = self._codes_NL[self._order.next_batch(size)]
         return torch.from_numpy(chosen.astype(np.int64))
 
@@ -85,10 +85,10 @@ class NextCharacter:
 
 
 def _pieces(codes: Codes, length: int) -> npt.NDArray[Any]:
-    """The text cut into rows of length + 1; a row begins with the character the last one ended in."""
+    """The text cut into rows of length + 1; each begins with the character that ends the last."""
     count = (len(codes) - 1) // length if length > 0 else 0
     if count < 1:
         raise ValueError(
             f"a text of {len(codes)} bytes has no sample of {length} characters and one more"
         )
-    return np.lib.stride_tricks.sliding_window_view(codes, length + 1)[:: length][:count]
+    return np.lib.stride_tricks.sliding_window_view(codes, length + 1)[::length][:count]

@@ -62,7 +62,9 @@ def test_long_weights_count_as_ten_thousand() -> None:
     starts, gradients = draw(1, 1e6)
     parameters = own(starts)
     take(Lamb(parameters, lr=1.0, weight_decay=0.0, debias=False), gradients[0])
-    moved = [np.linalg.norm(p.detach().numpy() - s) for p, s in zip(parameters, starts, strict=True)]
+    moved = [
+        np.linalg.norm(p.detach().numpy() - s) for p, s in zip(parameters, starts, strict=True)
+    ]
     np.testing.assert_allclose(moved, 10_000.0, rtol=1e-9)
 
 

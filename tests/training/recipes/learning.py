@@ -18,8 +18,9 @@ def learn(recipe: Recipe, *, steps: int, batch: int) -> tuple[Figures, Figures]:
     steer(optimizer, recipe, lambda: taken)
     batches = task.batches(seed=recipe.seed, peer_id="alice", drawn=0)
     before = evaluate(task, model)
-    for taken in range(steps):
+    while taken < steps:
         optimizer.zero_grad()
         task.loss(model, batches.next_batch(batch)).backward()
         optimizer.step()
+        taken += 1
     return before, evaluate(task, model)

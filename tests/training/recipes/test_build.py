@@ -88,7 +88,11 @@ def test_functions_of_a_users_own() -> None:
 @pytest.mark.parametrize(
     ("build", "changes", "complaint"),
     [
-        (build_model, {"model": "digitz"}, "model: digitz is not built in; allowed: albert, charlm, d"),
+        (
+            build_model,
+            {"model": "digitz"},
+            "model: digitz is not built in; allowed: albert, charlm, d",
+        ),
         (build_model, {"model": "no_such_module:f"}, "no_such_module cannot be imported"),
         (build_model, {"model": f"{HERE}:missing"}, "has no function missing"),
         (build_model, {"model": f"{HERE}:random_points"}, "must return a torch.nn.Module"),

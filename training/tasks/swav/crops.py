@@ -55,7 +55,7 @@ class CropPlan:
 def make_crops(
     images_BCHW: torch.Tensor, plan: CropPlan, chance: torch.Generator
 ) -> tuple[torch.Tensor, ...]:
-    """First the large crops, then the small ones, each (B, C, side, side) with pixels from 0 to 1."""
+    """First the large crops, then the small ones, each (B, C, side, side), pixels from 0 to 1."""
     kinds = [(plan.large_side, plan.large_area)] * plan.large_count
     kinds += [(plan.small_side, plan.small_area)] * plan.small_count
     return tuple(_crop(images_BCHW, side, area, plan, chance) for side, area in kinds)
@@ -86,9 +86,7 @@ def _crop(
         [torch.stack([width, zero, x], dim=1), torch.stack([zero, height, y], dim=1)], dim=1
     )
     grid = nn.functional.affine_grid(place, [count, channels, side, side], align_corners=False)
-    crops = nn.functional.grid_sample(
-        images_BCHW, grid, padding_mode="border", align_corners=False
-    )
+    crops = nn.functional.grid_sample(images_BCHW, grid, padding_mode="border", align_corners=False)
     if plan.jitter:
         crops = crops * (1 + plan.jitter * uniform(-1, 1)).view(-1, 1, 1, 1)
         middle = crops.mean(dim=(1, 2, 3), keepdim=True)

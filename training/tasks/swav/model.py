@@ -1,6 +1,6 @@
 """What SwAV trains: an encoder, a small network behind it, and prototypes.
 
-    B  pictures     F  features of a picture     D  its embedding     K  prototypes
+B  pictures     F  features of a picture     D  its embedding     K  prototypes
 """
 
 from __future__ import annotations

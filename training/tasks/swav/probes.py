@@ -1,6 +1,6 @@
 """How much a frozen encoder's features tell of the classes that it was never told.
 
-    N  known pictures     M  pictures to be judged     F  features
+N  known pictures     M  pictures to be judged     F  features
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The task of SwAV: each crop must tell the cluster that another crop of its picture is in.
 
-    B  pictures     D  embedding     K  prototypes     Q  embeddings in the queue
+B  pictures     D  embedding     K  prototypes     Q  embeddings in the queue
 """
 
 from __future__ import annotations
@@ -111,11 +111,10 @@ class Swav:
         """
         assert isinstance(model, SwavModel), "SwAV trains a SwavModel"
         dtype = model.prototypes.dtype
-        count = len(batch.crops[0])
         # Crops of one size go through the encoder together.
         sizes = (batch.crops[: batch.large_count], batch.crops[batch.large_count :])
         embeddings = torch.cat([model(torch.cat(crops).to(dtype)) for crops in sizes if crops])
-        scores = model.score(embeddings).split(count)
+        scores = model.score(embeddings).chunk(len(batch.crops))
         log_shares = [
             nn.functional.log_softmax(score / self._config.temperature, dim=1) for score in scores
         ]
@@ -125,7 +124,7 @@ class Swav:
             for other, log_BK in enumerate(log_shares):
                 if other != number:
                     total = total - (assigned_BK * log_BK).sum(dim=1).mean()
-        self._remember(embeddings.detach().split(count)[: batch.large_count])
+        self._remember(embeddings.detach().chunk(len(batch.crops))[: batch.large_count])
         return total / (batch.large_count * (len(scores) - 1))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

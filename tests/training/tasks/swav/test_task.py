@@ -110,7 +110,8 @@ def test_figures_are_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"temperature": 0.0}, {"iterations": 0}, {"queue_size": -1}, {"judged_count_max": 1}]
+    "changes",
+    [{"temperature": 0.0}, {"iterations": 0}, {"queue_size": -1}, {"judged_count_max": 1}],
 )
 def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"above 0|below 0"):
