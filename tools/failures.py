@@ -120,7 +120,7 @@ def _explain_training(error: BaseException) -> Failure | None:
     if isinstance(error, RecipeError):
         return Failure(
             sentence=f"The recipe cannot be used: {error}",
-            next_step="Correct it and run again; training/recipes/digits.toml is an example.",
+            next_step="Correct it and run again; docs/guides/recipes.md has all keys.",
             exit_code=MISUSED,
         )
     if isinstance(error, TrainingError):
