@@ -14,7 +14,7 @@ from typing import Any
 
 from training.cache import cached
 from training.errors import RecipeError
-from training.recipes.extra import load_extra
+from training.extra import load_extra
 
 PIECES_MIN = 300  # 256 bytes, the marks below, and something learnt
 # Names of the marks in the vocabularies of BERT and of ALBERT.

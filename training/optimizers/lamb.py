@@ -105,7 +105,8 @@ def _update(parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any
     if group["debias"]:
         count = float(state["step"])
         rate *= math.sqrt(1 - second_beta**count) / (1 - first_beta**count)
-    weight_norm = float(torch.linalg.vector_norm(parameter).clamp(max=group["clamp_value"]))
-    update_norm = float(torch.linalg.vector_norm(update))
-    trust = weight_norm / update_norm if weight_norm > 0 and update_norm > 0 else 1.0
-    parameter.sub_(update, alpha=rate * trust)
+    # Without looking at the numbers here, so that an accelerator need not be waited for.
+    weight_norm = torch.linalg.vector_norm(parameter).clamp(max=group["clamp_value"])
+    update_norm = torch.linalg.vector_norm(update)
+    trust = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0)
+    parameter.sub_(update.mul_(trust), alpha=rate)

@@ -86,12 +86,13 @@ def _update(parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any
     update = gradient.clone()
     if parameter.ndim > 1 or not group["exclude_1d"]:
         decay = group["weight_decay"]
-        weight_norm = float(torch.linalg.vector_norm(parameter))
-        gradient_norm = float(torch.linalg.vector_norm(gradient))
+        # Without looking at the numbers here, so that an accelerator need not be waited for.
+        weight_norm = torch.linalg.vector_norm(parameter)
+        gradient_norm = torch.linalg.vector_norm(gradient)
+        length = gradient_norm + decay * weight_norm + group["eps"]
+        scale = group["trust_coefficient"] * weight_norm / length
         update.add_(parameter, alpha=decay)
-        if weight_norm > 0 and gradient_norm > 0:
-            length = gradient_norm + decay * weight_norm + group["eps"]
-            update.mul_(group["trust_coefficient"] * weight_norm / length)
+        update.mul_(torch.where((weight_norm > 0) & (gradient_norm > 0), scale, 1.0))
     if not state:
         state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     momentum = state["momentum_buffer"]

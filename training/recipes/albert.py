@@ -15,7 +15,7 @@ from training.data.stdlib_text import standard_library_text
 from training.data.text_windows import Span, TextWindows, spans_of_files, split_off_test
 from training.data.vocabulary import learn_vocabulary, read_vocabulary
 from training.errors import RecipeError
-from training.recipes.extra import load_extra
+from training.extra import load_extra
 from training.tasks.masked_language import STRIDE_BYTES_PER_PIECE, MaskedLanguage
 
 # Learning a vocabulary from more takes long and hardly changes it.

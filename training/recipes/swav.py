@@ -10,7 +10,7 @@ from torch import nn
 
 from training.errors import RecipeError
 from training.recipes.digits import load_data as load_digits
-from training.recipes.extra import load_extra
+from training.extra import load_extra
 from training.tasks.swav import CropPlan, StoredImages, Swav, SwavConfig, SwavModel
 from training.tasks.swav.images import ImageFolder
 

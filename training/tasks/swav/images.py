@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from training.errors import RecipeError
-from training.recipes.extra import load_extra
+from training.extra import load_extra
 
 IntArray = npt.NDArray[np.int64]
 
