@@ -87,7 +87,7 @@ class TextWindows:
         if not spans or stride_bytes < 1:
             raise ValueError(f"no windows of {stride_bytes} bytes in {len(spans)} spans of text")
         self._spans = tuple(spans)
-        self._stride = stride_bytes
+        self.stride_bytes = stride_bytes
         self._first: list[int] = []
         count = 0
         for span in spans:
@@ -108,7 +108,7 @@ class TextWindows:
             raise IndexError(f"window {index} of {self._count}")
         place = bisect.bisect_right(self._first, index) - 1
         span = self._spans[place]
-        begin = span.begin + (index - self._first[place]) * self._stride
+        begin = span.begin + (index - self._first[place]) * self.stride_bytes
         raw = _read(span.source, begin, min(size_bytes, span.end - begin))
         if begin > span.begin:
             space = raw.find(b" ", 0, _WORD_BYTES_MAX)

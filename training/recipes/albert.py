@@ -13,14 +13,14 @@ from torch import nn
 
 from training.data.stdlib_text import standard_library_text
 from training.data.text_windows import Span, TextWindows, spans_of_files, split_off_test
-from training.data.vocabulary import learn_vocabulary, read_vocabulary
+from training.data.vocabulary import Vocabulary, learn_vocabulary, read_vocabulary
 from training.errors import RecipeError
 from training.extra import load_extra
-from training.tasks.masked_language import STRIDE_BYTES_PER_PIECE, MaskedLanguage
+from training.tasks.masked_language import LENGTH_MIN, MaskedLanguage
 
 # Learning a vocabulary from more takes long and hardly changes it.
 LEARNT_FROM_BYTES = 16_000_000
-_LEARNT_AT_ONCE_BYTES = 100_000
+_READ_AT_ONCE_BYTES = 100_000
 
 
 def make_model(
@@ -66,35 +66,35 @@ def make_model(
     return model
 
 
-def load_tiny_data(vocabulary: int = 1000, length: int = 64) -> MaskedLanguage:
-    """The sources of Python's standard library, with a vocabulary learnt from its training part.
+def load_tiny_data(vocabulary: int = 1000, length: int = 64, tokenizer: str = "") -> MaskedLanguage:
+    """The sources of Python's standard library.
+
+    Args:
+        vocabulary: pieces at most.
+        length: places in a sample.
+        tokenizer: a file tokenizer.json, for peers whose Pythons differ; without one the vocabulary
+            is learnt from the training text.
 
     Raises:
         RecipeError: tokenizers is not installed, or this Python has no sources.
     """
     text = standard_library_text()
-    words = learn_vocabulary([text.train.decode()], size=vocabulary)
-    stride = STRIDE_BYTES_PER_PIECE * length
-    return MaskedLanguage(
-        words,
-        train=TextWindows([Span(text.train, 0, len(text.train))], stride_bytes=stride),
-        test=TextWindows([Span(text.test, 0, len(text.test))], stride_bytes=stride),
-        length=length,
-    )
+    train = [Span(text.train, 0, len(text.train))]
+    words = _vocabulary(tokenizer, vocabulary, train)
+    return _task(words, train, [Span(text.test, 0, len(text.test))], length)
 
 
 def load_data(
-    text: str = "",
-    tokenizer: str = "",
-    vocabulary: int = 30_000,
-    length: int = 512,
+    text: str = "", vocabulary: int = 30_000, length: int = 512, tokenizer: str = ""
 ) -> MaskedLanguage:
     """Text of your own, read while it is trained on; the last hundredth is held out for testing.
 
     Args:
         text: a text file in UTF-8, or a folder of such files. All peers need the same.
-        tokenizer: a file tokenizer.json of at most so many pieces as `vocabulary` says; without one
-            the vocabulary is learnt from the beginning of the text.
+        vocabulary: pieces at most.
+        length: places in a sample.
+        tokenizer: a file tokenizer.json; without one the vocabulary is learnt from the beginning of
+            the text.
 
     Raises:
         RecipeError: there is no text, or it cannot be read; or tokenizers is not installed.
@@ -107,25 +107,40 @@ def load_data(
     train, test = split_off_test(spans_of_files(Path(text).expanduser()))
     if not train:
         raise RecipeError(f"{text}: holds too little text to train on")
-    if tokenizer:
-        words = read_vocabulary(Path(tokenizer).expanduser())
-        if words.size > vocabulary:
-            raise RecipeError(
-                f"{tokenizer}: has {words.size} pieces, more than the vocabulary of {vocabulary}"
-            )
-    else:
-        words = learn_vocabulary(_beginning(train), size=vocabulary)
-    stride = STRIDE_BYTES_PER_PIECE * length
+    return _task(_vocabulary(tokenizer, vocabulary, train), train, test, length)
+
+
+def _vocabulary(tokenizer: str, size_max: int, train: Sequence[Span]) -> Vocabulary:
+    """Read the vocabulary from a file, or learn it from the beginning of the text."""
+    if not tokenizer:
+        return learn_vocabulary(_beginning(train, LEARNT_FROM_BYTES), size=size_max)
+    words = read_vocabulary(Path(tokenizer).expanduser())
+    if words.size > size_max:
+        raise RecipeError(
+            f"{tokenizer}: has {words.size} pieces, more than the vocabulary of {size_max}"
+        )
+    return words
+
+
+def _task(
+    words: Vocabulary, train: Sequence[Span], test: Sequence[Span], length: int
+) -> MaskedLanguage:
+    """Windows of such a size that a sample holds about one, so that all of the text is seen."""
+    if length < LENGTH_MIN:
+        raise RecipeError(f"data_options: length: must be at least {LENGTH_MIN}, not {length}")
+    text = "".join(_beginning(train, _READ_AT_ONCE_BYTES))
+    bytes_per_piece = len(text.encode()) / max(1, len(words.encode(text)))
+    stride_bytes = max(1, int(length * bytes_per_piece))
     return MaskedLanguage(
         words,
-        train=TextWindows(train, stride_bytes=stride),
-        test=TextWindows(test, stride_bytes=stride),
+        train=TextWindows(train, stride_bytes=stride_bytes),
+        test=TextWindows(test, stride_bytes=stride_bytes),
         length=length,
     )
 
 
-def _beginning(spans: Sequence[Span]) -> list[str]:
-    """The first megabytes of a text, in pieces."""
-    windows = TextWindows(spans, stride_bytes=_LEARNT_AT_ONCE_BYTES)
-    count = min(len(windows), LEARNT_FROM_BYTES // _LEARNT_AT_ONCE_BYTES)
-    return [windows.read(index, size_bytes=_LEARNT_AT_ONCE_BYTES) for index in range(count)]
+def _beginning(spans: Sequence[Span], size_bytes: int) -> list[str]:
+    """About so many bytes from the beginning of a text, in parts."""
+    windows = TextWindows(spans, stride_bytes=_READ_AT_ONCE_BYTES)
+    count = min(len(windows), size_bytes // _READ_AT_ONCE_BYTES)
+    return [windows.read(index, size_bytes=_READ_AT_ONCE_BYTES) for index in range(count)]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from training.errors import RecipeError
-from training.recipes.digits import load_data as load_digits
 from training.extra import load_extra
+from training.recipes.digits import load_data as load_digits
 from training.tasks.swav import CropPlan, StoredImages, Swav, SwavConfig, SwavModel
 from training.tasks.swav.images import ImageFolder
 

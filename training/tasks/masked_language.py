@@ -30,10 +30,11 @@ IntArray = npt.NDArray[np.int64]
 GUESSED_SHARE = 0.15
 MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
+LENGTH_MIN = 4  # the marks at both ends, and something to guess from
 NOT_GUESSED = -100  # the label that PyTorch's cross entropy passes over
 
-# A piece stands for three to five bytes of English; a window of twice as many fills a sample.
-STRIDE_BYTES_PER_PIECE = 4
+# Text is read for two windows, so that also one of long words fills a sample.
+_WINDOWS_READ = 2
 _EVALUATED_AT_ONCE = 32
 
 
@@ -80,7 +81,7 @@ class Samples:
 
     def pieces(self, index: int) -> IntArray:
         """The sample of a window, (L), filled up with the mark for that."""
-        size_bytes = 2 * STRIDE_BYTES_PER_PIECE * self._length
+        size_bytes = _WINDOWS_READ * self._windows.stride_bytes
         words = self._vocabulary
         text = words.encode(self._windows.read(index, size_bytes=size_bytes))[: self._length - 2]
         pieces = np.full(self._length, words.pad, dtype=np.int64)
@@ -146,7 +147,7 @@ class MaskedLanguage:
         length: int,
         test_count_max: int = 256,
     ) -> None:
-        if length < 4 or test_count_max < 1:
+        if length < LENGTH_MIN or test_count_max < 1:
             raise ValueError(f"no samples of {length} places, or no {test_count_max} test samples")
         self.vocabulary = vocabulary
         self.train = Samples(train, vocabulary, length)

@@ -1,4 +1,4 @@
-"""The task of one's own in docs/guides/recipes.md trains, and the guide names all keys and recipes."""
+"""The task in docs/guides/recipes.md trains, and the guide names all keys and recipes."""
 
 import re
 from pathlib import Path
