@@ -1,4 +1,4 @@
-"""The learning rate and the clipping of each global step, set just before the step is taken.
+"""The learning rate and the clipping of each global step, set while the step is taken.
 
 Both go by the number of the global step, which all peers share: so a latecomer, a resumed peer and
 one that applies rounds it missed step at the same rate as the others.
@@ -41,21 +41,29 @@ def rate_factor(schedule: ScheduleRecipe, *, step: int, steps: int) -> float:
 
 
 def steer(optimizer: torch.optim.Optimizer, recipe: Recipe, global_step: Callable[[], int]) -> None:
-    """From now on set the rate and clip the gradient before each step of this optimizer.
+    """From now on scale the rates and clip the gradient while this optimizer steps.
+
+    Afterwards its groups have their own rates again. So the factor is never multiplied twice, a
+    checkpoint holds the recipe's rates, and whatever else scales the rates of a step may do so.
 
     Args:
-        optimizer: the one that is wrapped, whose gradients are the swarm's average; the rates that
-            its groups have now are those of the factor 1.
+        optimizer: the one that is wrapped, whose gradients are the swarm's average.
         global_step: how many global steps were taken before the one at hand.
     """
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    own_rates: list[Any] = []
 
     def before_step(stepping: torch.optim.Optimizer, *_: Any) -> None:
         factor = rate_factor(recipe.schedule, step=global_step(), steps=recipe.steps)
-        for group, rate in zip(stepping.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
+        own_rates[:] = [group["lr"] for group in stepping.param_groups]
+        for group in stepping.param_groups:
+            group["lr"] = group["lr"] * factor
         if recipe.clip_norm:
             parameters = [p for group in stepping.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
 
+    def after_step(stepping: torch.optim.Optimizer, *_: Any) -> None:
+        for group, rate in zip(stepping.param_groups, own_rates, strict=True):
+            group["lr"] = rate
+
     optimizer.register_step_pre_hook(before_step)
+    optimizer.register_step_post_hook(after_step)

@@ -63,6 +63,7 @@ def test_each_group_keeps_its_own_rate() -> None:
         moved.append(
             [float((b - p.detach())[0]) for b, p in zip(before, (one, other), strict=True)]
         )
+        assert [group["lr"] for group in optimizer.param_groups] == [1.0, 10.0]
     assert moved == [[0.5, 5.0], [1.0, 10.0], [0.5, 5.0], [0.5, 5.0], [0.5, 5.0]]
 
 
