@@ -42,7 +42,7 @@ class CropPlan:
 
     def __post_init__(self) -> None:
         if self.large_count < 2 or self.small_count < 0:
-            raise ValueError("a picture needs at least two large crops, and small ones are optional")
+            raise ValueError("at least two large crops are needed; small_count is 0 or more")
         if min(self.large_side, self.small_side) < 1:
             raise ValueError("a crop has at least one pixel")
         for least, most in (self.large_area, self.small_area):
