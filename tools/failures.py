@@ -115,13 +115,18 @@ def _explain_averaging(error: BaseException) -> Failure | None:
 
 
 def _explain_training(error: BaseException) -> Failure | None:
-    from training.errors import RecipeError, TrainingError
+    from training.errors import Diverged, RecipeError, TrainingError
 
     if isinstance(error, RecipeError):
         return Failure(
             sentence=f"The recipe cannot be used: {error}",
-            next_step="Correct it and run again; training/recipes/digits.toml is an example.",
+            next_step="Correct it and run again; docs/guides/recipes.md has all keys.",
             exit_code=MISUSED,
+        )
+    if isinstance(error, Diverged):
+        return Failure(
+            sentence=str(error),
+            next_step="The event log (--events) names each micro-batch that was dropped.",
         )
     if isinstance(error, TrainingError):
         return Failure(

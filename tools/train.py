@@ -152,13 +152,14 @@ def _train(request: TrainRequest) -> int:
                 "samples": result.samples,
                 "seconds": round(result.seconds, 3),
                 "accuracy": result.accuracy,
+                "figures": result.figures,
                 "hash": result.parameter_hash,
             }
         )
     if result.ended == "finished":
         screen.print(
-            f"[bold green]finished[/] step {result.step}: {result.accuracy:.1%} of the test set "
-            f"right after {result.seconds:.0f} s; {result.samples} samples were yours.\n"
+            f"[bold green]finished[/] step {result.step}: {_in_words(result.figures)} "
+            f"after {result.seconds:.0f} s; {result.samples} samples were yours.\n"
             f"Parameters {result.parameter_hash}: compare them with the other peers'."
         )
         return WELL
@@ -168,6 +169,13 @@ def _train(request: TrainRequest) -> int:
     else:
         screen.print("The others go on; join again with the same command.")
     return ILL
+
+
+def _in_words(figures: Mapping[str, float]) -> str:
+    """How well a run went, as its task measures it."""
+    if "accuracy" in figures:
+        return f"{figures['accuracy']:.1%} of the test set right"
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
 
 
 @contextlib.contextmanager
@@ -230,7 +238,11 @@ class RunView:
                     f"A round failed at step {event['step']}, trying again: {event['reason']}",
                     markup=False,
                 )
-
+            case "skipped":
+                self._screen.print(
+                    f"A micro-batch at step {event['step']} was dropped: {event['reason']}",
+                    markup=False,
+                )
             case "finished" if not event["equal"]:
                 self._screen.print(
                     "The last averaging failed: the other peers' parameters may differ slightly."

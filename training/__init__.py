@@ -1,22 +1,51 @@
-"""Training one model together: join a run, wrap an optimizer, and step when the swarm is ready."""
+"""Training one model together: join a run, wrap an optimizer, and step when the swarm is ready.
 
-from training.config import SwarmConfig
-from training.errors import (
-    CatchUpFailed,
-    CheckpointError,
-    RecipeError,
-    SpecDiffers,
-    SwarmStuck,
-    TrainingError,
-)
-from training.optimizer import StepReport, SwarmOptimizer
-from training.progress import BatchSchedule, FixedBatch, PeerProgress, ProgressConfig
-from training.swarm import Swarm, join
+The names below are loaded when they are first asked for. So recipes, tasks and optimizers can be
+used where the network layer is not installed, such as on a machine that only measures a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.config import SwarmConfig
+    from training.errors import (
+        CatchUpFailed,
+        CheckpointError,
+        Diverged,
+        RecipeError,
+        SpecDiffers,
+        SwarmStuck,
+        TrainingError,
+    )
+    from training.optimizer import StepReport, SwarmOptimizer
+    from training.progress import BatchSchedule, FixedBatch, PeerProgress, ProgressConfig
+    from training.swarm import Swarm, join
+
+_HOMES = {
+    "training.config": ("SwarmConfig",),
+    "training.errors": (
+        "CatchUpFailed",
+        "CheckpointError",
+        "Diverged",
+        "RecipeError",
+        "SpecDiffers",
+        "SwarmStuck",
+        "TrainingError",
+    ),
+    "training.optimizer": ("StepReport", "SwarmOptimizer"),
+    "training.progress": ("BatchSchedule", "FixedBatch", "PeerProgress", "ProgressConfig"),
+    "training.swarm": ("Swarm", "join"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BatchSchedule",
     "CatchUpFailed",
     "CheckpointError",
+    "Diverged",
     "FixedBatch",
     "PeerProgress",
     "ProgressConfig",
@@ -30,3 +59,16 @@ __all__ = [
     "TrainingError",
     "join",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name from the module that it lives in, and keep it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ import re
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Checkpoint:
     """The model's state_dict."""
     optimizer: dict[str, Any]
     """The swarm optimizer's state_dict: the optimizer's own, and the global step."""
+    ema: dict[str, Any] = field(default_factory=dict)
+    """The state_dict of the running mean of the parameters; empty without one."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from p2p import PeerId, short
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2p import PeerId
 
 
 class TrainingError(Exception):
@@ -28,6 +31,9 @@ class SpecDiffers(TrainingError):
     """
 
     def __init__(self, run: str, peer_id: PeerId, *, theirs: bytes, ours: bytes) -> None:
+        # Here, since recipes can be used where the network layer is not installed.
+        from p2p import short
+
         self.run = run
         self.peer_id = peer_id
         self.theirs = theirs
@@ -68,4 +74,21 @@ class SwarmStuck(TrainingError):
         super().__init__(
             f"{failures} rounds failed one after another ({cause}); what was accumulated is "
             "kept: call step() again when the network is well, or leave and join again"
+        )
+
+
+class Diverged(TrainingError):
+    """No micro-batch gives a finite gradient any more; lower the learning rate, or warm up longer.
+
+    Args:
+        skipped: how many micro-batches were skipped one after another.
+        cause: what was wrong with the last of them.
+    """
+
+    def __init__(self, skipped: int, cause: str) -> None:
+        self.skipped = skipped
+        super().__init__(
+            f"{skipped} micro-batches one after another gave no gradient that can be used "
+            f"({cause}); lower the learning rate, clip the gradient (clip_norm), or look at the "
+            "data; checkpoints from before are unharmed"
         )

@@ -7,12 +7,12 @@ accumulates until all peers together have a global batch, and then applies the a
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from averaging import RoundFailed
@@ -24,17 +24,22 @@ from training.checkpoint import (
     restore,
     save_checkpoint,
 )
-from training.data import LabelledData, ShuffledOrder
-from training.errors import CheckpointError
+from training.ema import WeightAverage
+from training.errors import CheckpointError, Diverged
+from training.micro_batch import compute_gradient
 from training.optimizer import SwarmOptimizer
 from training.recipe import Recipe
-from training.recipes.build import build_data, build_model, build_optimizer
+from training.recipes.build import build_model, build_optimizer, build_task
 from training.run_log import EventHandler, RunLog
+from training.schedule import steer
 from training.swarm import Swarm, join
+from training.task import Batches, Task, evaluate
 
 LAST_STEP_WAIT_S = 20.0  # for peers that are a step behind: as long as one failed round may take
 REAVERAGE_TRIES = 3
 POLL_S = 0.02
+# One bad sample spoils a micro-batch now and then; so many in a row are the model's fault.
+SKIPPED_MAX = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,10 @@ class TrainResult:
     seconds: float
     """From the beginning to the end."""
     accuracy: float | None = None
-    """Share of the test examples that are classified rightly; None when stopped."""
+    """Share of the test examples that are classified rightly; None when stopped, or where the task
+    has another measure."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """How well the model does on test data, by the task's names; empty when stopped."""
     parameter_hash: str | None = None
     """SHA-256 of the parameters, in hex; None when stopped."""
 
@@ -97,7 +105,8 @@ def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) ->
     Raises:
         RecipeError, CheckpointError: before the swarm is joined.
         p2p.P2PError: no initial peer answers, or we cannot listen.
-        TrainingError: the swarm trains another model, or its state cannot be had.
+        TrainingError: the swarm trains another model, or its state cannot be had, or no micro-batch
+            gives a finite gradient any more.
         KeyboardInterrupt is not raised: Ctrl-C leaves the swarm and ends as "stopped".
     """
     log = RunLog(on_event)
@@ -115,7 +124,7 @@ def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) ->
 
 
 def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
-    data = build_data(recipe)
+    task = build_task(recipe)
     model = build_model(recipe)
     own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
     checkpoint = _checkpoint_to_resume(recipe, options)
@@ -130,8 +139,8 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         node_config=options.node_config,
     ) as swarm:
         optimizer = swarm.optimizer(own_optimizer, model=model, global_batch=recipe.global_batch)
-        order = ShuffledOrder(
-            example_count=len(data.train_inputs),
+        steer(own_optimizer, recipe, lambda: optimizer.global_step)
+        batches = task.batches(
             seed=recipe.seed,
             peer_id=swarm.peer_id,
             drawn=checkpoint.drawn if checkpoint else 0,
@@ -147,43 +156,64 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         _wait_for_peers(swarm, options.wait_for_peers)
         if optimizer.synchronize():
             log.caught_up(optimizer.global_step)
+        average = _weight_average(recipe, model, optimizer, checkpoint)
 
+        skipped = 0
         while optimizer.global_step < recipe.steps:
-            chosen = torch.from_numpy(order.next_batch(recipe.micro_batch))
-            scores = model(data.train_inputs[chosen])
-            loss = nn.functional.cross_entropy(scores, data.train_labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
-            report = optimizer.step(samples=len(chosen))
+            batch = compute_gradient(task, model, batches.next_batch(recipe.micro_batch))
+            if batch.complaint:
+                log.skipped(batch.complaint)
+                skipped += 1
+                if skipped == SKIPPED_MAX:
+                    raise Diverged(skipped, batch.complaint)
+                continue
+            skipped = 0
+            report = optimizer.step(samples=recipe.micro_batch)
             optimizer.zero_grad()
-            log.after_micro_batch(report, loss.item())
+            if average is not None:
+                average.update(report.global_step)
+            log.after_micro_batch(report, batch.loss)
             log.progress(swarm)
             if report.stepped and report.global_step % recipe.checkpoint_every == 0:
-                _save(recipe, options, model, optimizer, order, log)
+                _save(recipe, options, model, optimizer, batches, average, log)
 
         equal = _agree_at_the_end(swarm, optimizer, recipe.steps, log)
-        accuracy = accuracy_on_test_set(model, data)
-        _save(recipe, options, model, optimizer, order, log)
+        figures = _figures(task, model, average)
+        _save(recipe, options, model, optimizer, batches, average, log)
         parameter_hash = optimizer.state_hash()
-        log.finished(accuracy=accuracy, parameter_hash=parameter_hash, equal=equal)
+        log.finished(figures=figures, parameter_hash=parameter_hash, equal=equal)
         return TrainResult(
             ended="finished",
             peer_id=swarm.peer_id,
             step=optimizer.global_step,
             samples=log.samples,
             seconds=log.seconds,
-            accuracy=accuracy,
+            accuracy=figures.get("accuracy"),
+            figures=figures,
             parameter_hash=parameter_hash,
         )
 
 
-def accuracy_on_test_set(model: nn.Module, data: LabelledData) -> float:
-    """Share of the test examples whose highest score is that of their label."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        right = model(data.test_inputs).argmax(dim=1) == data.test_labels
-    model.train(was_training)
-    return round(float(right.double().mean()), 6)
+def _weight_average(
+    recipe: Recipe, model: nn.Module, optimizer: SwarmOptimizer, checkpoint: Checkpoint | None
+) -> WeightAverage | None:
+    """The running mean that the recipe asks for, from the checkpoint or from here on."""
+    if not recipe.ema_decay:
+        return None
+    average = WeightAverage(model, decay=recipe.ema_decay, step=optimizer.global_step)
+    if checkpoint is not None and checkpoint.ema:
+        try:
+            average.load_state_dict(checkpoint.ema)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise CheckpointError(f"the checkpoint's running mean cannot be used: {exc}") from exc
+    average.update(optimizer.global_step)
+    return average
+
+
+def _figures(task: Task, model: nn.Module, average: WeightAverage | None) -> dict[str, float]:
+    """How well the model does, with the running mean of its parameters where there is one."""
+    with average.swapped_in() if average is not None else contextlib.nullcontext():
+        return evaluate(task, model)
 
 
 def _wait_for_peers(swarm: Swarm, count: int) -> None:
@@ -232,7 +262,8 @@ def _save(
     options: TrainOptions,
     model: nn.Module,
     optimizer: SwarmOptimizer,
-    order: ShuffledOrder,
+    batches: Batches,
+    average: WeightAverage | None,
     log: RunLog,
 ) -> None:
     """Write a checkpoint, if a folder was given."""
@@ -244,9 +275,10 @@ def _save(
             run=recipe.run,
             step=optimizer.global_step,
             samples=log.samples,
-            drawn=order.drawn,
+            drawn=batches.drawn,
             model=model.state_dict(),
             optimizer=optimizer.state_dict(),
+            ema=average.state_dict() if average is not None else {},
         ),
     )
     log.checkpoint(path)

@@ -298,9 +298,12 @@ class SwarmOptimizer(torch.optim.Optimizer):
         if caught is None:
             return False
         self._state.load(caught.snapshot.arrays, caught.metadata.scalars)
+        self._move(caught.metadata.position, equalized=False)
         for kept in caught.rounds:
             if kept.gradients is not None:
                 self._gradients.apply(kept.gradients, self._wrapped)
+            # One by one, for what goes by the global step, such as the learning rate.
+            self._move(kept.position, equalized=False)
         self._gradients.clear()
         self._failures = 0
         self._move(caught.position, equalized=caught.metadata.equalized and not caught.rounds)

@@ -47,14 +47,30 @@ class OptimizerRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """The optimizer that each peer applies to the averaged gradient."""
 
     name: Annotated[
-        Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad"],
-        Meta(description="one of sgd, adam, adamw, nadam, radam, rmsprop and adagrad"),
+        Literal["sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "lamb", "lars"],
+        Meta(description="one of sgd, adam, adamw, nadam, radam, rmsprop, adagrad, lamb and lars"),
     ]
-    """One of PyTorch's optimizers, in lower case."""
+    """One of PyTorch's optimizers, in lower case, or one for large batches: lamb or lars."""
     options: Annotated[
         dict[str, Any], Meta(description="a table of that optimizer's arguments, as { lr = 0.1 }")
     ] = msgspec.field(default_factory=dict)
     """Its arguments, such as the learning rate."""
+
+
+class ScheduleRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How the learning rate goes, by the global step: training/schedule.py."""
+
+    name: Annotated[
+        Literal["constant", "linear", "cosine"],
+        Meta(description="one of constant, linear and cosine"),
+    ]
+    """What happens after the warm-up: the rate stays, or falls in a line or as half a cosine."""
+    warmup: Annotated[int, Meta(ge=0, le=10**9, description="a whole number from 0")] = 0
+    """Global steps in which the rate rises to that of the optimizer's options."""
+    steps: Annotated[int, Meta(ge=0, le=10**9, description="a whole number from 0")] = 0
+    """Global steps until it has fallen, the warm-up included; 0 takes the recipe's."""
+    final: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 0.0
+    """What is left of the rate at the end, as a share of it."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +79,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     run: RunName
     """Peers of one run find each other by this name."""
     model: Factory
-    """Returns a torch.nn.Module that gives one score per class."""
+    """Returns a torch.nn.Module; for labelled data one that gives a score per class."""
     data: Factory
-    """Returns a training.data.LabelledData."""
+    """Returns a training.data.LabelledData, or a training.task.Task of any other kind."""
     optimizer: OptimizerRecipe
     global_batch: Count
     """Samples that all peers together put into one step."""
@@ -85,6 +101,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         "float32"
     )
     """Of parameters, inputs and gradients."""
+    schedule: Annotated[
+        ScheduleRecipe,
+        Meta(description="a table with a name and perhaps warmup, steps and final"),
+    ] = ScheduleRecipe(name="constant")
+    """How the learning rate goes."""
+    clip_norm: Annotated[float, Meta(ge=0, description="a number of at least 0")] = 0.0
+    """The averaged gradient is scaled down to this length (L2) where it is longer; 0 never."""
+    ema_decay: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
+    """Judge a running mean of the parameters that decays so in each global step; 0 keeps none."""
 
 
 def builtin_recipes() -> tuple[str, ...]:
@@ -128,7 +153,7 @@ def parse_recipe(content: bytes, *, source: str) -> Recipe:
         raise RecipeError(f"{source}: is not UTF-8 text (byte {exc.start})") from exc
     except tomllib.TOMLDecodeError as exc:
         raise RecipeError(f"{source}: is not valid TOML: {exc}") from exc
-    return _checked(Recipe, table, source=source, prefix="")
+    return _recipe(table, source=source)
 
 
 def override(recipe: Recipe, changes: Mapping[str, object], *, source: str) -> Recipe:
@@ -138,7 +163,19 @@ def override(recipe: Recipe, changes: Mapping[str, object], *, source: str) -> R
         RecipeError: a new value is not allowed for its key.
     """
     wanted = {key: value for key, value in changes.items() if value is not None}
-    return _checked(Recipe, msgspec.to_builtins(recipe) | wanted, source=source, prefix="")
+    return _recipe(msgspec.to_builtins(recipe) | wanted, source=source)
+
+
+def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
+    """Check each key by itself, and then what must hold between keys."""
+    recipe = _checked(Recipe, table, source=source, prefix="")
+    length = recipe.schedule.steps
+    if length and length < recipe.steps and recipe.schedule.name != "constant":
+        raise RecipeError(
+            f"{source}: schedule.steps: the rate is at its end after {length} of {recipe.steps} "
+            "steps; give at least as many as the recipe has, or none"
+        )
+    return recipe
 
 
 def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix: str) -> S:
@@ -162,8 +199,9 @@ def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix:
                 )
             continue
         value = table[name]
-        if isinstance(value, Mapping) and types[name] is OptimizerRecipe:
-            values[name] = _checked(OptimizerRecipe, value, source=source, prefix=f"{name}.")
+        inner = _struct(types[name])
+        if isinstance(value, Mapping) and inner is not None:
+            values[name] = _checked(inner, value, source=source, prefix=f"{name}.")
             continue
         try:
             values[name] = msgspec.convert(value, types[name])
@@ -172,6 +210,12 @@ def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix:
                 f"{source}: {prefix}{name}: must be {_allowed(types[name])}, not {value!r}"
             ) from exc
     return kind(**values)
+
+
+def _struct(annotation: Any) -> type[msgspec.Struct] | None:
+    """The kind of table that a key holds, or None for any other value."""
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 
 
 def _allowed(annotation: object) -> str:

@@ -8,8 +8,10 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     step          step, loss, samples of ours in it, seconds, round
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
+    skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
     checkpoint    path
-    finished      step, accuracy, hash of the parameters, samples of ours, equal
+    finished      step, figures by name, accuracy or null, hash of the parameters, samples of ours,
+                  equal
     stopped       step, reason
 
 A round is members, fractions by member, seconds, succeeded.
@@ -110,16 +112,21 @@ class RunLog:
         content = describe_round(report) | {"succeeded": False}
         self._tell("round_failed", step=self.step, reason=reason, round=content)
 
+    def skipped(self, reason: str) -> None:
+        """A micro-batch was dropped, and the swarm never saw it."""
+        self._tell("skipped", step=self.step, reason=reason)
+
     def checkpoint(self, path: Path) -> None:
         """A checkpoint was written."""
         self._tell("checkpoint", path=str(path))
 
-    def finished(self, *, accuracy: float, parameter_hash: str, equal: bool) -> None:
+    def finished(self, *, figures: dict[str, float], parameter_hash: str, equal: bool) -> None:
         """The last step is done; `equal` says whether the last re-averaging succeeded."""
         self._tell(
             "finished",
             step=self.step,
-            accuracy=accuracy,
+            figures=figures,
+            accuracy=figures.get("accuracy"),
             hash=parameter_hash,
             samples=self.samples,
             equal=equal,

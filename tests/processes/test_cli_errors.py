@@ -52,7 +52,7 @@ def fails(folder: Path, *arguments: str) -> tuple[int, str]:
         (("node", "--listen", LOOPBACK, "--initial-peers", "/ip4/127.0.0.1/tcp/1"), "/p2p/"),
         (("train", "digits", "--resume"), "--resume needs --checkpoint-dir"),
         (("train", "digits", "--steps", "0"), "steps: must be a whole number from 1"),
-        (("train", "digist"), "digist: there is no such recipe; built in: digits"),
+        (("train", "digist"), "digist: there is no such recipe; built in: albert, albert-tiny, c"),
         (("demo", "--peers", "1"), "none to spare"),
         (("dance",), "No such command 'dance'"),
         (("node", "--dance"), "No such option: --dance"),

@@ -1,13 +1,22 @@
 """The training loop: its events, resuming, and how it ends early."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import torch
+from torch import nn
 
-from training.errors import CheckpointError
-from training.loop import TrainOptions, run_recipe
-from training.recipe import Recipe, load_recipe, override
+from training.errors import CheckpointError, Diverged
+from training.loop import SKIPPED_MAX, TrainOptions, run_recipe
+from training.recipe import OptimizerRecipe, Recipe, ScheduleRecipe, load_recipe, override
+from training.recipes.digits import load_data
+from training.tasks.classification import Classification
+
+HERE = __name__
 
 
 def short_recipe(steps: int) -> Recipe:
@@ -23,6 +32,7 @@ def test_one_peer_alone_trains_and_resumes(tmp_path: Path) -> None:
     assert (first.ended, first.step) == ("finished", 6)
     assert first.samples >= 6 * 64 * 0.9
     assert first.accuracy is not None
+    assert first.figures == {"accuracy": first.accuracy}
     kinds = [event["event"] for event in events if event["event"] != "progress"]
     assert kinds == [
         *("prepared", "started", "step", "step", "step", "step", "checkpoint", "step", "step"),
@@ -44,6 +54,137 @@ def test_one_peer_alone_trains_and_resumes(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="already holds checkpoints"):
         run_recipe(short_recipe(8), TrainOptions(checkpoint_dir=folder), events.append)
+
+
+class Slope:
+    """A task whose gradient is 2 everywhere, and whose figure is the weight itself."""
+
+    def batches(self, *, seed: int, peer_id: str, drawn: int) -> Counter:
+        return Counter(drawn)
+
+    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return (model(batch) * 2).mean()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"weight": float(model(torch.ones(1, 1)))}
+
+
+class Counter:
+    """Draws ones."""
+
+    def __init__(self, drawn: int) -> None:
+        self.drawn = drawn
+
+    def next_batch(self, size: int) -> torch.Tensor:
+        self.drawn += size
+        return torch.ones(size, 1)
+
+
+def slope_model() -> nn.Module:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    return model
+
+
+def slope_recipe(steps: int, **changes: Any) -> Recipe:
+    """Each step takes the rate, cut to 0.5 of the gradient's 2, from the weight."""
+    return msgspec.structs.replace(
+        load_recipe("digits"),
+        run="slope",
+        model=f"{HERE}:slope_model",
+        data=f"{HERE}:Slope",
+        optimizer=OptimizerRecipe(name="sgd", options={"lr": 1.0}),
+        schedule=ScheduleRecipe(name="linear", warmup=2, steps=6),
+        clip_norm=0.5,
+        global_batch=4,
+        micro_batch=4,
+        steps=steps,
+        **changes,
+    )
+
+
+def test_rates_clipping_and_the_running_mean_go_on_in_a_resumed_run(tmp_path: Path) -> None:
+    factors = [0.5, 1.0, 1.0, 0.75, 0.5]
+    path = [-0.5 * sum(factors[:step]) for step in range(1, 6)]
+    alone = run_recipe(slope_recipe(5), TrainOptions(), lambda event: None)
+    assert alone.figures == {"weight": pytest.approx(path[-1], abs=1e-5)}
+    assert alone.accuracy is None
+
+    mean = 0.0
+    for weight in path:
+        mean = 0.5 * mean + 0.5 * weight
+    options = TrainOptions(checkpoint_dir=tmp_path, resume=True)
+    events: list[dict[str, Any]] = []
+    run_recipe(slope_recipe(2, ema_decay=0.5), options, events.append)
+    resumed = run_recipe(slope_recipe(5, ema_decay=0.5), options, events.append)
+    assert resumed.figures == {"weight": pytest.approx(mean, abs=1e-5)}
+    assert resumed.parameter_hash == alone.parameter_hash
+    assert (events[-1]["figures"], events[-1]["accuracy"]) == (resumed.figures, None)
+
+    path_of_newest = tmp_path / "step-000000005.pt"
+    content = torch.load(path_of_newest, weights_only=True)
+    torch.save(content | {"ema": {"step": 5, "means": {}}}, path_of_newest)
+    with pytest.raises(CheckpointError, match="running mean cannot be used"):
+        run_recipe(slope_recipe(6, ema_decay=0.5), options, events.append)
+
+
+class Flawed:
+    """The digits, where some micro-batches hold what is no number."""
+
+    def __init__(self, every: int) -> None:
+        self.task = Classification(load_data())
+        self.every = every
+
+    def batches(self, *, seed: int, peer_id: str, drawn: int) -> FlawedBatches:
+        return FlawedBatches(self, self.task.batches(seed=seed, peer_id=peer_id, drawn=drawn))
+
+    def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
+        return self.task.loss(model, (batch[0].float(), batch[1]))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {"finite": float(all(p.isfinite().all() for p in model.parameters()))}
+
+
+class FlawedBatches:
+    """One in so many is spoilt."""
+
+    def __init__(self, task: Flawed, inner: Any) -> None:
+        self.task, self.inner, self.count = task, inner, 0
+
+    @property
+    def drawn(self) -> int:
+        drawn: int = self.inner.drawn
+        return drawn
+
+    def next_batch(self, size: int) -> Any:
+        inputs, labels = self.inner.next_batch(size)
+        self.count += 1
+        if self.count % self.task.every == 0:
+            inputs[0] = float("nan")
+        return inputs, labels
+
+
+def test_what_is_not_finite_is_dropped_and_told() -> None:
+    recipe = msgspec.structs.replace(
+        short_recipe(3), data=f"{HERE}:Flawed", data_options={"every": 3}
+    )
+    events: list[dict[str, Any]] = []
+    result = run_recipe(recipe, TrainOptions(), events.append)
+    assert (result.ended, result.step, result.figures) == ("finished", 3, {"finite": 1.0})
+    skipped = [event for event in events if event["event"] == "skipped"]
+    assert {event["reason"] for event in skipped} == {"its loss is nan"}
+    assert result.samples == 3 * 64
+    assert len(skipped) == 2, "six good ones need two bad ones between them"
+
+
+def test_a_model_that_diverged_ends_with_advice() -> None:
+    recipe = msgspec.structs.replace(
+        short_recipe(3), data=f"{HERE}:Flawed", data_options={"every": 1}
+    )
+    events: list[dict[str, Any]] = []
+    with pytest.raises(Diverged, match=r"10 micro-batches one after another.*lower the learning"):
+        run_recipe(recipe, TrainOptions(), events.append)
+    assert [event["event"] for event in events].count("skipped") == SKIPPED_MAX
 
 
 def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:

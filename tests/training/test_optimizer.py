@@ -245,16 +245,18 @@ def test_rounds_that_fail_keep_what_was_accumulated_and_are_told(model: nn.Modul
 class Trainer(threading.Thread):
     """Another peer in a thread of its own; its loop runs until it is told to end."""
 
-    def __init__(self, loop: Callable[[Trainer, Swarm], None]) -> None:
+    def __init__(
+        self, loop: Callable[[Trainer, Swarm], None], config: SwarmConfig | None = None
+    ) -> None:
         super().__init__()
         self.ended, self.ready = threading.Event(), threading.Event()
         self.addresses: tuple[str, ...] = ()
-        self._loop = loop
+        self._loop, self._config = loop, config
         self._error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            with join("test") as swarm:
+            with join("test", config=self._config) as swarm:
                 self.addresses = swarm.addresses
                 self._loop(self, swarm)
         except BaseException as exc:

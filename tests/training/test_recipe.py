@@ -55,13 +55,63 @@ def test_what_is_wrong_is_named(old: str, new: str, said: str) -> None:
     assert complaint(WHOLE.replace(old, new)).startswith(said)
 
 
+SCHEDULE = '[schedule]\nname = "linear"\nwarmup = 5\n'
+
+
+def test_schedule_clipping_and_running_mean() -> None:
+    plain = load_recipe("digits")
+    assert (plain.schedule.name, plain.schedule.warmup) == ("constant", 0)
+    assert (plain.clip_norm, plain.ema_decay) == (0.0, 0.0)
+    text = WHOLE.replace("seed = 0", "seed = 0\nclip_norm = 1\nema_decay = 0.9")
+    recipe = parse_recipe((text + SCHEDULE + "steps = 400").encode(), source="my.toml")
+    assert (recipe.schedule.name, recipe.schedule.warmup, recipe.schedule.steps) == (
+        *("linear", 5),
+        400,
+    )
+    assert (recipe.clip_norm, recipe.ema_decay) == (1.0, 0.9)
+    assert override(recipe, {"steps": 7}, source="options").schedule == recipe.schedule
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        (SCHEDULE.replace("linear", "line"), "my.toml: schedule.name: must be one of constant, "),
+        (SCHEDULE + "warm = 1", "my.toml: schedule.warm: is not a key of a recipe (did you mean w"),
+        (SCHEDULE.replace("5", "-5"), "my.toml: schedule.warmup: must be a whole number from 0"),
+        (SCHEDULE + "final = 2", "my.toml: schedule.final: must be a number from 0 to 1"),
+        ("[schedule]\nwarmup = 5", "my.toml: schedule.name: is missing"),
+        (
+            SCHEDULE + "steps = 40",
+            "my.toml: schedule.steps: the rate is at its end after 40 of 300",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_named(added: str, said: str) -> None:
+    assert complaint(f"{WHOLE}{added}\n").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("clip_norm = -1", "my.toml: clip_norm: must be a number of at least 0"),
+        ("clip_norm = nan", "my.toml: clip_norm: must be a number of at least 0"),
+        ("ema_decay = 1.0", "my.toml: ema_decay: must be a number from 0 to below 1"),
+        ("schedule = 3", "my.toml: schedule: must be a table with a name and perhaps warmup"),
+    ],
+)
+def test_what_is_wrong_with_a_number_is_named(line: str, said: str) -> None:
+    assert complaint(WHOLE.replace("seed = 0", line)).startswith(said)
+
+
 def test_an_optimizer_that_is_no_table() -> None:
     text = WHOLE[: WHOLE.index("[optimizer]")] + "optimizer = 3\n"
     assert "optimizer: must be a table with name and options, not 3" in complaint(text)
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no such recipe; built in: digits"):
+    with pytest.raises(
+        RecipeError, match=r"no such recipe; built in: albert, albert-tiny, charlm, digits"
+    ):
         load_recipe("digts")
     with pytest.raises(RecipeError, match="cannot be read"):
         load_recipe(str(tmp_path))

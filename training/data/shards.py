@@ -63,8 +63,21 @@ class ShuffledOrder:
     def _pass(self, index: int) -> IndexArray:
         """The permutation of one pass; the latest is kept."""
         if index != self._pass_index:
-            text = f"{self._seed}/{self._peer_id}/{index}"
-            seed = int.from_bytes(hashlib.sha256(text.encode()).digest())
-            self._permutation = np.random.default_rng(seed).permutation(self._example_count)
+            chance = _generator(f"{self._seed}/{self._peer_id}/{index}")
+            self._permutation = chance.permutation(self._example_count)
             self._pass_index = index
         return self._permutation
+
+
+def sample_generator(*, seed: int, peer_id: str, drawn: int) -> np.random.Generator:
+    """The chance that belongs to one drawn sample, such as what is hidden or cut away in it.
+
+    Args:
+        drawn: how many samples the peer drew before this one.
+    """
+    return _generator(f"{seed}/{peer_id}/sample/{drawn}")
+
+
+def _generator(text: str) -> np.random.Generator:
+    """Chance that the text decides."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()))

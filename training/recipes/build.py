@@ -1,4 +1,4 @@
-"""Turn the words of a recipe into a model, data and an optimizer."""
+"""Turn the words of a recipe into a model, a task and an optimizer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torch import nn
 
 from training.data import LabelledData
 from training.errors import RecipeError
+from training.optimizers import Lamb, Lars
 from training.recipe import OptimizerRecipe, Recipe
 from training.recipes import DATA, MODELS
+from training.task import Task
+from training.tasks.classification import Classification
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -23,6 +26,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "radam": torch.optim.RAdam,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
+    "lamb": Lamb,
+    "lars": Lars,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -42,23 +47,28 @@ def build_model(recipe: Recipe) -> nn.Module:
     return model.to(DTYPES[recipe.dtype])
 
 
-def build_data(recipe: Recipe) -> LabelledData:
-    """The data, with inputs in the recipe's dtype.
+def build_task(recipe: Recipe) -> Task:
+    """What is trained on; labelled data becomes a classification task in the recipe's dtype.
 
     Raises:
-        RecipeError: the data's function cannot be found, or does not return labelled data.
+        RecipeError: the data's function cannot be found, cannot read its data, or returns neither
+            labelled data nor a task.
     """
-    data = _call("data", recipe.data, DATA, recipe.data_options)
-    if not isinstance(data, LabelledData):
-        raise RecipeError(
-            f"data: {recipe.data} must return a training.data.LabelledData, "
-            f"not {type(data).__name__}"
+    made = _call("data", recipe.data, DATA, recipe.data_options)
+    if isinstance(made, LabelledData):
+        dtype = DTYPES[recipe.dtype]
+        return Classification(
+            replace(
+                made,
+                train_inputs=made.train_inputs.to(dtype),
+                test_inputs=made.test_inputs.to(dtype),
+            )
         )
-    dtype = DTYPES[recipe.dtype]
-    return replace(
-        data,
-        train_inputs=data.train_inputs.to(dtype),
-        test_inputs=data.test_inputs.to(dtype),
+    if isinstance(made, Task):
+        return made
+    raise RecipeError(
+        f"data: {recipe.data} must return a training.data.LabelledData or a training.task.Task, "
+        f"not {type(made).__name__}"
     )
 
 
@@ -95,5 +105,5 @@ def _call(key: str, name: str, builtin: Mapping[str, str], options: Mapping[str,
         raise RecipeError(f"{key}: {module_name} has no function {function_name}")
     try:
         return function(**options)
-    except TypeError as exc:
+    except (TypeError, ValueError) as exc:
         raise RecipeError(f"{key}: {name} does not take {key}_options: {exc}") from exc

@@ -1,4 +1,4 @@
-"""From the words of a recipe to a model, data and an optimizer."""
+"""From the words of a recipe to a model, a task and an optimizer."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,9 @@ from torch import nn
 from training.data import LabelledData
 from training.errors import RecipeError
 from training.recipe import OptimizerRecipe, Recipe, load_recipe
-from training.recipes.build import OPTIMIZERS, build_data, build_model, build_optimizer
+from training.recipes.build import OPTIMIZERS, build_model, build_optimizer, build_task
+from training.task import Batches, Task
+from training.tasks.classification import Classification
 
 HERE = __name__
 
@@ -30,6 +32,26 @@ def random_points() -> LabelledData:
     )
 
 
+class OwnTask:
+    """A task of a user's own."""
+
+    def batches(self, *, seed: int, peer_id: str, drawn: int) -> Batches:
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+
+def make_task(size: int = 1) -> Task:
+    """Returns a task, as a recipe's data function may."""
+    if size < 1:
+        raise ValueError(f"size is {size}")
+    return OwnTask()
+
+
 def recipe(**changes: object) -> Recipe:
     """The built-in recipe with some keys replaced, unchecked."""
     return msgspec.structs.replace(load_recipe("digits"), **changes)
@@ -47,7 +69,9 @@ def test_the_same_seed_gives_the_same_parameters() -> None:
 def test_dtype_holds_for_parameters_and_inputs() -> None:
     double = recipe(dtype="float64")
     assert next(build_model(double).parameters()).dtype == torch.float64
-    assert build_data(double).test_inputs.dtype == torch.float64
+    task = build_task(double)
+    assert isinstance(task, Classification)
+    assert task.data.test_inputs.dtype == torch.float64
 
 
 def test_functions_of_a_users_own() -> None:
@@ -55,18 +79,30 @@ def test_functions_of_a_users_own() -> None:
     model = build_model(own)
     assert isinstance(model, nn.Linear)
     assert model.in_features == 3
-    assert len(build_data(own).train_inputs) == 4
+    task = build_task(own)
+    assert isinstance(task, Classification)
+    assert len(task.data.train_inputs) == 4
+    assert isinstance(build_task(recipe(data=f"{HERE}:make_task")), OwnTask)
 
 
 @pytest.mark.parametrize(
     ("build", "changes", "complaint"),
     [
-        (build_model, {"model": "digitz"}, "model: digitz is not built in; allowed: digits"),
+        (
+            build_model,
+            {"model": "digitz"},
+            "model: digitz is not built in; allowed: albert, charlm, d",
+        ),
         (build_model, {"model": "no_such_module:f"}, "no_such_module cannot be imported"),
         (build_model, {"model": f"{HERE}:missing"}, "has no function missing"),
         (build_model, {"model": f"{HERE}:random_points"}, "must return a torch.nn.Module"),
         (build_model, {"model_options": {"depth": 3}}, "does not take model_options"),
-        (build_data, {"data": f"{HERE}:linear"}, "must return a training.data.LabelledData"),
+        (build_task, {"data": f"{HERE}:linear"}, r"must return a training\.data\.LabelledData or"),
+        (
+            build_task,
+            {"data": f"{HERE}:make_task", "data_options": {"size": 0}},
+            "make_task does not take data_options: size is 0",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_named(

@@ -5,13 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from training.data import ShuffledOrder
+from training.data import LabelledData, ShuffledOrder
 from training.recipe import load_recipe
-from training.recipes.build import build_data, build_model, build_optimizer
+from training.recipes.build import build_model, build_optimizer, build_task
+from training.tasks.classification import Classification
+
+
+def digits() -> LabelledData:
+    task = build_task(load_recipe("digits"))
+    assert isinstance(task, Classification)
+    return task.data
 
 
 def test_a_fixed_stratified_fifth_is_the_test_set() -> None:
-    data = build_data(load_recipe("digits"))
+    data = digits()
     assert len(data.train_labels) + len(data.test_labels) == 1797
     assert len(data.test_labels) == 359
     shares = np.bincount(data.test_labels) / (
@@ -19,13 +26,13 @@ def test_a_fixed_stratified_fifth_is_the_test_set() -> None:
     )
     assert shares.min() > 0.19
     assert shares.max() < 0.21
-    again = build_data(load_recipe("digits"))
+    again = digits()
     assert torch.equal(data.test_inputs, again.test_inputs)
     assert torch.equal(data.train_labels, again.train_labels)
 
 
 def test_pixels_are_scaled() -> None:
-    data = build_data(load_recipe("digits"))
+    data = digits()
     assert data.train_inputs.shape[1:] == (1, 8, 8)
     assert data.train_inputs.dtype == torch.float32
     assert (data.train_inputs.min(), data.train_inputs.max()) == (0.0, 1.0)
@@ -34,7 +41,7 @@ def test_pixels_are_scaled() -> None:
 @pytest.mark.slow
 def test_one_process_learns_it() -> None:
     recipe = load_recipe("digits")
-    data, model = build_data(recipe), build_model(recipe)
+    data, model = digits(), build_model(recipe)
     optimizer = build_optimizer(recipe.optimizer, model.parameters())
     order = ShuffledOrder(example_count=len(data.train_labels), seed=0, peer_id="alice")
     for _ in range(200):

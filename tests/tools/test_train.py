@@ -1,0 +1,22 @@
+"""What `manyhands train` says at the end."""
+
+import io
+
+from rich.console import Console
+
+from tools.train import RunView, _in_words
+
+
+def test_figures_in_words() -> None:
+    assert _in_words({"accuracy": 0.9749}) == "97.5% of the test set right"
+    figures = {"masked_accuracy": 0.25, "loss": 3.14159}
+    assert _in_words(figures) == "masked accuracy 0.25, loss 3.142"
+
+
+def test_a_dropped_micro_batch_is_told() -> None:
+    screen = Console(file=io.StringIO(), width=200)
+    with RunView(screen, 10) as view:
+        view.on_event({"event": "skipped", "step": 3, "reason": "its loss is [nan]"})
+    assert isinstance(screen.file, io.StringIO)
+    said = screen.file.getvalue()
+    assert said == "A micro-batch at step 3 was dropped: its loss is [nan]\n"

@@ -1,0 +1,1 @@
+"""Tasks: classification, language models, and pictures without labels."""
