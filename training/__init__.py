@@ -9,8 +9,17 @@ from training.errors import (
     SwarmStuck,
     TrainingError,
 )
-from training.optimizer import StepReport, SwarmOptimizer
-from training.progress import BatchSchedule, FixedBatch, PeerProgress, ProgressConfig
+from training.learning_rate import LrRule
+from training.optimizer import SwarmOptimizer
+from training.progress import (
+    BatchSchedule,
+    FixedBatch,
+    NoiseScaleBatch,
+    PeerProgress,
+    ProgressConfig,
+    RampBatch,
+)
+from training.step_report import StepReport
 from training.swarm import Swarm, join
 
 __all__ = [
@@ -18,8 +27,11 @@ __all__ = [
     "CatchUpFailed",
     "CheckpointError",
     "FixedBatch",
+    "LrRule",
+    "NoiseScaleBatch",
     "PeerProgress",
     "ProgressConfig",
+    "RampBatch",
     "RecipeError",
     "SpecDiffers",
     "StepReport",

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from averaging import TensorSpec
+from training.learning_rate import scaled_rates
 from training.model_state import Array
 
 
@@ -84,12 +85,15 @@ class Gradients:
             for name, parameter in self._parameters.items()
         }
 
-    def apply(self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step with these gradients."""
+    def apply(
+        self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer, *, factor: float = 1.0
+    ) -> None:
+        """One optimizer step with these gradients, at `factor` times the learning rates."""
         for name, parameter in self._parameters.items():
             gradient = torch.from_numpy(means[name]).to(parameter.device, parameter.dtype)
             parameter.grad = gradient
-        optimizer.step()
+        with scaled_rates(optimizer, factor):
+            optimizer.step()
         for parameter in self._parameters.values():
             parameter.grad = None
 

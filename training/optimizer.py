@@ -11,8 +11,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -24,10 +23,17 @@ from training.config import SwarmConfig
 from training.errors import SwarmStuck
 from training.follow import CaughtUp, catch_up
 from training.gradients import Gradients
-from training.model_state import ModelState
+from training.learning_rate import LrRule, check_lr_rule, rate_factor
+from training.model_state import Array, ModelState
 from training.progress import BatchSchedule, BatchView, PeerProgress, Position, SpeedMeter
 from training.session import Advice, SessionPlan, open_session
-from training.state_metadata import decode_metadata_untrusted, encode_metadata
+from training.state_metadata import (
+    decode_metadata_untrusted,
+    encode_metadata,
+    position_from_dict,
+    position_to_dict,
+)
+from training.step_report import StepReport
 
 T = TypeVar("T")
 
@@ -35,24 +41,6 @@ logger = logging.getLogger(__name__)
 
 # Where the swarm is, inside state_dict(): torch's own optimizers ignore the entry.
 _POSITION_KEY = "swarm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What one call of step() did."""
-
-    global_step: int
-    """Global steps taken so far."""
-    stepped: bool
-    """Whether this call took one."""
-    samples: int
-    """This peer's: those that went into the step, or those accumulated for the next one."""
-    round: RoundReport | None = None
-    """The round that was held, successful or not."""
-    caught_up: bool = False
-    """The swarm was elsewhere, and its state was taken over; what was accumulated is gone."""
-    failure: str = ""
-    """Why no step was taken though it was due; step() tries again at its next call."""
 
 
 class SwarmOptimizer(torch.optim.Optimizer):
@@ -68,17 +56,20 @@ class SwarmOptimizer(torch.optim.Optimizer):
         *,
         model: nn.Module,
         schedule: BatchSchedule,
+        lr_rule: LrRule = "constant",
         run: str,
         portal: Portal,
         network: tuple[Node, Dht | None],
         config: SwarmConfig,
     ) -> None:
+        check_lr_rule(lr_rule)
         self._wrapped = wrapped
         # Not Optimizer.__init__: groups and state are the wrapped optimizer's. This is what
         # unpickling does, and it sets up the hooks that schedulers and profilers look for.
         super().__setstate__({"defaults": wrapped.defaults})
         self._portal = portal
         self._config = config
+        self._lr_rule = lr_rule
         self._jobs = CallerJobs()
         self._owner = threading.get_ident()
         self._state = ModelState(model, wrapped)
@@ -89,8 +80,8 @@ class SwarmOptimizer(torch.optim.Optimizer):
         self._synchronized = False
         self._failures = 0
         spec = self._gradients.spec
-        identity = f"{type(wrapped).__name__}\0{schedule!r}\0".encode()
-        plan = SessionPlan(
+        identity = f"{type(wrapped).__name__}\0{schedule!r}\0{lr_rule}\0".encode()
+        self._plan = SessionPlan(
             run=run,
             spec=spec,
             spec_hash=hashlib.sha256(identity + spec.hash).digest(),
@@ -99,7 +90,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
             check_state=self._complaint,
             take_snapshot=self._take_snapshot,
         )
-        self._session = portal.enter(open_session(*network, plan, config, self._jobs.run))
+        self._session = portal.enter(open_session(*network, self._plan, config, self._jobs.run))
         self._call(self._session.introduce)
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
         self._computing_since_s = time.perf_counter()
@@ -118,15 +109,9 @@ class SwarmOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's, and where in the run it belongs."""
-        position = self._position
         return {
             **self._wrapped.state_dict(),
-            _POSITION_KEY: {
-                "round": position.round.number,
-                "parent": position.round.parent.hex(),
-                "step": position.step,
-                "samples": position.samples,
-            },
+            _POSITION_KEY: position_to_dict(self._position),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -140,8 +125,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
         if saved is None:
             position = Position(RoundId(0, self._state.digest()))
         else:
-            parent = bytes.fromhex(saved["parent"])
-            position = Position(RoundId(saved["round"], parent), saved["step"], saved["samples"])
+            position = position_from_dict(saved)
         self._gradients.clear()
         self._move(position, equalized=False)
         self._call(self._session.settle, position)
@@ -160,6 +144,11 @@ class SwarmOptimizer(torch.optim.Optimizer):
     def global_step(self) -> int:
         """Global steps taken so far."""
         return self._position.step
+
+    @property
+    def global_batch(self) -> int:
+        """How many samples all peers together put into the next global step."""
+        return self._plan.target_at(self._position)
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, *, samples: int | None = None
@@ -271,7 +260,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
             return self._on_failure(failure)
         self._failures = 0
         if result.accepted:
-            self._gradients.apply(means, self._wrapped)
+            self._apply(means, self._position)
             self._gradients.clear()
         self._move(result.position, equalized=self._equalized and not result.accepted)
         self._call(self._session.commit, result, self._gradients.samples)
@@ -298,15 +287,26 @@ class SwarmOptimizer(torch.optim.Optimizer):
         if caught is None:
             return False
         self._state.load(caught.snapshot.arrays, caught.metadata.scalars)
+        before = caught.metadata.position
         for kept in caught.rounds:
             if kept.gradients is not None:
-                self._gradients.apply(kept.gradients, self._wrapped)
+                self._apply(kept.gradients, before)
+            before = kept.position
         self._gradients.clear()
         self._failures = 0
         self._move(caught.position, equalized=caught.metadata.equalized and not caught.rounds)
         self._call(self._session.settle, caught.position, caught.past)
         logger.info("caught_up step=%d rounds=%d", self.global_step, len(caught.rounds))
         return True
+
+    def _apply(self, means: Mapping[str, Array], before: Position) -> None:
+        """Take the step that follows a position, at the learning rate for its global batch."""
+        factor = rate_factor(
+            self._lr_rule,
+            samples=self._plan.target_at(before),
+            first=self._plan.schedule.samples_at(0),
+        )
+        self._gradients.apply(means, self._wrapped, factor=factor)
 
     def _move(self, position: Position, *, equalized: bool) -> None:
         self._position = position
@@ -353,6 +353,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
             global_step=self.global_step,
             stepped=stepped,
             samples=self._gradients.samples if samples is None else samples,
+            target=self.global_batch,
             round=round,
             caught_up=caught_up,
             failure=failure,

@@ -38,6 +38,7 @@ from training.progress import (
     Role,
     Tracker,
     open_tracker,
+    step_norms,
 )
 from training.state_averager import StateAverager
 
@@ -89,6 +90,10 @@ class SessionPlan:
     take_snapshot: Callable[[], Snapshot]
     """Runs on the caller's thread; the same object as long as the state is the same."""
 
+    def target_at(self, position: Position) -> int:
+        """The global batch of the step that follows this position."""
+        return self.schedule.samples_at(position.step, position.batch_memory)
+
 
 class Session:
     """One model's part in a run; its methods are called through the portal."""
@@ -125,7 +130,7 @@ class Session:
     @property
     def target(self) -> int:
         """The global batch of the step at hand."""
-        return self.plan.schedule.samples_at(self.own.position.step)
+        return self.plan.target_at(self.own.position)
 
     # --- the steps of a peer that is up to date ---
 
@@ -223,6 +228,11 @@ class Session:
             logger.warning(
                 "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
             )
+        memory = position.batch_memory
+        if accepted and self.plan.schedule.uses_norms:
+            means = [gradients[name] for name in self.plan.spec.names]
+            norms = await self.node.offload(step_norms, report, means)
+            memory = self.plan.schedule.remember(memory, norms)
         return RoundResult(
             report,
             accepted,
@@ -230,6 +240,7 @@ class Session:
                 RoundId(position.round.number + 1, report.digest),
                 position.step + accepted,
                 min(position.samples + round(delivered) * accepted, _SAMPLES_MAX),
+                memory,
             ),
         )
 

@@ -138,18 +138,10 @@ def test_bad_weights_are_refused_and_named(weight: float) -> None:
     assert "weight" in reason
     assert senders.reasons() == {"bob": reason}
     assert senders.weight_of("bob") == 0
+    assert senders.on_weight("alice", 0.0, math.nan) is None
+    assert senders.norm_of("alice") == senders.norm_of("bob") == 0, "which can be sent"
     assert senders.on_weight("bob", 1.0, 1.0) == reason, "there is no second try"
     assert not senders.declared("bob")
-
-
-@pytest.mark.parametrize(
-    ("weight", "norm", "told"), [(1.0, 3.0, 3.0), (0.0, 3.0, 0.0), (0.0, math.nan, 0.0)]
-)
-def test_the_norm_of_who_contributes_is_told(weight: float, norm: float, told: float) -> None:
-    senders = senders_of("alice", "bob", cap=1.0, declared=False)
-    assert senders.norm_of("bob") == 0.0
-    senders.on_weight("bob", weight, norm)
-    assert senders.norm_of("bob") == told
 
 
 def test_each_has_a_cap_of_its_own() -> None:

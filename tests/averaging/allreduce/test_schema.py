@@ -16,9 +16,7 @@ VOTE = schema.Vote((D, D), S)
 COMMIT = schema.Commit((D,), (0, 2), (S, S))
 PROMISE = schema.Promise(1, S)
 PLAN = schema.Plan(258, (1, 0), S)
-PIECE_END = schema.PieceEnd(
-    D, 3, 1, 258, (D,), (1, 0), (1.0, 0.5), ("", "silent"), S, (2.0, 0.0)
-)
+PIECE_END = schema.PieceEnd(D, 3, 1, 258, (D,), (1, 0), (1.0, 0.5), ("", "silent"), S, (2.0, 0.0))
 
 DIGEST = "c420" + D.hex()
 SIGNATURE = "c440" + S.hex()

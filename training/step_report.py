@@ -1,0 +1,27 @@
+"""StepReport: what one call of SwarmOptimizer.step() did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from averaging import RoundReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What one call of step() did."""
+
+    global_step: int
+    """Global steps taken so far."""
+    stepped: bool
+    """Whether this call took one."""
+    samples: int
+    """This peer's: those that went into the step, or those accumulated for the next one."""
+    target: int
+    """The global batch of the step that comes next."""
+    round: RoundReport | None = None
+    """The round that was held, successful or not."""
+    caught_up: bool = False
+    """The swarm was elsewhere, and its state was taken over; what was accumulated is gone."""
+    failure: str = ""
+    """Why no step was taken though it was due; step() tries again at its next call."""
