@@ -23,7 +23,8 @@ class SpecDiffers(TrainingError):
     Args:
         run: the name of the run.
         peer_id: one peer whose model differs.
-        theirs: the hash of its names, shapes, kinds of numbers, optimizer and global batch.
+        theirs: the hash of its names, shapes, kinds of numbers, optimizer, global batch, rule for
+            the learning rate, and whether updates are delayed.
         ours: the same of ours.
     """
 
@@ -33,9 +34,9 @@ class SpecDiffers(TrainingError):
         self.theirs = theirs
         self.ours = ours
         super().__init__(
-            f"peer {short(peer_id)} trains a different model, optimizer or global batch under "
-            f"the run name {run!r} (its spec hash is {theirs.hex()[:12]}, ours is "
-            f"{ours.hex()[:12]}); use another run name, or the same recipe as the others"
+            f"peer {short(peer_id)} trains a different model, optimizer, global batch, "
+            f"lr_rule or delayed under the run name {run!r} (its spec hash is "
+            f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); use another run name, or the same recipe as the others"
         )
 
 

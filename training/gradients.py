@@ -57,13 +57,7 @@ class Gradients:
             for name, parameter in self._parameters.items():
                 if parameter.grad is None:
                     continue
-                if name not in self._sums:
-                    self._sums[name] = torch.zeros_like(
-                        parameter,
-                        dtype=_torch_dtype(parameter),
-                        memory_format=torch.preserve_format,
-                    )
-                self._sums[name].add_(parameter.grad, alpha=samples)
+                self._sum_of(name, parameter).add_(parameter.grad, alpha=samples)
                 parameter.grad = None
         self.samples += samples
 
@@ -97,11 +91,26 @@ class Gradients:
         for parameter in self._parameters.values():
             parameter.grad = None
 
+    def restore(self, means: Mapping[str, Array], samples: int) -> None:
+        """Take back what means() gave and clear() dropped, beside what came since."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                mean = torch.from_numpy(means[name]).to(parameter.device)
+                self._sum_of(name, parameter).add_(mean, alpha=samples)
+        self.samples += samples
+
     def clear(self) -> None:
         """Begin the next global batch."""
         for total in self._sums.values():
             total.zero_()
         self.samples = 0
+
+    def _sum_of(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros_like(
+                parameter, dtype=_torch_dtype(parameter), memory_format=torch.preserve_format
+            )
+        return self._sums[name]
 
     def forget_staging(self) -> None:
         """Never touch the last means() again: a round that was given up may still read them."""

@@ -9,7 +9,10 @@ from averaging import RoundReport
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one call of step() did."""
+    """What one call of step() did.
+
+    With delayed updates a call may take a step with a round that has ended, and begin the next.
+    """
 
     global_step: int
     """Global steps taken so far."""
@@ -20,8 +23,12 @@ class StepReport:
     target: int
     """The global batch of the step that comes next."""
     round: RoundReport | None = None
-    """The round that was held, successful or not."""
+    """The round that was held, successful or not; with delayed updates, the one that has ended."""
     caught_up: bool = False
     """The swarm was elsewhere, and its state was taken over; what was accumulated is gone."""
+    began: bool = False
+    """With delayed updates: the round of the batch that this call filled is under way."""
+    waited_s: float = 0.0
+    """How long this call waited for the network: for others, for the round, for a download."""
     failure: str = ""
     """Why no step was taken though it was due; step() tries again at its next call."""

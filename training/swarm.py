@@ -93,6 +93,7 @@ class Swarm:
         model: nn.Module,
         global_batch: int | BatchSchedule,
         lr_rule: LrRule = "constant",
+        delayed: bool = False,
     ) -> SwarmOptimizer:
         """Train a model together with all peers that do the same under this run's name.
 
@@ -101,6 +102,7 @@ class Swarm:
             model: all its parameters and buffers are what a newcomer downloads.
             global_batch: samples that all peers together put into one step.
             lr_rule: how the learning rate follows a batch that changes, from the first one's.
+            delayed: average while the next global batch is computed, on parameters one step old.
 
         Raises:
             SpecDiffers: others train something else under this name.
@@ -113,6 +115,7 @@ class Swarm:
             model=model,
             schedule=schedule,
             lr_rule=lr_rule,
+            delayed=delayed,
             run=self.run,
             portal=self._portal,
             network=self._network,

@@ -70,11 +70,15 @@ class SimTrainer:
         """Compute and step until this global step, or told to stop."""
         while self.position.step < steps and not self.stop:
             await trio.sleep(self.compute_s)
-            self.sums += self.batch_size * gradient(self.theta, (self.name, self.number))
-            self.batches.append((self.name, self.number))
-            self.samples += self.batch_size
-            self.number += 1
+            self.compute()
             await self.step()
+
+    def compute(self) -> None:
+        """One micro-batch."""
+        self.sums += self.batch_size * gradient(self.theta, (self.name, self.number))
+        self.batches.append((self.name, self.number))
+        self.samples += self.batch_size
+        self.number += 1
 
     async def step(self) -> None:
         """What SwarmOptimizer.step() does after accumulating."""

@@ -77,7 +77,7 @@ def test_all_peers_need_the_same_rule() -> None:
         model, other = make_model(), make_model()
         first = swarm.optimizer(momentum(model), model=model, global_batch=8, lr_rule="linear")
         second = stranger.optimizer(momentum(other), model=other, global_batch=8, lr_rule="sqrt")
-        assert first._plan.spec_hash != second._plan.spec_hash
+        assert first._session.plan.spec_hash != second._session.plan.spec_hash
 
 
 def test_a_rule_that_there_is_not_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from averaging import RoundId
 from p2p import PeerId
-from training.progress.batch_schedule import BatchMemory
+from training.progress.batch_schedule import BatchMemory, BatchSchedule
 
 Role = Literal["node", "client"]
 
@@ -24,6 +24,10 @@ class Position:
     """Samples that went into all those steps."""
     batch_memory: BatchMemory = ()
     """What the batch schedule remembers of them."""
+
+    def target(self, schedule: BatchSchedule) -> int:
+        """The global batch of the step that comes next."""
+        return schedule.samples_at(self.step, self.batch_memory)
 
 
 @dataclass(frozen=True, kw_only=True)
