@@ -36,7 +36,8 @@ class SpecDiffers(TrainingError):
         super().__init__(
             f"peer {short(peer_id)} trains a different model, optimizer, global batch, "
             f"lr_rule or delayed under the run name {run!r} (its spec hash is "
-            f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); use another run name, or the same recipe as the others"
+            f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); "
+            "use another run name, or the same recipe as the others"
         )
 
 

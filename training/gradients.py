@@ -6,7 +6,7 @@ the sums of all peers, divided by all their samples, are what one machine would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -39,27 +39,33 @@ class Gradients:
         )
         """What is averaged."""
 
-    def add(self, samples: int) -> None:
+    def add(self, samples: int) -> bool:
         """Take over the parameters' gradients, of the mean loss over so many samples.
 
         They are removed from the parameters, so nothing is counted twice where zero_grad() is
         forgotten. A parameter that the loss did not reach adds nothing.
 
+        Returns:
+            False where a number is infinite or none: then nothing was added, since it would spoil
+            the sums, and with them the round of all.
+
         Raises:
             ValueError: no parameter has a gradient.
         """
-        if all(parameter.grad is None for parameter in self._parameters.values()):
+        found = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
+        if not found:
             raise ValueError(
                 "no parameter has a gradient; call loss.backward() before step(), and check that "
                 "the optimizer holds the parameters of the model that computed the loss"
             )
+        finite = all_finite(found.values())
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                if parameter.grad is None:
-                    continue
-                self._sum_of(name, parameter).add_(parameter.grad, alpha=samples)
-                parameter.grad = None
-        self.samples += samples
+            for name, gradient in found.items():
+                if finite:
+                    self._sum_of(name, self._parameters[name]).add_(gradient, alpha=samples)
+                self._parameters[name].grad = None
+        self.samples += samples * finite
+        return finite
 
     def means(self) -> dict[str, Array]:
         """The mean gradient over all samples, as arrays that a round may overwrite."""
@@ -115,6 +121,16 @@ class Gradients:
     def forget_staging(self) -> None:
         """Never touch the last means() again: a round that was given up may still read them."""
         self._staging = None
+
+
+def all_finite(gradients: Iterable[torch.Tensor]) -> bool:
+    """Whether all of their numbers are finite; a device is asked once."""
+    checks = [
+        (gradient.coalesce().values() if gradient.is_sparse else gradient).isfinite().all()
+        for gradient in gradients
+    ]
+    device = checks[0].device
+    return bool(torch.stack([check.to(device) for check in checks]).all())
 
 
 def _torch_dtype(parameter: torch.Tensor) -> torch.dtype:

@@ -138,13 +138,19 @@ class SwarmOptimizer(torch.optim.Optimizer):
         """How many samples all peers together put into the next global step."""
         return self._replica.target
 
+    @property
+    def skipped_count(self) -> int:
+        """Micro-batches that were left out since their gradients were not finite."""
+        return self._stepper.skipped_count
+
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, *, samples: int | None = None
     ) -> StepReport:
         """Add the gradients of a micro-batch; when the swarm has a global batch, step with it.
 
         The gradients must be those of the mean loss over `samples` samples. They are taken from
-        the parameters.
+        the parameters. Where one of them is not finite the micro-batch is left out, and the report
+        says `skipped`.
 
         Raises:
             ValueError: no gradient, or samples is missing or below 1.

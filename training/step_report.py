@@ -22,6 +22,8 @@ class StepReport:
     """This peer's: those that went into the step, or those accumulated for the next one."""
     target: int
     """The global batch of the step that comes next."""
+    skipped: bool = False
+    """This micro-batch had gradients that are infinite or no numbers, and was left out."""
     round: RoundReport | None = None
     """The round that was held, successful or not; with delayed updates, the one that has ended."""
     caught_up: bool = False

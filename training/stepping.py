@@ -56,12 +56,19 @@ class Stepper:
         self._failures = 0
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
         self._waited_s = 0.0
+        self._skips = False
+        self.skipped_count = 0
+        """Micro-batches that were left out."""
 
     def step(self, samples: int, computed_s: float) -> StepReport:
         """As SwarmOptimizer.step(), of a peer that is with the swarm."""
         self._waited_s = 0.0
-        self._gradients.add(samples)
-        self._speed.on_done(samples, computed_s)
+        self._skips = not self._gradients.add(samples)
+        if self._skips:
+            self.skipped_count += 1
+            logger.warning("micro_batch_skipped count=%d cause=non-finite", self.skipped_count)
+        else:
+            self._speed.on_done(samples, computed_s)
         self._pace.on_done(1, computed_s)
         return self._advance() if self._background is None else self._advance_delayed()
 
@@ -263,6 +270,7 @@ class Stepper:
             stepped=stepped,
             samples=self._gradients.samples if samples is None else samples,
             target=self._replica.target,
+            skipped=self._skips,
             round=round,
             caught_up=caught_up,
             began=began,
