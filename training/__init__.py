@@ -4,6 +4,7 @@ from training.config import SwarmConfig
 from training.errors import (
     CatchUpFailed,
     CheckpointError,
+    RankFailed,
     RecipeError,
     SpecDiffers,
     SwarmStuck,
@@ -19,6 +20,7 @@ from training.progress import (
     ProgressConfig,
     RampBatch,
 )
+from training.ranks import RankedOptimizer
 from training.step_report import StepReport
 from training.swarm import Swarm, join
 
@@ -32,6 +34,8 @@ __all__ = [
     "PeerProgress",
     "ProgressConfig",
     "RampBatch",
+    "RankFailed",
+    "RankedOptimizer",
     "RecipeError",
     "SpecDiffers",
     "StepReport",

@@ -71,3 +71,17 @@ class SwarmStuck(TrainingError):
             f"{failures} rounds failed one after another ({cause}); what was accumulated is "
             "kept: call step() again when the network is well, or leave and join again"
         )
+
+
+class RankFailed(TrainingError):
+    """Rank 0 of this peer could not do what all ranks asked for; it raised the cause itself.
+
+    Args:
+        cause: the error's kind and words.
+    """
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(
+            f"rank 0 of this peer failed ({cause}); see its log, and stop or go on as it does"
+        )

@@ -25,7 +25,8 @@ class StepReport:
     skipped: bool = False
     """This micro-batch had gradients that are infinite or no numbers, and was left out."""
     round: RoundReport | None = None
-    """The round that was held, successful or not; with delayed updates, the one that has ended."""
+    """The round that was held, successful or not; with delayed updates, the one whose step was
+    taken, or that has failed."""
     caught_up: bool = False
     """The swarm was elsewhere, and its state was taken over; what was accumulated is gone."""
     began: bool = False

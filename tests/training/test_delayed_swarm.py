@@ -208,3 +208,19 @@ def test_a_latecomer_takes_over_the_applied_state_and_goes_on_with_the_others() 
             assert_same_bits([*trainers, late], 8)
 
     run_sim(33, main)
+
+
+def test_a_round_that_never_began_gives_back_what_was_to_be_in_it() -> None:
+    """Ctrl-C may come before trio's thread has begun it; and who leaves then waits for nothing."""
+
+    async def main(network: SimNetwork) -> None:
+        async with swarm(network, 2) as trainers, delayed(trainers[0]) as one:
+            one.under_way = BackgroundRound({"theta": np.full(10, 2.0)}, 8)
+            await one.step()
+            assert one.under_way is None
+            assert (trainers[0].samples, trainers[0].sums.tolist()) == (8, [16.0] * 10)
+            await one.rounds.cancel()
+            await one.train(2)
+            assert trainers[0].position.step == 2
+
+    run_sim(34, main)
