@@ -95,8 +95,6 @@ class RankedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """On rank 0 as SwarmOptimizer's, then its parameters go to all; all ranks call it."""
-        if self._swarm is None:
-            self._own.load_state_dict(state_dict)
         self._on_first(lambda swarm: swarm.load_state_dict(state_dict))
         self._send(everything=True)
 
@@ -194,13 +192,17 @@ class RankedOptimizer(torch.optim.Optimizer):
             except BaseException as exc:
                 failure = exc
                 told[0] = (None, self._swarm.global_step, f"{type(exc).__name__}: {exc}")
-        distributed.broadcast_object_list(told, self._source, group=self._group)
-        value: T
-        value, self._global_step, complaint = told[0]
-        if failure is not None:
-            raise failure
-        if complaint:
-            raise RankFailed(complaint)
+        try:
+            distributed.broadcast_object_list(told, self._source, group=self._group)
+            value: T
+            value, self._global_step, complaint = told[0]
+            if complaint:
+                # Rank 0 may have caught up before it failed.
+                self._send(everything=True)
+                raise RankFailed(complaint)
+        finally:
+            if failure is not None:
+                raise failure
         return value
 
     def _send(self, *, everything: bool) -> None:

@@ -80,6 +80,23 @@ def test_all_peers_need_the_same_rule() -> None:
         assert first._session.plan.spec_hash != second._session.plan.spec_hash
 
 
+def test_a_checkpoint_goes_on_with_the_measured_batch() -> None:
+    model = make_model()
+    schedule = NoiseScaleBatch(first=32, smallest=16, largest=64)
+    with join("test") as swarm:
+        optimizer = swarm.optimizer(momentum(model), model=model, global_batch=schedule)
+        saved = optimizer.state_dict()
+        assert (optimizer.global_batch, saved["swarm"]["batch_memory"]) == (32, [])
+        saved["swarm"]["batch_memory"] = [48.0, 0.5, 24.0, 0.9]
+        optimizer.load_state_dict(saved)
+        assert optimizer.global_batch == 48
+        backward(model, 0)
+        assert not optimizer.step(samples=47).stepped
+        backward(model, 1)
+        assert optimizer.step(samples=1).stepped
+        assert optimizer.state_dict()["swarm"]["batch_memory"] == [48.0, 0.5, 24.0, 0.9]
+
+
 def test_a_rule_that_there_is_not_is_refused() -> None:
     model = make_model()
     with join("test") as swarm, pytest.raises(ValueError, match="lr_rule"):
