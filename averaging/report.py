@@ -20,6 +20,9 @@ class MemberReport:
     """How much of the vector contains this member's contribution, 0 to 1."""
     weight: float
     """The weight it declared."""
+    norm: float = 0.0
+    """The L2 norm of its vector, as it declared it; 0 where its weight is 0 or nothing was agreed.
+    After success all voters are told the same."""
     reason: str = ""
     """Why the fraction is below 1; empty when it is not."""
 

@@ -41,6 +41,19 @@ def test_threads() -> None:
     assert (process.returncode, out) == (0, "sums: [3, 6]\n")
 
 
+def test_batches_and_overlap() -> None:
+    process = start("batches_and_overlap.py")
+    out, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    first, *steps = out.splitlines()
+    assert first.startswith("join with: /ip4/127.0.0.1/tcp/")
+    assert [line.split(":")[0] for line in steps] == [f"step {n}" for n in range(1, 21)]
+    batches = [line.split("next batch ")[1].split(",")[0] for line in steps]
+    assert batches == ["16"] * 4 + ["32"] * 5 + ["64"] * 11
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in steps]
+    assert losses[-1] < 0.2 * losses[0]
+
+
 def test_asyncio_server() -> None:
     one, other = start("asyncio_server.py"), start("asyncio_server.py")
     try:

@@ -15,13 +15,24 @@ if TYPE_CHECKING:
         CatchUpFailed,
         CheckpointError,
         Diverged,
+        RankFailed,
         RecipeError,
         SpecDiffers,
         SwarmStuck,
         TrainingError,
     )
-    from training.optimizer import StepReport, SwarmOptimizer
-    from training.progress import BatchSchedule, FixedBatch, PeerProgress, ProgressConfig
+    from training.learning_rate import LrRule
+    from training.optimizer import SwarmOptimizer
+    from training.progress import (
+        BatchSchedule,
+        FixedBatch,
+        NoiseScaleBatch,
+        PeerProgress,
+        ProgressConfig,
+        RampBatch,
+    )
+    from training.ranks import RankedOptimizer
+    from training.step_report import StepReport
     from training.swarm import Swarm, join
 
 _HOMES = {
@@ -30,13 +41,24 @@ _HOMES = {
         "CatchUpFailed",
         "CheckpointError",
         "Diverged",
+        "RankFailed",
         "RecipeError",
         "SpecDiffers",
         "SwarmStuck",
         "TrainingError",
     ),
-    "training.optimizer": ("StepReport", "SwarmOptimizer"),
-    "training.progress": ("BatchSchedule", "FixedBatch", "PeerProgress", "ProgressConfig"),
+    "training.learning_rate": ("LrRule",),
+    "training.optimizer": ("SwarmOptimizer",),
+    "training.progress": (
+        "BatchSchedule",
+        "FixedBatch",
+        "NoiseScaleBatch",
+        "PeerProgress",
+        "ProgressConfig",
+        "RampBatch",
+    ),
+    "training.ranks": ("RankedOptimizer",),
+    "training.step_report": ("StepReport",),
     "training.swarm": ("Swarm", "join"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -47,8 +69,13 @@ __all__ = [
     "CheckpointError",
     "Diverged",
     "FixedBatch",
+    "LrRule",
+    "NoiseScaleBatch",
     "PeerProgress",
     "ProgressConfig",
+    "RampBatch",
+    "RankFailed",
+    "RankedOptimizer",
     "RecipeError",
     "SpecDiffers",
     "StepReport",

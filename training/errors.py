@@ -26,7 +26,8 @@ class SpecDiffers(TrainingError):
     Args:
         run: the name of the run.
         peer_id: one peer whose model differs.
-        theirs: the hash of its names, shapes, kinds of numbers, optimizer and global batch.
+        theirs: the hash of its names, shapes, kinds of numbers, optimizer, global batch, rule for
+            the learning rate, and whether updates are delayed.
         ours: the same of ours.
     """
 
@@ -39,9 +40,10 @@ class SpecDiffers(TrainingError):
         self.theirs = theirs
         self.ours = ours
         super().__init__(
-            f"peer {short(peer_id)} trains a different model, optimizer or global batch under "
-            f"the run name {run!r} (its spec hash is {theirs.hex()[:12]}, ours is "
-            f"{ours.hex()[:12]}); use another run name, or the same recipe as the others"
+            f"peer {short(peer_id)} trains a different model, optimizer, global batch, "
+            f"lr_rule or delayed under the run name {run!r} (its spec hash is "
+            f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); "
+            "use another run name, or the same recipe as the others"
         )
 
 
@@ -91,4 +93,18 @@ class Diverged(TrainingError):
             f"{skipped} micro-batches one after another gave no gradient that can be used "
             f"({cause}); lower the learning rate, clip the gradient (clip_norm), or look at the "
             "data; checkpoints from before are unharmed"
+        )
+
+
+class RankFailed(TrainingError):
+    """Rank 0 of this peer could not do what all ranks asked for; it raised the cause itself.
+
+    Args:
+        cause: the error's kind and words.
+    """
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(
+            f"rank 0 of this peer failed ({cause}); see its log, and stop or go on as it does"
         )

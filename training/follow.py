@@ -233,10 +233,11 @@ class _Following:
     def _join(self, snapshot: Snapshot, metadata: StateMetadata) -> CaughtUp | None:
         """The state together with the rounds after it; None if it is older than what is kept."""
         path = [self.start, *(kept.position for kept in self.kept)]
+        there = metadata.position
         if snapshot.version < path[0].round.number:
             return None
         for index, position in enumerate(path):
-            if position.round == metadata.position.round:
+            if (position.round, position.batch_memory) == (there.round, there.batch_memory):
                 return CaughtUp(
                     snapshot,
                     metadata,
@@ -244,5 +245,5 @@ class _Following:
                     tuple(position.round for position in path[index:]),
                 )
         if snapshot.version > path[-1].round.number:
-            return CaughtUp(snapshot, metadata, (), (metadata.position.round,))
+            return CaughtUp(snapshot, metadata, (), (there.round,))
         raise StateUnavailable("the donors hold a state of another lineage than they claim")

@@ -6,13 +6,14 @@ the sums of all peers, divided by all their samples, are what one machine would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from averaging import TensorSpec
+from training.learning_rate import scaled_rates
 from training.model_state import Array
 
 
@@ -38,33 +39,33 @@ class Gradients:
         )
         """What is averaged."""
 
-    def add(self, samples: int) -> None:
+    def add(self, samples: int) -> bool:
         """Take over the parameters' gradients, of the mean loss over so many samples.
 
         They are removed from the parameters, so nothing is counted twice where zero_grad() is
         forgotten. A parameter that the loss did not reach adds nothing.
 
+        Returns:
+            False where a number is infinite or none: then nothing was added, since it would spoil
+            the sums, and with them the round of all.
+
         Raises:
             ValueError: no parameter has a gradient.
         """
-        if all(parameter.grad is None for parameter in self._parameters.values()):
+        found = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
+        if not found:
             raise ValueError(
                 "no parameter has a gradient; call loss.backward() before step(), and check that "
                 "the optimizer holds the parameters of the model that computed the loss"
             )
+        finite = all_finite(found.values())
         with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                if parameter.grad is None:
-                    continue
-                if name not in self._sums:
-                    self._sums[name] = torch.zeros_like(
-                        parameter,
-                        dtype=_torch_dtype(parameter),
-                        memory_format=torch.preserve_format,
-                    )
-                self._sums[name].add_(parameter.grad, alpha=samples)
-                parameter.grad = None
-        self.samples += samples
+            for name, gradient in found.items():
+                if finite:
+                    self._sum_of(name, self._parameters[name]).add_(gradient, alpha=samples)
+                self._parameters[name].grad = None
+        self.samples += samples * finite
+        return finite
 
     def means(self) -> dict[str, Array]:
         """The mean gradient over all samples, as arrays that a round may overwrite."""
@@ -84,14 +85,25 @@ class Gradients:
             for name, parameter in self._parameters.items()
         }
 
-    def apply(self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step with these gradients."""
+    def apply(
+        self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer, *, factor: float = 1.0
+    ) -> None:
+        """One optimizer step with these gradients, at `factor` times the learning rates."""
         for name, parameter in self._parameters.items():
             gradient = torch.from_numpy(means[name]).to(parameter.device, parameter.dtype)
             parameter.grad = gradient
-        optimizer.step()
+        with scaled_rates(optimizer, factor):
+            optimizer.step()
         for parameter in self._parameters.values():
             parameter.grad = None
+
+    def restore(self, means: Mapping[str, Array], samples: int) -> None:
+        """Take back what means() gave and clear() dropped, beside what came since."""
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                mean = torch.from_numpy(means[name]).to(parameter.device)
+                self._sum_of(name, parameter).add_(mean, alpha=samples)
+        self.samples += samples
 
     def clear(self) -> None:
         """Begin the next global batch."""
@@ -99,9 +111,26 @@ class Gradients:
             total.zero_()
         self.samples = 0
 
+    def _sum_of(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros_like(
+                parameter, dtype=_torch_dtype(parameter), memory_format=torch.preserve_format
+            )
+        return self._sums[name]
+
     def forget_staging(self) -> None:
         """Never touch the last means() again: a round that was given up may still read them."""
         self._staging = None
+
+
+def all_finite(gradients: Iterable[torch.Tensor]) -> bool:
+    """Whether all of their numbers are finite; a device is asked once."""
+    checks = [
+        (gradient.coalesce().values() if gradient.is_sparse else gradient).isfinite().all()
+        for gradient in gradients
+    ]
+    device = checks[0].device
+    return bool(torch.stack([check.to(device) for check in checks]).all())
 
 
 def _torch_dtype(parameter: torch.Tensor) -> torch.dtype:

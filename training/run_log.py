@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from averaging import RoundReport
-    from training.optimizer import StepReport
+    from training.step_report import StepReport
     from training.swarm import Swarm
 
 EventHandler = Callable[[dict[str, Any]], None]

@@ -38,6 +38,7 @@ from training.progress import (
     Role,
     Tracker,
     open_tracker,
+    step_norms,
 )
 from training.state_averager import StateAverager
 
@@ -81,7 +82,7 @@ class SessionPlan:
     spec: TensorSpec
     """The gradients."""
     spec_hash: bytes
-    """What all peers must share: the spec, the optimizer, the global batch."""
+    """What all peers must share: the spec, the optimizer, the global batch, how it steps."""
     schedule: BatchSchedule
     position: Position
     check_state: Callable[[Manifest], str | None]
@@ -107,9 +108,8 @@ class Session:
         self.config = config
         self.tracker: Tracker
         self.averager: Averager
-        self._dht = dht
         self._on_caller = on_caller
-        self._nursery = nursery
+        self._written = plan.position
         self._copying = trio.Lock()
         self._moved = trio.Event()
         self._took_part = False
@@ -125,7 +125,7 @@ class Session:
     @property
     def target(self) -> int:
         """The global batch of the step at hand."""
-        return self.plan.schedule.samples_at(self.own.position.step)
+        return self.own.position.target(self.plan.schedule)
 
     # --- the steps of a peer that is up to date ---
 
@@ -143,10 +143,17 @@ class Session:
         return self.tracker.view()
 
     async def advance(self, samples: int, samples_per_s: float, period_s: float) -> Advice:
-        """Our accumulated samples changed; what now?
+        """As advise(), but where the round is due, all who are expected came or are overdue."""
+        advice = await self.advise(samples, samples_per_s, period_s)
+        if advice is not Advice.ROUND:
+            return advice
+        if await self.gather(self.averager, self.config.accept_fraction * self.target):
+            return Advice.ROUND
+        self.tracker.report(replace(self.own, waits=False), target=self.target)
+        return Advice.ACCUMULATE
 
-        Where the round is due, all who are expected have come, or are overdue.
-        """
+    async def advise(self, samples: int, samples_per_s: float, period_s: float) -> Advice:
+        """Our accumulated samples changed; what now? The others are told."""
         # Reports that have arrived while we computed are heard first.
         await trio.lowlevel.checkpoint()
         own = replace(
@@ -160,12 +167,7 @@ class Session:
         self.tracker.report(replace(own, waits=ready), target=self.target)
         if view.ahead is not None:
             return Advice.CATCH_UP
-        if not ready:
-            return Advice.ACCUMULATE
-        if await self.gather(self.averager, self.config.accept_fraction * self.target):
-            return Advice.ROUND
-        self.tracker.report(own, target=self.target)
-        return Advice.ACCUMULATE
+        return Advice.ROUND if ready else Advice.ACCUMULATE
 
     def is_ready(self, view: BatchView) -> bool:
         """Whether the round at hand is due: the batch is there, or somebody else says so."""
@@ -223,6 +225,11 @@ class Session:
             logger.warning(
                 "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
             )
+        memory = position.batch_memory
+        if accepted and self.plan.schedule.uses_norms:
+            means = [gradients[name] for name in self.plan.spec.names]
+            norms = await self.node.offload(step_norms, report, means)
+            memory = self.plan.schedule.remember(memory, norms)
         return RoundResult(
             report,
             accepted,
@@ -230,6 +237,7 @@ class Session:
                 RoundId(position.round.number + 1, report.digest),
                 position.step + accepted,
                 min(position.samples + round(delivered) * accepted, _SAMPLES_MAX),
+                memory,
             ),
         )
 
@@ -253,14 +261,15 @@ class Session:
     async def commit(self, result: RoundResult, samples: int) -> None:
         """The result has been applied; `samples` are left in the accumulators."""
         self.on_committed(result, holds_state=True, samples=samples)
+        self.on_state_written()
 
     async def settle(self, position: Position, past: Sequence[RoundId] = ()) -> None:
         """Our state was replaced by one of this position."""
         own = replace(self.own, position=position, samples=0, holds_state=True, waits=False)
         self.tracker.on_moved(own, past)
-        self._on_moved()
+        self.on_state_written()
 
-    # --- shared with following ---
+    # --- shared with following and with rounds in the background ---
 
     def on_committed(self, result: RoundResult, *, holds_state: bool, samples: int = 0) -> None:
         """A round of ours led on: remember who delivered, tell where we are."""
@@ -281,7 +290,6 @@ class Session:
             waits=not holds_state,
         )
         self.tracker.on_round(delivered, own)
-        self._on_moved()
 
     def check_spec(self) -> None:
         """Raise SpecDiffers when it is us who are wrong here.
@@ -328,7 +336,9 @@ class Session:
             absent |= set(expected) - report.members.keys()
         return tuple(sorted(absent - {self.node.peer_id}))
 
-    def _on_moved(self) -> None:
+    def on_state_written(self) -> None:
+        """The caller's state is that of our position; snapshots of it can be had."""
+        self._written = self.own.position
         self._moved.set()
         self._moved = trio.Event()
 
@@ -337,8 +347,7 @@ class Session:
     async def snapshot(self, minimum_version: int) -> Snapshot:
         """A snapshot for a newcomer, copied by the caller's thread when it next has a moment."""
         while True:
-            own = self.own
-            if own.holds_state and own.position.round.number >= minimum_version:
+            if self.own.holds_state and self._written.round.number >= minimum_version:
                 async with self._copying:
                     return await self._on_caller(self.plan.take_snapshot)
             await self._moved.wait()

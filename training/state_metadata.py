@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -10,6 +10,7 @@ from averaging import RoundId
 from p2p import Message, MessageInvalid, decode_untrusted, encode
 from training.model_state import Scalars
 from training.progress import Position
+from training.progress.schema import BatchMemory
 
 METADATA_BYTES_MAX = 1 << 20
 _HASH_SIZE_BYTES = 32
@@ -31,11 +32,14 @@ class StateMetadata(Message, frozen=True):
     scalars: Annotated[
         tuple[tuple[Name, Key, bool | int | float | Text | None], ...], Meta(max_length=65_536)
     ]
+    batch_memory: BatchMemory = ()
+    """What the schedule of batches remembers."""
 
     @property
     def position(self) -> Position:
         """Where in the run the state was taken."""
-        return Position(RoundId(self.round_number, self.parent), self.step, self.samples)
+        parent = RoundId(self.round_number, self.parent)
+        return Position(parent, self.step, self.samples, self.batch_memory)
 
 
 def encode_metadata(position: Position, *, equalized: bool, scalars: Scalars) -> bytes:
@@ -52,6 +56,7 @@ def encode_metadata(position: Position, *, equalized: bool, scalars: Scalars) ->
             position.samples,
             equalized,
             scalars,
+            position.batch_memory,
         )
     )
 
@@ -66,3 +71,24 @@ def decode_metadata_untrusted(data: bytes, *, version: int) -> StateMetadata:
     if metadata.round_number != version or metadata.step > metadata.round_number:
         raise MessageInvalid("the metadata does not fit the snapshot's version")
     return metadata
+
+
+def position_to_dict(position: Position) -> dict[str, Any]:
+    """The position as a checkpoint holds it."""
+    return {
+        "round": position.round.number,
+        "parent": position.round.parent.hex(),
+        "step": position.step,
+        "samples": position.samples,
+        "batch_memory": list(position.batch_memory),
+    }
+
+
+def position_from_dict(saved: dict[str, Any]) -> Position:
+    """What position_to_dict() was given; checkpoints of older versions lack the memory."""
+    return Position(
+        RoundId(saved["round"], bytes.fromhex(saved["parent"])),
+        saved["step"],
+        saved["samples"],
+        tuple(saved.get("batch_memory", ())),
+    )

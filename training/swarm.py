@@ -25,6 +25,7 @@ from p2p import (
     open_relay_directory,
 )
 from training.config import SwarmConfig
+from training.learning_rate import LrRule
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 
@@ -91,6 +92,8 @@ class Swarm:
         *,
         model: nn.Module,
         global_batch: int | BatchSchedule,
+        lr_rule: LrRule = "constant",
+        delayed: bool = False,
     ) -> SwarmOptimizer:
         """Train a model together with all peers that do the same under this run's name.
 
@@ -98,6 +101,8 @@ class Swarm:
             optimizer: steps this peer's parameters; any of PyTorch's.
             model: all its parameters and buffers are what a newcomer downloads.
             global_batch: samples that all peers together put into one step.
+            lr_rule: how the learning rate follows a batch that changes, from the first one's.
+            delayed: average while the next global batch is computed, on parameters one step old.
 
         Raises:
             SpecDiffers: others train something else under this name.
@@ -109,6 +114,8 @@ class Swarm:
             optimizer,
             model=model,
             schedule=schedule,
+            lr_rule=lr_rule,
+            delayed=delayed,
             run=self.run,
             portal=self._portal,
             network=self._network,

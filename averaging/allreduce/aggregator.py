@@ -122,6 +122,7 @@ def _finish(session: Session, work: Work) -> None:
         weights=tuple(session.senders.weight_of(peer) for peer in session.members),
         reasons=work.reduction.reasons(),
         signature=bytes(64),
+        norms=tuple(session.senders.norm_of(peer) for peer in session.members),
     )
     end = manifest.signed_piece_end(end, session.node.identity.sign)
     session.results.append(end)

@@ -73,12 +73,13 @@ def check_piece_end_untrusted(
         raise MessageInvalid("a piece end comes from another than the piece's owner")
     if len(end.chunks) != len(piece.chunks):
         raise MessageInvalid("a piece end has a wrong number of chunks")
-    if not len(end.included) == len(end.weights) == len(end.reasons) == member_count:
+    tables = (end.included, end.weights, end.reasons, end.norms)
+    if any(len(table) != member_count for table in tables):
         raise MessageInvalid("a piece end has a wrong number of members")
     if any(count > len(piece.chunks) for count in end.included):
         raise MessageInvalid("a piece end includes a member in chunks that do not exist")
-    if not all(0 <= weight < float("inf") for weight in end.weights):
-        raise MessageInvalid("a piece end has an impossible weight")
+    if not all(0 <= number < float("inf") for number in (*end.weights, *end.norms)):
+        raise MessageInvalid("a piece end has an impossible weight or norm")
     signed = _signed_bytes("piece-end", piece_digest(end))
     if not verify_signature(aggregators[end.owner], signed, end.signature):
         raise MessageInvalid("a piece end has a wrong signature")

@@ -95,6 +95,11 @@ class Senders(Generic[Peer]):
         """What the sender declared; 0 for those who never did."""
         return self._senders[sender].weight or 0.0
 
+    def norm_of(self, sender: Peer) -> float:
+        """What the sender declared; 0 for those who never did, or of weight 0, or made no sense."""
+        state = self._senders[sender]
+        return state.norm if state.weight and 0 <= state.norm < math.inf else 0.0
+
     def delivered(self, sender: Peer) -> int:
         """Chunks that came from this sender."""
         return self._senders[sender].delivered

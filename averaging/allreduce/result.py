@@ -121,11 +121,12 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
     known = sum(session.pieces[end.piece].element_count for end in held)
     reports = {}
     for number, peer in enumerate(session.members):
-        included, weight, reason = 0, 0.0, ""
+        included, weight, norm, reason = 0, 0.0, 0.0, ""
         for end in held:
             chunks = session.pieces[end.piece].chunks[: end.included[number]]
             included += sum(chunk.element_count for chunk in chunks)
             weight = max(weight, end.weights[number])
+            norm = max(norm, end.norms[number])
             reason = reason or end.reasons[number]
         # An empty vector, or an auxiliary member that averaged nothing: we know of no exclusion.
         whole = included / known if known else float(peer in session.voters)
@@ -135,7 +136,7 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
             reason = reason or "auxiliary"
         elif known and not weight:
             reason = reason or "weight 0"
-        reports[peer] = MemberReport(fraction=whole, weight=weight, reason=reason)
+        reports[peer] = MemberReport(fraction=whole, weight=weight, norm=norm, reason=reason)
     return reports
 
 

@@ -91,6 +91,8 @@ class PieceEnd(Message, frozen=True, tag="piece_end"):
     reasons: Annotated[tuple[Reason, ...], Meta(max_length=MEMBERS_MAX)]
     """Why a member is not in all chunks; empty for the others."""
     signature: Signature
+    norms: Annotated[tuple[float, ...], Meta(max_length=MEMBERS_MAX)] = ()
+    """The L2 norm that each member declared; 0 for those of weight 0."""
 
 
 class Excluded(Message, frozen=True, tag="excluded"):

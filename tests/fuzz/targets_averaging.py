@@ -140,6 +140,7 @@ def piece_end_of(piece: Piece, owner: int, plan: int) -> allreduce.PieceEnd:
         weights=(0.0, 1.0, 2.0),
         reasons=("silent", "", ""),
         signature=bytes(64),
+        norms=(0.0, 3.0, 20.0),
     )
     return manifest.signed_piece_end(end, SIGNS[owner])
 

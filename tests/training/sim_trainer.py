@@ -16,7 +16,7 @@ from p2p import Node, open_dht
 from p2p.testing import SimNetwork
 from training.config import SwarmConfig
 from training.follow import catch_up
-from training.progress import FixedBatch, Position
+from training.progress import BatchSchedule, FixedBatch, Position
 from training.session import Advice, Session, SessionPlan, open_session
 from training.state_metadata import encode_metadata
 
@@ -56,6 +56,8 @@ class SimTrainer:
     replayed: int = 0
     held: dict[RoundId, bytes] = field(default_factory=dict)
     """Theta's bytes at each position that was reached."""
+    positions: dict[RoundId, Position] = field(default_factory=dict)
+    """The same positions as a whole."""
     snapshots: int = 0
     equalized: bool = False
     stop: bool = False
@@ -68,11 +70,15 @@ class SimTrainer:
         """Compute and step until this global step, or told to stop."""
         while self.position.step < steps and not self.stop:
             await trio.sleep(self.compute_s)
-            self.sums += self.batch_size * gradient(self.theta, (self.name, self.number))
-            self.batches.append((self.name, self.number))
-            self.samples += self.batch_size
-            self.number += 1
+            self.compute()
             await self.step()
+
+    def compute(self) -> None:
+        """One micro-batch."""
+        self.sums += self.batch_size * gradient(self.theta, (self.name, self.number))
+        self.batches.append((self.name, self.number))
+        self.samples += self.batch_size
+        self.number += 1
 
     async def step(self) -> None:
         """What SwarmOptimizer.step() does after accumulating."""
@@ -103,7 +109,7 @@ class SimTrainer:
         else:
             self.failures.append("discarded")
         self.position, self.equalized = result.position, False
-        self.held[self.position.round] = self.theta.tobytes()
+        self.keep()
         await self.session.commit(result, self.samples)
 
     async def catch_up(self, hint: RoundId | None = None) -> None:
@@ -120,7 +126,7 @@ class SimTrainer:
         self.position = caught.position
         self.equalized = caught.metadata.equalized and not caught.rounds
         self.caught_up.append(self.position.step)
-        self.held[self.position.round] = self.theta.tobytes()
+        self.keep()
         await self.session.settle(self.position, caught.past)
 
     async def equalize(self) -> None:
@@ -137,6 +143,10 @@ class SimTrainer:
     def forget(self) -> None:
         self.sums = np.zeros_like(self.theta)
         self.samples, self.batches = 0, []
+
+    def keep(self) -> None:
+        self.held[self.position.round] = self.theta.tobytes()
+        self.positions[self.position.round] = self.position
 
     def take_snapshot(self) -> Snapshot:
         self.snapshots += 1
@@ -174,7 +184,7 @@ async def open_trainer(
     *,
     initial_peers: tuple[str, ...] = (),
     compute_s: float = 0.05,
-    global_batch: int = 64,
+    global_batch: int | BatchSchedule = 64,
     elements: int = 10,
     initial: float = 0.0,
     spec_name: str = "theta",
@@ -202,7 +212,7 @@ async def open_trainer(
         run="run",
         spec=spec,
         spec_hash=spec.hash,
-        schedule=FixedBatch(global_batch),
+        schedule=FixedBatch(global_batch) if isinstance(global_batch, int) else global_batch,
         position=position,
         check_state=check,
         take_snapshot=lambda: trainers[0].take_snapshot(),

@@ -48,6 +48,44 @@ def test_gradients_are_taken_away_so_nothing_counts_twice() -> None:
     assert gradients.samples == 1
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_never_added(bad: float) -> None:
+    model = linear()
+    gradients = of(model)
+    model.weight.sum().backward()
+    assert gradients.add(4)
+    (model.weight.sum() + model.bias[1] * bad).backward()
+    assert not gradients.add(2)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert gradients.samples == 4
+    assert gradients.means()["weight"].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_sparse_gradients_add_up_and_are_checked_too() -> None:
+    model = nn.Embedding(4, 2, sparse=True)
+    gradients = of(model)
+    model(torch.tensor([1, 1, 3])).sum().backward()
+    assert gradients.add(1)
+    assert gradients.means()["weight"].tolist() == [[0, 0], [2, 2], [0, 0], [1, 1]]
+    (model(torch.tensor([2])).sum() * float("nan")).backward()
+    assert not gradients.add(1)
+
+
+def test_what_was_taken_out_can_be_put_back() -> None:
+    model = linear()
+    gradients = of(model)
+    model.weight.sum().backward()
+    gradients.add(3)
+    means = {name: mean.copy() for name, mean in gradients.means().items()}
+    gradients.clear()
+    (7 * model.bias.sum()).backward()
+    gradients.add(1)
+    gradients.restore(means, 3)
+    assert gradients.samples == 4
+    assert gradients.means()["weight"].tolist() == [[0.75] * 3] * 2
+    assert gradients.means()["bias"].tolist() == [1.75, 1.75]
+
+
 def test_a_parameter_that_the_loss_did_not_reach_adds_nothing() -> None:
     model = linear()
     gradients = of(model)

@@ -179,7 +179,7 @@ def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int
             assert all(trainer.snapshots <= 2 for trainer in trainers), "only on demand"
             assert sum(len(trainer.failures) for trainer in trainers) == 0
 
-    run_sim(4, main)
+    run_sim(5, main)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Metadata of a snapshot: round trip, limits, random bytes, recorded bytes."""
 
 import contextlib
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -14,16 +15,19 @@ from training.state_metadata import (
     StateMetadata,
     decode_metadata_untrusted,
     encode_metadata,
+    position_from_dict,
+    position_to_dict,
 )
 
-POSITION = Position(RoundId(9, bytes([7]) * 32), 8, 2048)
+POSITION = Position(RoundId(9, bytes([7]) * 32), 8, 2048, (64.0, -0.5))
 SCALARS = (("0.weight", "step", 8), ("0.weight", "rate", 0.5), ("0.weight", "buffer", None))
 # Bytes as version 1 sends them; a change that breaks this needs a new version.
 RECORDED = (
-    "9609c420" + "07" * 32 + "08cd0800c393"
+    "9709c420" + "07" * 32 + "08cd0800c393"
     "93a8302e776569676874a47374657008"
     "93a8302e776569676874a472617465cb3fe0000000000000"
     "93a8302e776569676874a6627566666572c0"
+    "92cb4050000000000000cbbfe0000000000000"
 )
 
 
@@ -34,6 +38,18 @@ def test_recorded_bytes() -> None:
     assert metadata.position == POSITION
     assert metadata.equalized
     assert metadata.scalars == SCALARS
+
+
+def test_older_versions_know_no_schedules_memory() -> None:
+    data = bytes.fromhex("9609c420" + "07" * 32 + "08cd0800c390")
+    assert decode_metadata_untrusted(data, version=9).position == replace(POSITION, batch_memory=())
+
+
+def test_a_checkpoint_keeps_the_whole_position() -> None:
+    saved = position_to_dict(POSITION)
+    assert position_from_dict(saved) == POSITION
+    del saved["batch_memory"]
+    assert position_from_dict(saved) == replace(POSITION, batch_memory=()), "an older version's"
 
 
 GOOD = StateMetadata(9, bytes(32), 8, 2048, False, ())
@@ -50,6 +66,9 @@ GOOD = StateMetadata(9, bytes(32), 8, 2048, False, ())
         {"scalars": (("x" * 600, "step", 1),)},
         {"scalars": (("x", "step", b"bytes"),)},
         {"scalars": (("x", "step"),)},
+        {"batch_memory": (float("nan"),)},
+        {"batch_memory": (float("inf"),)},
+        {"batch_memory": (1.0,) * 9},
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from averaging import RoundId
 from p2p import PeerId
+from training.progress.batch_schedule import BatchMemory, BatchSchedule
 
 Role = Literal["node", "client"]
 
@@ -21,6 +22,12 @@ class Position:
     """Global steps taken; fewer than rounds where a round was discarded or averaged the state."""
     samples: int = 0
     """Samples that went into all those steps."""
+    batch_memory: BatchMemory = ()
+    """What the batch schedule remembers of them."""
+
+    def target(self, schedule: BatchSchedule) -> int:
+        """The global batch of the step that comes next."""
+        return schedule.samples_at(self.step, self.batch_memory)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from averaging import RoundId
 from p2p import Message, MessageInvalid, Method, decode_untrusted
+from training.progress.batch_schedule import NUMBER_MAX
 from training.progress.position import PeerRecord, Position, Role
 
 MAJOR = 1
@@ -25,10 +26,15 @@ HASH_SIZE_BYTES = 32
 RECORD_BYTES_MAX = 4096
 ADDRESSES_MAX = 16
 LIFE_S_MAX = 600.0
+BATCH_MEMORY_MAX = 8
 
 Hash = Annotated[bytes, Meta(min_length=HASH_SIZE_BYTES, max_length=HASH_SIZE_BYTES)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Number = Annotated[int, Meta(ge=0, le=2**62)]
+BatchMemory = Annotated[
+    tuple[Annotated[float, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)], ...],
+    Meta(max_length=BATCH_MEMORY_MAX),
+]
 
 
 class Progress(Message, frozen=True):
@@ -50,6 +56,8 @@ class Progress(Message, frozen=True):
     addresses: Annotated[
         tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=ADDRESSES_MAX)
     ]
+    batch_memory: BatchMemory = ()
+    """What the schedule of batches remembers there."""
 
 
 class ProgressAnswer(Message, frozen=True):
@@ -94,6 +102,7 @@ def message_of(record: PeerRecord, *, life_s: float, addresses: tuple[str, ...])
         record.sequence,
         life_s,
         addresses[:ADDRESSES_MAX],
+        record.position.batch_memory,
     )
 
 
@@ -101,7 +110,10 @@ def record_of(message: Progress) -> PeerRecord:
     """What the message says."""
     return PeerRecord(
         position=Position(
-            RoundId(message.round_number, message.parent), message.step, message.samples_committed
+            RoundId(message.round_number, message.parent),
+            message.step,
+            message.samples_committed,
+            message.batch_memory,
         ),
         spec_hash=message.spec_hash,
         samples=message.samples,

@@ -163,6 +163,7 @@ def end_signed_by(node: Node, group: Group, piece: Piece, /, **changes: Any) -> 
         weights=(1.0,) * count,
         reasons=("",) * count,
         signature=bytes(64),
+        norms=(1.0,) * count,
     )
     return manifest.signed_piece_end(msgspec.structs.replace(end, **changes), node.identity.sign)
 

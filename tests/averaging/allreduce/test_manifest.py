@@ -35,6 +35,7 @@ def piece_end(signer: int = 1, **changes: object) -> PieceEnd:
         weights=(1.0, 2.5, 0.0),
         reasons=("", "silent", ""),
         signature=bytes(64),
+        norms=(4.0, 3.0, 0.0),
     )
     end = msgspec.structs.replace(end, **changes)
     return manifest.signed_piece_end(end, IDENTITIES[signer].sign)
@@ -68,6 +69,8 @@ def test_a_true_piece_end_passes() -> None:
         {"weights": (1.0,)},
         {"reasons": ("", "", "")},
         {"reasons": ()},
+        {"norms": (4.0, 3.5, 0.0)},
+        {"norms": ()},
         {"signature": bytes(64)},
     ],
 )
@@ -81,6 +84,9 @@ def test_a_changed_piece_end_is_invalid(change: dict[str, object]) -> None:
     [
         ({"weights": (1.0, float("inf"), 0.0)}, "weight"),
         ({"weights": (1.0, float("nan"), 0.0)}, "weight"),
+        ({"norms": (4.0, float("nan"), 0.0)}, "norm"),
+        ({"norms": (-4.0, 3.0, 0.0)}, "norm"),
+        ({"norms": (4.0,)}, "number of members"),
         ({"included": (2, 3, 0)}, "do not exist"),
         ({"included": (2, 1)}, "number of members"),
         ({"reasons": ("",) * 4}, "number of members"),
@@ -121,6 +127,7 @@ def test_the_digest_covers_everything_but_the_signature() -> None:
         {"included": (1, 2, 0)},
         {"weights": (1.0, 2.0, 0.0)},
         {"reasons": ("", "", "")},
+        {"norms": (4.0, 3.5, 0.0)},
     ):
         assert manifest.piece_digest(msgspec.structs.replace(end, **change)) != digest
 

@@ -138,6 +138,8 @@ def test_bad_weights_are_refused_and_named(weight: float) -> None:
     assert "weight" in reason
     assert senders.reasons() == {"bob": reason}
     assert senders.weight_of("bob") == 0
+    assert senders.on_weight("alice", 0.0, math.nan) is None
+    assert senders.norm_of("alice") == senders.norm_of("bob") == 0, "which can be sent"
     assert senders.on_weight("bob", 1.0, 1.0) == reason, "there is no second try"
     assert not senders.declared("bob")
 

@@ -16,7 +16,7 @@ VOTE = schema.Vote((D, D), S)
 COMMIT = schema.Commit((D,), (0, 2), (S, S))
 PROMISE = schema.Promise(1, S)
 PLAN = schema.Plan(258, (1, 0), S)
-PIECE_END = schema.PieceEnd(D, 3, 1, 258, (D,), (1, 0), (1.0, 0.5), ("", "silent"), S)
+PIECE_END = schema.PieceEnd(D, 3, 1, 258, (D,), (1, 0), (1.0, 0.5), ("", "silent"), S, (2.0, 0.0))
 
 DIGEST = "c420" + D.hex()
 SIGNATURE = "c440" + S.hex()
@@ -24,8 +24,9 @@ VOTE_BYTES = f"93a4766f746592{DIGEST}{DIGEST}{SIGNATURE}"
 PLAN_BYTES = f"94a4706c616ecd0102920100{SIGNATURE}"
 COMMIT_BYTES = f"94a6636f6d6d697491{DIGEST}92000292{SIGNATURE}{SIGNATURE}"
 PIECE_END_BYTES = (
-    f"9aa970696563655f656e64{DIGEST}0301cd010291{DIGEST}920100"
+    f"9ba970696563655f656e64{DIGEST}0301cd010291{DIGEST}920100"
     f"92cb3ff0000000000000cb3fe000000000000092a0a673696c656e74{SIGNATURE}"
+    "92cb4000000000000000cb0000000000000000"
 )
 
 # Version 1, byte for byte: a change here is a change of the protocol.
@@ -196,6 +197,7 @@ def test_the_largest_messages_fit_their_methods() -> None:
         weights=(1e18,) * members,
         reasons=("x" * 200,) * members,
         signature=S,
+        norms=(1e18,) * members,
     )
     vote = schema.Vote((D,) * pieces, S)
     commit = schema.Commit((D,) * pieces, tuple(range(members)), (S,) * members)

@@ -63,3 +63,8 @@ async def test_every_dtype_and_weight(
         report = results[0].members[peer.peer_id]
         assert report.weight == weight
         assert report.fraction == (1.0 if weight else 0.0)
+    for peer, weight, vector in zip(peers, weights, vectors, strict=True):
+        norms = {result.members[peer.peer_id].norm for result in results}
+        assert len(norms) == 1, "all are told the same"
+        expected = float(np.linalg.norm(vector.astype("float64"))) if weight else 0.0
+        assert norms.pop() == pytest.approx(expected, rel=1e-3)

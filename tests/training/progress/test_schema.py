@@ -13,7 +13,7 @@ from training.progress import schema
 from training.progress.position import PeerRecord, Position
 
 RECORD = PeerRecord(
-    position=Position(RoundId(9, bytes([1]) * 32), 8, 2048),
+    position=Position(RoundId(9, bytes([1]) * 32), 8, 2048, (64.0, -0.5)),
     spec_hash=bytes([2]) * 32,
     samples=100,
     samples_per_s=12.5,
@@ -24,17 +24,19 @@ RECORD = PeerRecord(
     sequence=1_735_689_600_000,
 )
 MESSAGE = schema.message_of(RECORD, life_s=30.0, addresses=("/ip4/1.2.3.4/tcp/5",))
+MEMORY_BYTES = "92cb4050000000000000cbbfe0000000000000"
 # Bytes as version 1 of the protocol sends them; a change that breaks this needs a new version.
 RECORDED: list[tuple[Message, str]] = [
     (
         MESSAGE,
-        "9e09c420"
+        "9f09c420"
         + "01" * 32
         + "08cd0800c420"
         + "02" * 32
         + "64cb4029000000000000a6636c69656e74c2c3cb3fd0000000000000"
         + "cf000001941f297c00cb403e00000000000091b2"
-        + b"/ip4/1.2.3.4/tcp/5".hex(),
+        + b"/ip4/1.2.3.4/tcp/5".hex()
+        + MEMORY_BYTES,
     ),
     (schema.ProgressAnswer(), "91c0"),
 ]
@@ -44,6 +46,11 @@ RECORDED: list[tuple[Message, str]] = [
 def test_recorded_bytes(message: Message, recorded: str) -> None:
     assert encode(message).hex() == recorded
     assert decode_untrusted(bytes.fromhex(recorded), type(message), size_bytes_max=999) == message
+
+
+def test_older_versions_know_no_schedules_memory() -> None:
+    old = bytes.fromhex("9e" + RECORDED[0][1].removeprefix("9f").removesuffix(MEMORY_BYTES))
+    assert schema.decode_record_untrusted(old) == msgspec.structs.replace(MESSAGE, batch_memory=())
 
 
 def test_a_record_survives_the_wire() -> None:
@@ -71,6 +78,9 @@ def test_a_record_survives_the_wire() -> None:
         {"addresses": ("x",) * 17},
         {"addresses": ("x" * 257,)},
         {"step": 10},
+        {"batch_memory": (float("nan"),)},
+        {"batch_memory": (1e301,)},
+        {"batch_memory": (1.0,) * 9},
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object]) -> None:

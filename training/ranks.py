@@ -1,0 +1,228 @@
+"""RankedOptimizer: one peer that is several processes, such as a machine with several GPUs.
+
+Started by torchrun, or by anything that calls torch.distributed.init_process_group. Rank 0 alone
+speaks to the swarm; all ranks make the same calls, in the same order:
+
+    all ranks     how many samples, is anything wrong?             all-reduce of two numbers
+    all ranks ──▶ rank 0: gradients, times samples                 reduce
+    rank 0        SwarmOptimizer.step() with their mean; may wait for the swarm
+    rank 0 ──▶ all ranks: the report, or the error                 broadcast
+    rank 0 ──▶ all ranks: parameters, if they have changed         broadcast
+
+Only rank 0's wrapped optimizer steps and keeps moments. To the swarm this is one peer with as many
+samples as its ranks have together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import distributed, nn
+
+from averaging import RoundReport
+from training.errors import RankFailed
+from training.gradients import all_finite
+from training.optimizer import SwarmOptimizer
+from training.step_report import StepReport
+
+T = TypeVar("T")
+
+
+class RankedOptimizer(torch.optim.Optimizer):
+    """A SwarmOptimizer on all ranks of a peer; schedulers and loops take it for one.
+
+    Gradients are those of each rank's own samples. Where DDP has averaged them already the result
+    is the same, for a second reduction. Models sharded over ranks (FSDP) are not supported.
+
+    Args:
+        optimizer: on rank 0 what Swarm.optimizer() gave, on the others any optimizer of the same
+            parameters: it holds the groups that schedulers want, and never steps.
+        model: as given to Swarm.optimizer(); rank 0's parameters and buffers replace the others'.
+        group: the peer's process group, the default one unless told.
+
+    Raises:
+        ValueError: torch.distributed is not initialised, or the optimizer does not fit the rank.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module,
+        group: distributed.ProcessGroup | None = None,
+    ) -> None:
+        if not distributed.is_initialized():
+            raise ValueError("call torch.distributed.init_process_group() first, as torchrun asks")
+        first = distributed.get_rank(group) == 0
+        if first != isinstance(optimizer, SwarmOptimizer):
+            raise ValueError(
+                "rank 0, and no other, needs the optimizer that swarm.optimizer() gave"
+            )
+        self._own = optimizer
+        # As SwarmOptimizer does: groups and state are the given optimizer's.
+        super().__setstate__({"defaults": optimizer.defaults})
+        self._swarm = optimizer if isinstance(optimizer, SwarmOptimizer) else None
+        self._group = group
+        self._source = 0 if group is None else distributed.get_global_rank(group, 0)
+        optimized = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        self._parameters = dict(sorted(model.named_parameters()))
+        self._buffers = dict(sorted(model.named_buffers()))
+        self._trained = [
+            p for p in self._parameters.values() if id(p) in optimized and p.requires_grad
+        ]
+        self._global_step = 0
+        self._on_first(lambda swarm: None)
+        self._send(everything=True)
+
+    # --- what PyTorch expects of an optimizer ---
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """This rank's; rank 0's count."""
+        return self._own.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """This rank's; empty on all but rank 0."""
+        return self._own.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's; save rank 0's."""
+        return self._own.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """On rank 0 as SwarmOptimizer's, then its parameters go to all; all ranks call it."""
+        self._on_first(lambda swarm: swarm.load_state_dict(state_dict))
+        self._send(everything=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> NoReturn:
+        """Refused: all ranks and peers must train the same parameters."""
+        raise ValueError("add parameter groups before the optimizer is wrapped")
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear this rank's gradients; what was accumulated for the swarm stays."""
+        self._own.zero_grad(set_to_none=set_to_none)
+
+    # --- training together ---
+
+    @property
+    def global_step(self) -> int:
+        """Global steps taken so far."""
+        return self._global_step
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, *, samples: int | None = None
+    ) -> StepReport:
+        """As SwarmOptimizer.step(), with this rank's samples; all ranks get the same report.
+
+        A rank whose gradients are not finite is left out, and its own report says `skipped`.
+
+        Raises:
+            ValueError: one of the ranks called it wrongly; all of them raise.
+            RankFailed: rank 0 could not step; there the cause is raised.
+        """
+        misuse, skips = self._check(closure, samples)
+        counted = 0 if misuse or skips or samples is None else samples
+        numbers = torch.tensor([counted, bool(misuse)], device=self._trained[0].device)
+        distributed.all_reduce(numbers, group=self._group)
+        total, misused = numbers.tolist()
+        if misused:
+            raise ValueError(misuse or "another rank of this peer called step() wrongly")
+        self._reduce_gradients(counted, total)
+        # With no sample at all the gradients are no numbers, and are left out there, too.
+        report = self._on_first(lambda swarm: swarm.step(samples=max(total, 1)))
+        if report.stepped or report.caught_up:
+            self._send(everything=report.caught_up)
+        self.zero_grad()
+        return replace(report, skipped=skips)
+
+    def synchronize(self) -> bool:
+        """As SwarmOptimizer.synchronize(); all ranks call it."""
+        caught_up = self._on_first(lambda swarm: swarm.synchronize())
+        self._send(everything=True)
+        return caught_up
+
+    def reaverage(self) -> RoundReport:
+        """As SwarmOptimizer.reaverage(); all ranks call it.
+
+        Raises:
+            RankFailed: on all but rank 0, where RoundFailed or CatchUpFailed is raised.
+        """
+        report = self._on_first(lambda swarm: swarm.reaverage())
+        self._send(everything=True)
+        return report
+
+    # --- between the ranks ---
+
+    def _check(self, closure: Callable[[], float] | None, samples: int | None) -> tuple[str, bool]:
+        """What is wrong with this rank's call, and whether its gradients are left out."""
+        if closure is not None:
+            return "closures are not supported: compute the loss before step()", False
+        if samples is None or samples < 1:
+            return f"step(samples=…) needs a number of samples, at least 1, not {samples}", False
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        if not gradients:
+            return "no parameter has a gradient; call loss.backward() before step()", False
+        return "", not all_finite(gradients)
+
+    def _reduce_gradients(self, counted: int, total: int) -> None:
+        """Leave on rank 0 the mean gradient over all ranks' samples; NaN where there are none."""
+        for dtype in (torch.float32, torch.float64):
+            parameters = [p for p in self._trained if _wide(p) == dtype]
+            if not parameters:
+                continue
+            sums = torch.cat([_sum_of(p, counted).reshape(-1) for p in parameters])
+            distributed.reduce(sums, self._source, group=self._group)
+            if self._swarm is None:
+                continue
+            means = torch.split(sums / total, [p.numel() for p in parameters])
+            for parameter, mean in zip(parameters, means, strict=True):
+                parameter.grad = mean.view(parameter.shape).to(parameter.dtype)
+
+    def _on_first(self, function: Callable[[SwarmOptimizer], T]) -> T:
+        """Call a function on rank 0; all ranks get what it returns, or raise."""
+        told: list[Any] = [None]
+        failure: BaseException | None = None
+        if self._swarm is not None:
+            try:
+                told[0] = (function(self._swarm), self._swarm.global_step, "")
+            except BaseException as exc:
+                failure = exc
+                told[0] = (None, self._swarm.global_step, f"{type(exc).__name__}: {exc}")
+        try:
+            distributed.broadcast_object_list(told, self._source, group=self._group)
+            value: T
+            value, self._global_step, complaint = told[0]
+            if complaint:
+                # Rank 0 may have caught up before it failed.
+                self._send(everything=True)
+                raise RankFailed(complaint)
+        finally:
+            if failure is not None:
+                raise failure
+        return value
+
+    def _send(self, *, everything: bool) -> None:
+        """Overwrite all ranks' parameters by rank 0's, and the buffers where everything is new."""
+        tensors = [*self._parameters.values(), *self._buffers.values()]
+        for tensor in tensors if everything else self._trained:
+            content = tensor.detach().contiguous()
+            distributed.broadcast(content, self._source, group=self._group)
+            if self._swarm is None:
+                tensor.detach().copy_(content)
+
+
+def _wide(parameter: nn.Parameter) -> torch.dtype:
+    """What sums of its gradients are kept in."""
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+def _sum_of(parameter: nn.Parameter, counted: int) -> torch.Tensor:
+    """The gradients of so many samples; zeros where there are none or they do not count."""
+    if parameter.grad is None or not counted:
+        return torch.zeros_like(parameter, dtype=_wide(parameter))
+    gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+    return gradient.to(_wide(parameter)) * counted
