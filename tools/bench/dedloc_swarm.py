@@ -196,7 +196,9 @@ class Swarm:
         for peer in list(self._peers.values()):
             if peer is not source:
                 self._hear(peer, source.peer_id, record)
-                self._on_news(peer)
+                # Whoever computes still is what others wait for.
+                if record.waits:
+                    self._on_news(peer)
 
     def _hear(self, peer: _Peer, source: PeerId, record: PeerRecord) -> None:
         peer.core.on_record(source, record, life_s=_LIFE_S, now_s=self._now_s)
