@@ -1,4 +1,4 @@
-"""`manyhands bench dedloc` as users run it: one object on stdout, plots where they were asked for."""
+"""`manyhands bench dedloc` as users run it: one object on stdout, and plots where asked for."""
 
 from pathlib import Path
 
@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(TEST_S_MAX)]
 
 def test_dedloc(tmp_path: Path) -> None:
     told = bench(
-        "dedloc", "--steps", "2", "--hours", "0.1", "--no-measured", "--plot", str(tmp_path / "plots")
+        "dedloc", "--steps", "2", "--hours", "0.1", "--no-measured",
+        "--plot", str(tmp_path / "plots"),
     )  # fmt: skip
     assert told["skipped"] == []
     expected = [

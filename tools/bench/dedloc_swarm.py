@@ -256,7 +256,7 @@ class Swarm:
     # --- the round ----------------------------------------------------------------------------
 
     def _begin_round(self) -> None:
-        # Who has not heard yet that it is time, joins when it has: here, in the same moment.
+        # All who are expected wait; one that came in this very moment is not expected yet.
         members = {p: peer for p, peer in sorted(self._peers.items()) if peer.own.waits}
         self._in_round = True
         trainers = tuple(peer.trainer for peer in members.values())
@@ -284,8 +284,9 @@ class Swarm:
         self._in_round = False
         if not self._rules.delayed:
             self._move_on(members, delivered)
-            for peer in members.values():
-                self._compute(peer)
+            for peer in list(self._peers.values()):
+                if not peer.computing:
+                    self._compute(peer)
         postponed, self._postponed = self._postponed, []
         for deed, arguments in postponed:
             deed(*arguments)
@@ -297,10 +298,14 @@ class Swarm:
         samples = self._position.samples + round(sum(delivered.values()))
         self._position = Position(RoundId(number, _digest(number)), number, samples)
         self._computing_since_s = self._now_s
-        for peer in members.values():
-            if not self._rules.delayed:
+        for peer in list(self._peers.values()):
+            if peer.peer_id in members:
+                peer.core.on_round(delivered, self._position)
+            else:
+                # It came as the round began, unknown to those who began it, and follows them.
+                peer.core.on_moved(())
+            if peer.peer_id not in members or not self._rules.delayed:
                 peer.computed = 0
-            peer.core.on_round(delivered, self._position)
             peer.core.on_own(
                 replace(peer.own, position=self._position, samples=peer.computed, waits=False)
             )

@@ -94,6 +94,18 @@ def test_whoever_leaves_takes_its_samples_along(leaves_at_s: float, delayed: boo
     assert all(leaver not in step.members for step in steps[1:])
 
 
+@pytest.mark.parametrize("delayed", [False, True])
+def test_whoever_comes_as_a_round_begins_is_in_the_next(delayed: bool) -> None:
+    # The first rounds begin at about 4 s, and word takes 0.3.
+    for number in range(40):
+        late = Trainer("late", 4.0, comes_at_s=3.5 + 0.05 * number)
+        found = swarm([*trainers(4), late], delayed=delayed, jitter=0.1, latency_s=0.3)
+        steps = found.run_steps(4)
+        assert len(steps) == 4
+        assert all(late in step.members for step in steps[2:]), late.comes_at_s
+        assert steps[-1].over_at_s < 40.0
+
+
 def test_a_seed_decides_everything() -> None:
     late = [Trainer("late", 4.0, 20.0, 40.0)]
     runs = [swarm([*trainers(4), *late], seed=seed, jitter=0.2).run(100.0) for seed in (1, 1, 2)]
