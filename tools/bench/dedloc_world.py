@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tools.bench.dedloc_setups import ELEMENTS, HIGH, VARYING, Cost, Setup, cost_of, download_s
 from tools.bench.dedloc_swarm import Step, Swarm, SwarmRules, Trainer
 from tools.bench.report import Row
+from training import SwarmConfig
 
 SYNCHRONOUS, DELAYED = "simulated, synchronous", "simulated, delayed updates"
 TRANSFER_ONLY = "simulated, transfer alone"
@@ -29,8 +30,7 @@ class Assumptions:
     """Source: the paper's experiments with ALBERT."""
     micro_batch: int = 16
     """Samples between two looks at the swarm: several passes of what fits into a T4."""
-    accept_fraction: float = 0.9
-    """As SwarmConfig's."""
+    accept_fraction: float = SwarmConfig.accept_fraction
     matchmaking_s: float = 1.0
     """Finding a group over the internet: some round trips."""
     latency_s: float = 0.05
@@ -75,21 +75,20 @@ def simulate(setup: Setup, how: str, assumed: Assumptions) -> Row:
     theory_s = [theory(step, one, setup, rules) for step, one in zip(taken, costs, strict=True)]
     over_at_s = taken[-1].over_at_s
     samples = sum(step.samples for step in taken)
-    transfer_s = _mean([one.transfer.seconds for one in costs])
-    optimum_s = _mean([one.optimum_s for one in costs])
-    return {
-        "setup": setup.name,
-        "how": how,
-        "peers": max(len(step.members) for step in taken),
-        "auxiliary_peers": len(setup.helpers()),
+    row = transfer_row(
+        setup.name,
+        how,
+        peers=max(len(step.members) for step in taken),
+        helpers=len(setup.helpers()),
+        transfer_s=_mean([one.transfer.seconds for one in costs]),
+        planned_s=_mean([one.planned_s for one in costs]),
+        optimum_s=_mean([one.optimum_s for one in costs]),
+    )
+    return row | {
         "steps": len(taken),
         "step_seconds": over_at_s / len(taken),
         "computing_seconds": _mean([step.computing_s for step in taken]),
         "gathering_seconds": _mean([step.gathering_s for step in taken]),
-        "transfer_seconds": transfer_s,
-        "planned_seconds": _mean([one.planned_s for one in costs]),
-        "optimum_seconds": optimum_s,
-        "transfer_per_optimum": transfer_s / optimum_s,
         "theory_step_seconds": _mean(theory_s),
         "step_per_theory": over_at_s / sum(theory_s),
         "samples_per_s": samples / over_at_s,
@@ -102,15 +101,37 @@ def simulate_transfer(setup: Setup, assumed: Assumptions) -> Row:
     """What averaging takes in a setup, and nothing else."""
     rates = tuple(mbit for mbit, _ in setup.rates())
     cost = cost_of(rates, setup.helpers(), balanced=setup.balanced, elements=assumed.elements)
+    return transfer_row(
+        setup.name,
+        TRANSFER_ONLY,
+        peers=len(rates),
+        helpers=len(setup.helpers()),
+        transfer_s=cost.transfer.seconds,
+        planned_s=cost.planned_s,
+        optimum_s=cost.optimum_s,
+    )
+
+
+def transfer_row(
+    setup: str,
+    how: str,
+    *,
+    peers: int,
+    helpers: int,
+    transfer_s: float,
+    planned_s: float,
+    optimum_s: float,
+) -> Row:
+    """What every row says, simulated or measured."""
     return {
-        "setup": setup.name,
-        "how": TRANSFER_ONLY,
-        "peers": len(rates),
-        "auxiliary_peers": len(setup.helpers()),
-        "transfer_seconds": cost.transfer.seconds,
-        "planned_seconds": cost.planned_s,
-        "optimum_seconds": cost.optimum_s,
-        "transfer_per_optimum": cost.transfer.seconds / cost.optimum_s,
+        "setup": setup,
+        "how": how,
+        "peers": peers,
+        "auxiliary_peers": helpers,
+        "transfer_seconds": transfer_s,
+        "planned_seconds": planned_s,
+        "optimum_seconds": optimum_s,
+        "transfer_per_optimum": transfer_s / optimum_s,
     }
 
 
@@ -160,13 +181,9 @@ def over_time(taken: Sequence[Step], over_at_s: float, parts: int = DAY_PARTS) -
 
 
 def _gpu_s(trainers: Sequence[Trainer], until_s: float) -> float:
-    """GPU seconds that a run has had, waiting included."""
+    """GPU seconds that a run has had, waiting included, since each had the state."""
     return sum(
-        max(
-            min(until_s, until_s if one.leaves_at_s is None else one.leaves_at_s) - one.comes_at_s,
-            0.0,
-        )
-        for one in trainers
+        max(min(until_s, one.leaves_at_s or until_s) - one.comes_at_s, 0.0) for one in trainers
     )
 
 
@@ -175,8 +192,7 @@ def add_relative_costs(rows: Sequence[Row]) -> None:
     base = {row["how"]: row["gpu_seconds_per_sample"] for row in rows if row["setup"] == HIGH.name}
     for row in rows:
         if row["how"] in base:
-            relative = row["gpu_seconds_per_sample"] / base[row["how"]]
-            row["gpu_time_per_sample"] = relative
+            row["gpu_time_per_sample"] = row["gpu_seconds_per_sample"] / base[row["how"]]
 
 
 def _mean(values: Sequence[float]) -> float:

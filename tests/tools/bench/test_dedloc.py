@@ -123,6 +123,7 @@ def judged(**changes: Any) -> list[bool]:
             "transfer_seconds": transfer_s,
             "planned_seconds": 3.0 if setup == EQUAL.name else 2.0,
             "transfer_per_optimum": 1.2,
+            "whole_rounds_fraction": 1.0,
         }
         if how == SYNCHRONOUS:
             row |= {"step_per_theory": 1.2, "samples_per_s": 106 if setup == VARYING.name else 100}
@@ -132,7 +133,7 @@ def judged(**changes: Any) -> list[bool]:
 
 
 def test_what_just_holds_holds() -> None:
-    assert judged() == [True] * 9
+    assert judged() == [True] * 10
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,7 @@ def test_what_just_holds_holds() -> None:
         ((EQUAL.name, dedloc.BARE), {"transfer_seconds": 2.3}, [5, 6]),
         ((AUXILIARY.name, dedloc.BARE), {"transfer_seconds": 2.6}, [5, 7]),
         (("small", dedloc.AVERAGER), {"transfer_per_optimum": 1.25}, [8]),
+        (("small", dedloc.AVERAGER), {"whole_rounds_fraction": 0.5}, [9]),
     ],
 )
 def test_each_miss_is_seen(
@@ -165,6 +167,21 @@ def test_plots_have_a_point_for_each_setup(simulated: dict[tuple[str, str], Row]
     ]
     # Each series of marks has one more in the legend; nothing was measured.
     assert circles == [3 * (5 + 1), (5 + 1) + 1, 0]
+
+
+@pytest.mark.slow
+async def test_what_is_measured_has_a_row() -> None:
+    options = dedloc.DedlocOptions(
+        elements=9_000, bytes_per_s=1e9, averager_elements=50_000, averager_rounds=2
+    )
+    for setup, split, scaled in dedloc.SCALED:
+        row = await dedloc.measure(setup, split, scaled, options)
+        assert (row["setup"], row["how"]) == (setup.name, dedloc.BARE)
+        assert row["transfer_seconds"] > 0
+    row = await dedloc.measure_averager(options)
+    assert len(row["round_seconds"]) == 2
+    assert row["transfer_seconds"] == row["round_seconds"][1]
+    assert row["planned_seconds"] == pytest.approx(row["optimum_seconds"], rel=0.1)
 
 
 @pytest.mark.slow
