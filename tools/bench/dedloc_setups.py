@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from typing import Final
 
-from averaging import Capacity, plan_spans, planned_seconds
+from averaging import Capacity, planned_seconds
+from tools.bench.balance import EQUAL as EQUAL_SPANS
+from tools.bench.balance import PLANNED, spans_of
 from tools.bench.dedloc_flows import Transfer, transfer
 from tools.bench.dedloc_program import seconds_per_byte
 
@@ -86,12 +87,6 @@ class Cost:
     """Of the best split, by the paper's linear program."""
 
 
-def equal_spans(element_count: int, owner_count: int) -> tuple[int, ...]:
-    """The vector in so many parts whose lengths differ by one element at most."""
-    stops = [element_count * number // owner_count for number in range(owner_count + 1)]
-    return tuple(stop - start for start, stop in pairwise(stops))
-
-
 @cache
 def cost_of(
     trainers: tuple[float, ...],
@@ -106,7 +101,7 @@ def cost_of(
         *_capacities(trainers, contributes=True),
     ]
     count = len(capacities)
-    spans = plan_spans(capacities, elements) if balanced else equal_spans(elements, count)
+    spans = spans_of(PLANNED if balanced else EQUAL_SPANS, capacities, elements)
     chunk = min(
         max(elements // count // _CHUNKS_PER_SPAN, _CHUNK_ELEMENTS_MIN), _CHUNK_ELEMENTS_MAX
     )
