@@ -187,38 +187,45 @@ async def measure_averager(options: DedlocOptions) -> Row:
 
 def budgets(rows: Sequence[Row]) -> list[Budget]:
     """Judge what was simulated and measured."""
-    found = {(row["setup"], row["how"]): row for row in rows}
+    judged = _simulated(rows)
+    if any(row["how"] == BARE for row in rows):
+        judged += _measured(rows)
+    for row in rows:
+        if row["how"] == AVERAGER:
+            judged += _averaged(row)
+    return judged
 
-    def speedup(slow: Setup, fast: Setup, how: str) -> float:
-        times = [found[setup.name, how]["transfer_seconds"] for setup in (slow, fast)]
-        return float(times[0] / times[1])
 
+def _simulated(rows: Sequence[Row]) -> list[Budget]:
     stepped = [row["step_per_theory"] for row in rows if "step_per_theory" in row]
     varying, steady = (
-        found[setup.name, SYNCHRONOUS]["samples_per_s"] for setup in (VARYING, BALANCED)
+        row["samples_per_s"]
+        for setup in (VARYING, BALANCED)
+        for row in rows
+        if (row["setup"], row["how"]) == (setup.name, SYNCHRONOUS)
     )
-    judged = [
+    return [
         Budget("steps, farthest from theory", max(stepped), STEP_PER_THEORY_MAX, TIMES, "<="),
-        Budget(
+        _speedup(
             "the plan against equal spans, simulated",
-            speedup(EQUAL, BALANCED, SYNCHRONOUS),
+            rows,
+            SYNCHRONOUS,
+            (EQUAL, BALANCED),
             PLAN_SPEEDUP_MIN,
-            FASTER,
-            ">=",
         ),
-        Budget(
+        _speedup(
             "auxiliary peers against none, simulated",
-            speedup(BALANCED, AUXILIARY, SYNCHRONOUS),
+            rows,
+            SYNCHRONOUS,
+            (BALANCED, AUXILIARY),
             AUXILIARY_SPEEDUP_MIN,
-            FASTER,
-            ">=",
         ),
-        Budget(
+        _speedup(
             "auxiliary peers among links all alike, simulated",
-            speedup(ALIKE, ALIKE_HELPED, TRANSFER_ONLY),
+            rows,
+            TRANSFER_ONLY,
+            (ALIKE, ALIKE_HELPED),
             ALIKE_SPEEDUP_MIN,
-            FASTER,
-            ">=",
         ),
         Budget(
             "samples of a day with 8 more peers for 8 hours, against none",
@@ -228,42 +235,60 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
             ">=",
         ),
     ]
-    bare = [row for row in rows if row["how"] == BARE]
-    if bare:
-        deviation = max(abs(row["transfer_seconds"] / row["planned_seconds"] - 1) for row in bare)
-        judged += [
-            Budget("measured, farthest from the plan", deviation, DEVIATION_MAX, "of it", "<="),
-            Budget(
-                "the plan against equal spans, measured",
-                speedup(EQUAL, BALANCED, BARE),
-                PLAN_SPEEDUP_MIN,
-                FASTER,
-                ">=",
-            ),
-            Budget(
-                "auxiliary peers against none, measured",
-                speedup(BALANCED, AUXILIARY, BARE),
-                AUXILIARY_MEASURED_MIN,
-                FASTER,
-                ">=",
-            ),
-        ]
-    for row in rows:
-        if row["how"] == AVERAGER:
-            judged += [
-                Budget(
-                    "our averager by the rates that it measured, against the best plan",
-                    row["transfer_per_optimum"],
-                    AVERAGER_PER_OPTIMUM_MAX,
-                    TIMES,
-                    "<=",
-                ),
-                Budget(
-                    "rounds of our averager with everybody's whole vector",
-                    row["whole_rounds_fraction"],
-                    1.0,
-                    "of all",
-                    ">=",
-                ),
-            ]
-    return judged
+
+
+def _measured(rows: Sequence[Row]) -> list[Budget]:
+    deviation = max(
+        abs(row["transfer_seconds"] / row["planned_seconds"] - 1)
+        for row in rows
+        if row["how"] == BARE
+    )
+    return [
+        Budget("measured, farthest from the plan", deviation, DEVIATION_MAX, "of it", "<="),
+        _speedup(
+            "the plan against equal spans, measured",
+            rows,
+            BARE,
+            (EQUAL, BALANCED),
+            PLAN_SPEEDUP_MIN,
+        ),
+        _speedup(
+            "auxiliary peers against none, measured",
+            rows,
+            BARE,
+            (BALANCED, AUXILIARY),
+            AUXILIARY_MEASURED_MIN,
+        ),
+    ]
+
+
+def _averaged(row: Row) -> list[Budget]:
+    return [
+        Budget(
+            "our averager by the rates that it measured, against the best plan",
+            row["transfer_per_optimum"],
+            AVERAGER_PER_OPTIMUM_MAX,
+            TIMES,
+            "<=",
+        ),
+        Budget(
+            "rounds of our averager with everybody's whole vector",
+            row["whole_rounds_fraction"],
+            1.0,
+            "of all",
+            ">=",
+        ),
+    ]
+
+
+def _speedup(
+    name: str, rows: Sequence[Row], how: str, slow_fast: tuple[Setup, Setup], least: float
+) -> Budget:
+    """How much faster the second one's transfers are."""
+    slow_s, fast_s = (
+        row["transfer_seconds"]
+        for setup in slow_fast
+        for row in rows
+        if (row["setup"], row["how"]) == (setup.name, how)
+    )
+    return Budget(name, slow_s / fast_s, least, FASTER, ">=")

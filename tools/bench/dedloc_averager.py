@@ -1,4 +1,4 @@
-"""Our averager over unequal links of which it is told nothing: do its rounds balance themselves?
+"""Our averager over unequal links of which it is told nothing: whether rounds balance themselves.
 
 Real nodes of one process, connected over loopback; all that a peer sends and receives passes its
 own token buckets. Rates are what the averagers measure in their own rounds, the first of which is
