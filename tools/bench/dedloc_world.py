@@ -80,7 +80,7 @@ def simulate(setup: Setup, how: str, assumed: Assumptions) -> Row:
         how,
         peers=max(len(step.members) for step in taken),
         helpers=len(setup.helpers()),
-        transfer_s=_mean([one.transfer.seconds for one in costs]),
+        transfer_s=_mean([step.transfer_s for step in taken]),
         planned_s=_mean([one.planned_s for one in costs]),
         optimum_s=_mean([one.optimum_s for one in costs]),
     )
