@@ -260,6 +260,51 @@ def balance(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def dedloc(
+    steps: Annotated[
+        int, typer.Option(min=2, help="Global steps of each swarm that does not change.")
+    ] = 20,
+    hours: Annotated[
+        float, typer.Option(min=0.1, help="Simulated hours of the swarm that does.")
+    ] = 24.0,
+    samples_per_s: Annotated[
+        float, typer.Option(min=0.1, help="Of each peer's GPU: an assumption.")
+    ] = 8.0,
+    seed: Annotated[int, typer.Option(help="Decides how long each micro-batch takes.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Peers come and go with delayed updates, too.")
+    ] = False,
+    measured: Annotated[bool, typer.Option(help="Move bytes, too: a minute of waiting.")] = True,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw three SVGs in this folder.")
+    ] = None,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """The five swarms of the DeDLOC paper: simulated at full size, and measured small.
+
+    ALBERT-large among 16 to 24 peers with fast, unequal, helped and changing links. Simulated is
+    the time, not the training: batches by our rules, spans by our plan, transfers that share links
+    fairly. *Optimum* is the paper's linear program; four minutes.
+
+    Example: manyhands bench dedloc --plot docs/results
+    """
+    from tools.bench.dedloc import DedlocOptions, run_dedloc
+    from tools.bench.dedloc_plot import save_plots
+    from tools.bench.dedloc_world import Assumptions
+
+    assumed = Assumptions(samples_per_s=samples_per_s, steps=steps, hours=hours, seed=seed)
+    options = DedlocOptions(assumed=assumed, full=full, measured=measured)
+    with _steps() as shown:
+        report = run_dedloc(options, shown)
+    if plot is not None:
+        save_plots(report.rows, hours, plot)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 
