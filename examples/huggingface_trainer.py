@@ -34,9 +34,10 @@ def main(initial_peers: list[str]) -> None:
         vocab_size=SYMBOLS, n_positions=LENGTH, n_embd=32, n_layer=1, n_head=2,
         bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, training.join(
-        "counting", initial_peers=initial_peers
-    ) as swarm:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        training.join("counting", initial_peers=initial_peers) as swarm,
+    ):
         print("join with:", swarm.addresses[0], flush=True)
         trainer = SwarmTrainer(
             GPT2LMHeadModel(config),

@@ -35,7 +35,8 @@ def train(swarm: training.Swarm | None) -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    print(f"process {dist.get_rank()}: global step {optimizer.global_step}, loss {loss.item():.3f}")
+    if swarm is not None:
+        print(f"global step {optimizer.global_step}, loss {loss.item():.3f}")
 
 
 def main(initial_peers: list[str]) -> None:

@@ -17,6 +17,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 LINES_MAX = 80
+# Their imports take seconds, and the machine may be busy.
+EXAMPLE_S_MAX = 120
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 pytestmark = pytest.mark.slow
 
@@ -32,13 +35,38 @@ def test_examples_are_short_and_use_public_names(path: Path) -> None:
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         assert len(text.splitlines()) < LINES_MAX
-    assert not re.search(r"from (p2p|averaging|training)\.\w", text)
+    # Each plug-in is a module of its own, so that none loads the others' frameworks.
+    assert not re.search(r"from (p2p|averaging|training)\.(?!plugins\.)\w", text)
 
 
 def test_threads() -> None:
     process = start("threads.py")
     out, _ = process.communicate(timeout=50)
     assert (process.returncode, out) == (0, "sums: [3, 6]\n")
+
+
+@pytest.mark.timeout(2 * EXAMPLE_S_MAX)
+@pytest.mark.parametrize(
+    ("package", "arguments", "ending"),
+    [
+        # A model that knows nothing has a loss of log(12) = 2.5.
+        ("transformers", ["huggingface_trainer.py"], r"global step 20, loss 0\.[0-7]\d"),
+        ("lightning", ["lightning_module.py"], r"global step 60, accuracy (0\.[7-9]\d|1\.00)"),
+        ("torch", [*TORCHRUN, "process_group.py"], r"global step 40, loss 0\.0\d+"),
+    ],
+)
+def test_loops_of_others(package: str, arguments: list[str], ending: str) -> None:
+    pytest.importorskip(package)
+    *launcher, name = arguments
+    process = subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLES / name)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=EXAMPLE_S_MAX,
+    )
+    assert process.returncode == 0
+    assert re.fullmatch(ending, process.stdout.splitlines()[-1]), process.stdout
 
 
 def test_asyncio_server() -> None:

@@ -248,7 +248,8 @@ class ProcessGroupOptimizer(torch.optim.Optimizer):
 
 
 def weigh_and_reduce(
-    state: ProcessGroupOptimizer, bucket: dist.GradBucket
+    state: ProcessGroupOptimizer,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[torch.Tensor]:
     """The communication hook: sums each process's gradient times its samples in the first process.
 
