@@ -161,6 +161,12 @@ class SwarmOptimizer(torch.optim.Optimizer):
         """Global steps taken so far."""
         return self._position.step
 
+    @property
+    def global_batch(self) -> int:
+        """How many samples all peers together put into the next global step."""
+        target: int = self._session.target
+        return target
+
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, *, samples: int | None = None
     ) -> StepReport:

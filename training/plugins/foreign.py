@@ -26,6 +26,8 @@ class ForeignOptimizer(torch.optim.Optimizer):
         super().__setstate__({"defaults": shared.defaults})
         self.report: StepReport | None = None
         """Of the last step(); None before the first."""
+        self.contributed = 0
+        """Samples of ours in all global steps since this began."""
         self._samples = 0
 
     @property
@@ -66,6 +68,8 @@ class ForeignOptimizer(torch.optim.Optimizer):
                 return None
         samples, self._samples = self._samples, 0
         self.report = self.shared.step(samples=samples)
+        if self.report.stepped:
+            self.contributed += self.report.samples
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

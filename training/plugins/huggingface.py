@@ -133,6 +133,7 @@ class SwarmTrainer(Trainer):
         """
         if "loss" in logs:
             logs["loss"] = self._losses.take()
+            self.swarm.tell(samples=self.foreign.contributed, loss=logs["loss"])
             peers = self.swarm.peers
             logs["swarm_peers"] = len(peers)
             logs["swarm_samples_per_second"] = round(sum(p.samples_per_s for p in peers), 1)

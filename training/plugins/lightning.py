@@ -105,6 +105,12 @@ class SwarmCallback(Callback):
     ) -> None:
         """Show the swarm's step instead of the number of calls of optimizer.step()."""
         self._show_step(trainer)
+        report = self._foreign.report
+        if report is not None and report.stepped:
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            self.swarm.tell(
+                samples=self._foreign.contributed, loss=None if loss is None else float(loss)
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look where the swarm is, after something that took its time beside the computing."""
