@@ -62,6 +62,9 @@ Resume = Annotated[
 Events = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
 ]
+Tensorboard = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there.")
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
@@ -197,6 +200,7 @@ def train(
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
     events: Events = None,
+    tensorboard: Tensorboard = None,
     as_json: Json = False,
     verbose: Verbose = False,
     log_file: LogFile = None,
@@ -231,6 +235,7 @@ def train(
                 checkpoint_dir=checkpoint_dir,
                 resume=resume,
                 events_path=events,
+                tensorboard_dir=tensorboard,
                 join_when=told if join_when_told else None,
                 as_json=as_json,
             )
