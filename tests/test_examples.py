@@ -39,6 +39,16 @@ def test_examples_are_short_and_use_public_names(path: Path) -> None:
     assert not re.search(r"from (p2p|averaging|training)\.(?!plugins\.)\w", text)
 
 
+def test_the_guides_show_lines_of_the_examples() -> None:
+    """Each block of code below a sentence that names an example is made of its lines."""
+    page = (ROOT / "docs" / "guides" / "your-loop.md").read_text("utf-8")
+    blocks = re.findall(r"`examples/(\w+\.py)`[^`]*\n\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == page.count("```python") == 4
+    for name, code in blocks:
+        example = {line.strip() for line in (EXAMPLES / name).read_text("utf-8").splitlines()}
+        assert [line for line in code.splitlines() if line.strip() not in example] == [], name
+
+
 def test_threads() -> None:
     process = start("threads.py")
     out, _ = process.communicate(timeout=50)
@@ -49,6 +59,7 @@ def test_threads() -> None:
 @pytest.mark.parametrize(
     ("package", "arguments", "ending"),
     [
+        ("torch", ["own_loop.py"], r"global step 60, accuracy (0\.[7-9]\d|1\.00)"),
         # A model that knows nothing has a loss of log(12) = 2.5.
         ("transformers", ["huggingface_trainer.py"], r"global step 20, loss 0\.[0-7]\d"),
         ("lightning", ["lightning_module.py"], r"global step 60, accuracy (0\.[7-9]\d|1\.00)"),

@@ -65,6 +65,9 @@ Events = Annotated[
 Tensorboard = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there.")
 ]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="Name of the run; by default the recipe's.")
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
@@ -175,9 +178,7 @@ def train(
         str, typer.Argument(help="A built-in recipe, such as digits, or the path of a TOML file.")
     ],
     initial_peers: InitialPeers = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run; by default the recipe's.")
-    ] = None,
+    run: RunName = None,
     steps: Annotated[
         int | None, typer.Option(help="Global steps; by default the recipe's.")
     ] = None,

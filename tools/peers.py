@@ -35,7 +35,7 @@ class PeerRow:
     addresses: tuple[str, ...]
     contributed_samples: int | None
     """What it says to have put into all steps; None where it tells no metrics."""
-    share: float | None
+    contributed_share: float | None
     """Its part of what all say to have put in."""
     loss: float | None
     """The last that it computed."""
@@ -134,10 +134,10 @@ async def _metrics(dht: Dht, run: str) -> dict[PeerId, Metrics]:
 def _contribution(told: Metrics | None, contributed: int) -> dict[str, Any]:
     """The fields of a row that its metrics fill."""
     if told is None:
-        return dict.fromkeys(("contributed_samples", "share", "loss", "version"))
+        return dict.fromkeys(("contributed_samples", "contributed_share", "loss", "version"))
     return {
         "contributed_samples": told.samples,
-        "share": round(told.samples / contributed, 4) if contributed else 0.0,
+        "contributed_share": round(told.samples / contributed, 4) if contributed else 0.0,
         "loss": told.loss,
         "version": told.version,
     }
@@ -169,7 +169,7 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
             str(row.samples),
             f"{row.samples_per_s:.0f}",
             _or_unknown(row.contributed_samples, "d"),
-            _or_unknown(row.share, ".0%"),
+            _or_unknown(row.contributed_share, ".0%"),
             _or_unknown(row.loss, ".3g"),
             row.role,
             f"{row.seconds_ago:.0f}",

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import platformdirs
 from rich.console import Console
@@ -30,6 +30,9 @@ from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import sigterm_interrupts
 from tools.tensorboard_log import check_tensorboard, open_tensorboard
+
+if TYPE_CHECKING:
+    from training.loop import TrainOptions
 
 # Where there is no terminal, a line every so many steps tells that it goes on.
 STEPS_PER_LINE = 50
@@ -116,7 +119,7 @@ def _train(request: TrainRequest) -> int:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     import torch
 
-    from training.loop import TrainOptions, run_recipe
+    from training.loop import run_recipe
     from training.recipe import load_recipe, override
 
     torch.set_num_threads(request.threads)
@@ -139,21 +142,7 @@ def _train(request: TrainRequest) -> int:
                 while not request.join_when.wait(WAIT_SLICE_S):
                     pass  # in slices, since a lock's wait hides Ctrl-C on some systems
 
-        result = run_recipe(
-            recipe,
-            TrainOptions(
-                initial_peers=request.initial_peers,
-                listen=request.listen,
-                announce=request.announce,
-                identity_path=request.identity_path,
-                client_mode=request.client_mode,
-                node_config=replace(private_config(request.private_path), mdns=request.mdns),
-                wait_for_peers=request.wait_for_peers,
-                checkpoint_dir=request.checkpoint_dir,
-                resume=request.resume,
-            ),
-            on_event,
-        )
+        result = run_recipe(recipe, _options(request), on_event)
     if request.as_json:
         print_json(
             {
@@ -180,6 +169,23 @@ def _train(request: TrainRequest) -> int:
     else:
         screen.print("The others go on; join again with the same command.")
     return ILL
+
+
+def _options(request: TrainRequest) -> TrainOptions:
+    """How this peer takes part."""
+    from training.loop import TrainOptions
+
+    return TrainOptions(
+        initial_peers=request.initial_peers,
+        listen=request.listen,
+        announce=request.announce,
+        identity_path=request.identity_path,
+        client_mode=request.client_mode,
+        node_config=replace(private_config(request.private_path), mdns=request.mdns),
+        wait_for_peers=request.wait_for_peers,
+        checkpoint_dir=request.checkpoint_dir,
+        resume=request.resume,
+    )
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ def test_contributions_and_their_shares_are_shown(capsys: pytest.CaptureFixture[
         bob.tell(samples=100, loss=float("nan"))
         found = rows(alice, capsys, told=2)
         of_alice, of_bob = found[alice.peer_id], found[bob.peer_id]
-        assert (of_alice["contributed_samples"], of_alice["share"]) == (300, 0.75)
-        assert (of_bob["contributed_samples"], of_bob["share"]) == (100, 0.25)
+        assert (of_alice["contributed_samples"], of_alice["contributed_share"]) == (300, 0.75)
+        assert (of_bob["contributed_samples"], of_bob["contributed_share"]) == (100, 0.25)
         assert (of_alice["loss"], of_bob["loss"]) == (0.5, None)
         assert of_bob["version"] == of_alice["version"] == own_version()
         assert show_peers(RUN, alice.addresses, as_json=False) == 0
@@ -74,7 +74,7 @@ def test_metrics_that_are_none_are_left_out(capsys: pytest.CaptureFixture[str]) 
         bob._portal.call(lie)
         alice.tell(samples=300, loss=0.5)
         found = rows(alice, capsys, told=1)
-        assert found[alice.peer_id]["share"] == 1.0
+        assert found[alice.peer_id]["contributed_share"] == 1.0
         assert found[bob.peer_id]["contributed_samples"] is None
         assert show_peers(RUN, alice.addresses, as_json=False) == 0
         assert "?" in capsys.readouterr().out
