@@ -87,7 +87,7 @@ def open_tensorboard(folder: Path | None) -> Iterator[TensorBoardLog | None]:
     from torch.utils.tensorboard import SummaryWriter
 
     try:
-        writer: Any = SummaryWriter(folder)  # type: ignore[no-untyped-call]
+        writer: Any = SummaryWriter(folder)
     except OSError as exc:
         raise CommandError(
             f"The folder {folder} cannot be written: {exc.strerror}",

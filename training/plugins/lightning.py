@@ -114,7 +114,7 @@ class SwarmCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look where the swarm is, after something that took its time beside the computing."""
-        if trainer.training or trainer.validating:
+        if trainer.state.fn == "fit":
             self._synchronize(trainer)
 
     def _synchronize(self, trainer: Trainer) -> None:

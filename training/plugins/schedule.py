@@ -43,4 +43,6 @@ class GlobalStepSchedule:
 
     def __getattr__(self, name: str) -> Any:
         """All else that frameworks ask a scheduler for, such as get_last_lr()."""
+        if name == "_wrapped":  # while a copy is made, which has nothing yet
+            raise AttributeError(name)
         return getattr(self._wrapped, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import UserDict, namedtuple
 from typing import Any
 
@@ -63,6 +64,7 @@ def test_a_schedule_is_where_it_should_be_however_often_it_is_stepped() -> None:
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.05 * 0.5**n for n in (0, 0, 1, 1, 4, 4, 5)])
     assert schedule.get_last_lr() == [rates[-1]]
+    assert copy.copy(schedule).last_epoch == 5
     schedule.load_state_dict(schedule.state_dict() | {"last_epoch": 9})
     assert schedule.last_epoch == 9
 

@@ -110,6 +110,7 @@ def test_its_steps_are_those_of_a_trainer_with_the_whole_batch(
         one = trainer(shared(swarm), accumulate_grad_batches=accumulation, **clip)
         one.fit(ours, batches(), batches())
         assert (one.global_step, swarm.global_step) == (3, 3)
+    one.validate(ours, batches(), verbose=False)  # the swarm is left by now
     trainer(accumulate_grad_batches=4, **clip).fit(theirs, batches(), batches())
     assert_equal_models(ours, theirs)
     assert ours.rates == pytest.approx(theirs.rates)
