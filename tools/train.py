@@ -265,7 +265,6 @@ class RunView:
         self._task = self._bar.add_task(
             "step", total=self._steps, completed=event["step"], detail=""
         )
-        self._eta.restart(event["step"], event["time_s"])
 
     def _step(self, event: Mapping[str, Any]) -> None:
         self._loss = event["loss"]

@@ -12,8 +12,10 @@ from torch import nn
 from p2p import encode, owned_subkey
 from tools.peers import show_peers
 from training import Swarm, join
+from training.loop import TrainOptions, run_recipe
 from training.metrics import metrics_key
 from training.metrics.schema import metrics_of, own_version
+from training.recipe import load_recipe, override
 
 RUN = "listed"
 
@@ -85,3 +87,25 @@ def test_a_swarm_without_an_optimizer_tells_nothing() -> None:
         alice.tell(samples=3)
         assert alice._publisher is None
         assert alice.global_batch == 0
+
+
+def test_a_recipe_tells_its_part_while_it_trains(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {"run": RUN, "steps": 12, "global_batch": 64}
+    recipe = override(load_recipe("digits"), changes, source="test")
+    addresses: list[str] = []
+    found: list[dict[str, Any]] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            addresses.extend(event["addresses"])
+        if event["event"] == "step" and event["step"] == 10:
+            while not found or found[0]["loss"] is None:
+                capsys.readouterr()
+                assert show_peers(RUN, tuple(addresses), as_json=True) == 0
+                found[:] = json.loads(capsys.readouterr().out)["peers"]
+
+    result = run_recipe(recipe, TrainOptions(), on_event)
+    (row,) = found
+    assert row["peer_id"] == result.peer_id
+    assert row["contributed_samples"] <= result.samples
+    assert row["loss"] > 0

@@ -176,7 +176,7 @@ class ProcessGroupOptimizer(torch.optim.Optimizer):
         """Hand the group's gradient on; when the swarm has a global batch, step with it.
 
         Raises:
-            ValueError: a closure was given.
+            ValueError: a closure was given; or, in the first process, no gradient was computed.
             CatchUpFailed, SwarmStuck: in the first process, and FirstProcessFailed in the others.
         """
         if closure is not None:

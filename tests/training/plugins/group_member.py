@@ -24,15 +24,33 @@ STEPS = 3
 PASS = (4, 12)
 
 
+def backward(
+    optimizer: ProcessGroupOptimizer,
+    model: DistributedDataParallel,
+    chosen: torch.Tensor,
+    *,
+    scale: float = 1.0,
+) -> None:
+    """One pass over some points."""
+    points = Points()
+    optimizer.micro_batch(samples=len(chosen))
+    (scale * model(points.inputs[chosen], points.wanted[chosen])["loss"]).backward()
+
+
 def train(optimizer: ProcessGroupOptimizer, model: DistributedDataParallel, rank: int) -> None:
     """Three global steps of two passes each, and what each of them said."""
-    points, number = Points(), 0
+    number = 0
     for call in range(2 * STEPS):
         begin = number + (0 if rank == 0 else PASS[0])
         number += sum(PASS)
         chosen = torch.arange(begin, begin + PASS[rank])
-        optimizer.micro_batch(samples=PASS[rank])
-        model(points.inputs[chosen], points.wanted[chosen])["loss"].backward()
+        if call % 2 == 0:
+            backward(optimizer, model, chosen)
+        else:
+            one, other = chosen.chunk(2)
+            with model.no_sync():
+                backward(optimizer, model, one, scale=0.5)
+            backward(optimizer, model, other, scale=0.5)
         report = optimizer.step()
         optimizer.zero_grad()
         assert report.stepped == (call % 2 == 1)
