@@ -80,6 +80,7 @@ def test_a_step_takes_what_was_counted_since_it_began() -> None:
     with join("lines") as swarm:
         shared = swarm.optimizer(momentum(model), model=model, global_batch=24)
         optimizer = ForeignOptimizer(shared)
+        assert swarm.global_batch == shared.global_batch == 24
         optimizer.count(100)
         optimizer.begin()  # the framework skipped that step
         optimizer.count(8)
