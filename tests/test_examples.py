@@ -17,6 +17,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 LINES_MAX = 80
+# Their imports take seconds, and the machine may be busy.
+EXAMPLE_S_MAX = 120
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +35,18 @@ def test_examples_are_short_and_use_public_names(path: Path) -> None:
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         assert len(text.splitlines()) < LINES_MAX
-    assert not re.search(r"from (p2p|averaging|training)\.\w", text)
+    # Each plug-in is a module of its own, so that none loads the others' frameworks.
+    assert not re.search(r"from (p2p|averaging|training)\.(?!plugins\.)\w", text)
+
+
+def test_the_guides_show_lines_of_the_examples() -> None:
+    """Each block of code below a sentence that names an example is made of its lines."""
+    page = (ROOT / "docs" / "guides" / "your-loop.md").read_text("utf-8")
+    blocks = re.findall(r"`examples/(\w+\.py)`[^`]*\n\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == page.count("```python") == 4
+    for name, code in blocks:
+        example = {line.strip() for line in (EXAMPLES / name).read_text("utf-8").splitlines()}
+        assert [line for line in code.splitlines() if line.strip() not in example] == [], name
 
 
 def test_threads() -> None:
@@ -52,6 +66,31 @@ def test_batches_and_overlap() -> None:
     assert batches == ["16"] * 4 + ["32"] * 5 + ["64"] * 11
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in steps]
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.timeout(2 * EXAMPLE_S_MAX)
+@pytest.mark.parametrize(
+    ("package", "arguments", "ending"),
+    [
+        ("torch", ["own_loop.py"], r"global step 60, accuracy (0\.[7-9]\d|1\.00)"),
+        # A model that knows nothing has a loss of log(12) = 2.5.
+        ("transformers", ["huggingface_trainer.py"], r"global step 20, loss 0\.[0-7]\d"),
+        ("lightning", ["lightning_module.py"], r"global step 60, accuracy (0\.[7-9]\d|1\.00)"),
+        ("torch", [*TORCHRUN, "process_group.py"], r"global step 40, loss 0\.0\d+"),
+    ],
+)
+def test_loops_of_others(package: str, arguments: list[str], ending: str) -> None:
+    pytest.importorskip(package)
+    *launcher, name = arguments
+    process = subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLES / name)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=EXAMPLE_S_MAX,
+    )
+    assert process.returncode == 0
+    assert re.fullmatch(ending, process.stdout.splitlines()[-1]), process.stdout
 
 
 def test_asyncio_server() -> None:

@@ -164,7 +164,8 @@ def imported_names(node: ast.AST) -> list[str]:
 
 def test_imports_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    required = {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    required = {re.split(r"[^\w-]", line)[0].lower() for group in groups for line in group}
     distributions = packages_distributions()
     undeclared = {
         f"{name(path)}: {package}"

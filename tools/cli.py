@@ -62,6 +62,12 @@ Resume = Annotated[
 Events = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Append each event as a line of JSON.")
 ]
+Tensorboard = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Write curves for TensorBoard there.")
+]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="Name of the run; by default the recipe's.")
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
@@ -172,9 +178,7 @@ def train(
         str, typer.Argument(help="A built-in recipe, such as digits, or the path of a TOML file.")
     ],
     initial_peers: InitialPeers = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run; by default the recipe's.")
-    ] = None,
+    run: RunName = None,
     steps: Annotated[
         int | None, typer.Option(help="Global steps; by default the recipe's.")
     ] = None,
@@ -197,6 +201,7 @@ def train(
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
     events: Events = None,
+    tensorboard: Tensorboard = None,
     as_json: Json = False,
     verbose: Verbose = False,
     log_file: LogFile = None,
@@ -231,6 +236,7 @@ def train(
                 checkpoint_dir=checkpoint_dir,
                 resume=resume,
                 events_path=events,
+                tensorboard_dir=tensorboard,
                 join_when=told if join_when_told else None,
                 as_json=as_json,
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import trio
 from rich.table import Table
@@ -14,6 +16,7 @@ from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
 from tools.visits import Visit, visit_all
+from training.metrics import Metrics, decode_metrics_untrusted, metrics_key
 from training.progress import schema
 
 
@@ -30,6 +33,14 @@ class PeerRow:
     seconds_ago: float
     """Age of the record; trainers renew theirs every ten seconds."""
     addresses: tuple[str, ...]
+    contributed_samples: int | None
+    """What it says to have put into all steps; None where it tells no metrics."""
+    contributed_share: float | None
+    """Its part of what all say to have put in."""
+    loss: float | None
+    """The last that it computed."""
+    version: str | None
+    """Of its manyhands."""
     visit: Visit
     """What was seen of it from here."""
 
@@ -75,6 +86,8 @@ async def _ask(
         open_dht(node, initial_peers=initial_peers) as dht,
     ):
         entries = await _records(dht, run)
+        metrics = await _metrics(dht, run)
+        contributed = sum(told.samples for told in metrics.values())
         visits = await visit_all(
             node, {peer_id: record.addresses for peer_id, (record, _) in entries.items()}
         )
@@ -87,6 +100,7 @@ async def _ask(
                 role=record.role,
                 seconds_ago=round(age_s, 1),
                 addresses=record.addresses,
+                **_contribution(metrics.get(peer_id), contributed),
                 visit=visits[peer_id],
             )
             for peer_id, (record, age_s) in entries.items()
@@ -107,6 +121,28 @@ async def _records(dht: Dht, run: str) -> dict[PeerId, tuple[schema.Progress, fl
     return records
 
 
+async def _metrics(dht: Dht, run: str) -> dict[PeerId, Metrics]:
+    """What trainers say of their part, also those that have left a moment ago."""
+    metrics = {}
+    for subkey, entry in (await dht.get_dictionary(metrics_key(run))).items():
+        if entry.owner is not None and subkey == owned_subkey(entry.owner):
+            with contextlib.suppress(MessageInvalid):
+                metrics[entry.owner] = decode_metrics_untrusted(entry.value)
+    return metrics
+
+
+def _contribution(told: Metrics | None, contributed: int) -> dict[str, Any]:
+    """The fields of a row that its metrics fill."""
+    if told is None:
+        return dict.fromkeys(("contributed_samples", "contributed_share", "loss", "version"))
+    return {
+        "contributed_samples": told.samples,
+        "contributed_share": round(told.samples / contributed, 4) if contributed else 0.0,
+        "loss": told.loss,
+        "version": told.version,
+    }
+
+
 def _as_object(row: PeerRow) -> dict[str, object]:
     # The role that it has in the run is the one of its record.
     return vars(row.visit) | {name: value for name, value in vars(row).items() if name != "visit"}
@@ -120,7 +156,10 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
         return
     table = Table(title=f"Trainers of the run {run}")
     table.add_column("peer id", overflow="fold")
-    for heading in ("step", "samples", "samples/s", "role", "seconds ago", "path", "latency"):
+    for heading in (
+        *("step", "samples", "samples/s", "contributed", "share", "loss"),
+        *("role", "seconds ago", "path", "latency"),
+    ):
         table.add_column(heading, justify="right")
     table.add_column("runs")
     for row in rows:
@@ -129,6 +168,9 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
             str(row.step),
             str(row.samples),
             f"{row.samples_per_s:.0f}",
+            _or_unknown(row.contributed_samples, "d"),
+            _or_unknown(row.contributed_share, ".0%"),
+            _or_unknown(row.loss, ".3g"),
             row.role,
             f"{row.seconds_ago:.0f}",
             row.visit.path or "none",
@@ -137,3 +179,7 @@ def _print_table(run: str, rows: list[PeerRow]) -> None:
         )
     screen.print(table)
     screen.print(f"To join them: manyhands train digits --run {run} --initial-peers ADDRESS")
+
+
+def _or_unknown(number: float | None, form: str) -> str:
+    return "?" if number is None else format(number, form)

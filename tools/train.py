@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import platformdirs
 from rich.console import Console
@@ -25,9 +25,14 @@ from rich.progress import (
 from p2p import Identity, NodeConfig
 from tools.access import private_config
 from tools.addresses import farthest_first
+from tools.eta import Eta, in_words
 from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import sigterm_interrupts
+from tools.tensorboard_log import check_tensorboard, open_tensorboard
+
+if TYPE_CHECKING:
+    from training.loop import TrainOptions
 
 # Where there is no terminal, a line every so many steps tells that it goes on.
 STEPS_PER_LINE = 50
@@ -66,6 +71,8 @@ class TrainRequest:
     """Go on from the newest checkpoint."""
     events_path: Path | None = None
     """Where each event is appended as a line of JSON."""
+    tensorboard_dir: Path | None = None
+    """Where curves for TensorBoard are written."""
     join_when: threading.Event | None = None
     """When all is prepared, wait for this before joining; None joins at once."""
     as_json: bool = False
@@ -95,11 +102,13 @@ def run_train(request: TrainRequest) -> int:
 
 
 def _check_early(request: TrainRequest) -> None:
-    """Find what is wrong with addresses and the key file before PyTorch takes its time to load."""
+    """Find what is wrong or missing before PyTorch takes its time to load."""
     NodeConfig(listen=request.listen, announce=request.announce)
     private_config(request.private_path)
     if request.identity_path is not None:
         Identity.load_or_create(request.identity_path)
+    if request.tensorboard_dir is not None:
+        check_tensorboard()
 
 
 def _train(request: TrainRequest) -> int:
@@ -110,38 +119,30 @@ def _train(request: TrainRequest) -> int:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     import torch
 
-    from training.loop import TrainOptions, run_recipe
+    from training.loop import run_recipe
     from training.recipe import load_recipe, override
 
     torch.set_num_threads(request.threads)
     torch.set_num_interop_threads(1)
     recipe = override(load_recipe(request.recipe), request.changes, source="options")
     screen = console(as_json=request.as_json)
-    with _event_file(request.events_path) as file, RunView(screen, recipe.steps) as view:
+    with (
+        _event_file(request.events_path) as file,
+        open_tensorboard(request.tensorboard_dir) as curves,
+        RunView(screen, recipe.steps) as view,
+    ):
 
         def on_event(event: dict[str, Any]) -> None:
             if file is not None:
                 file.write(json.dumps(event) + "\n")
+            if curves is not None:
+                curves.on_event(event)
             view.on_event(event)
             if event["event"] == "prepared" and request.join_when is not None:
                 while not request.join_when.wait(WAIT_SLICE_S):
                     pass  # in slices, since a lock's wait hides Ctrl-C on some systems
 
-        result = run_recipe(
-            recipe,
-            TrainOptions(
-                initial_peers=request.initial_peers,
-                listen=request.listen,
-                announce=request.announce,
-                identity_path=request.identity_path,
-                client_mode=request.client_mode,
-                node_config=replace(private_config(request.private_path), mdns=request.mdns),
-                wait_for_peers=request.wait_for_peers,
-                checkpoint_dir=request.checkpoint_dir,
-                resume=request.resume,
-            ),
-            on_event,
-        )
+        result = run_recipe(recipe, _options(request), on_event)
     if request.as_json:
         print_json(
             {
@@ -178,6 +179,23 @@ def _in_words(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
 
 
+def _options(request: TrainRequest) -> TrainOptions:
+    """How this peer takes part."""
+    from training.loop import TrainOptions
+
+    return TrainOptions(
+        initial_peers=request.initial_peers,
+        listen=request.listen,
+        announce=request.announce,
+        identity_path=request.identity_path,
+        client_mode=request.client_mode,
+        node_config=replace(private_config(request.private_path), mdns=request.mdns),
+        wait_for_peers=request.wait_for_peers,
+        checkpoint_dir=request.checkpoint_dir,
+        resume=request.resume,
+    )
+
+
 @contextlib.contextmanager
 def _event_file(path: Path | None) -> Iterator[TextIO | None]:
     """The event log, flushed line by line; None if none was asked for."""
@@ -212,8 +230,9 @@ class RunView:
             disable=not screen.is_terminal,
         )
         self._task: TaskID | None = None
-        self._peers = 1
-        self._samples_per_s = 0.0
+        self._eta = Eta(steps)
+        self._loss: float | None = None
+        self._progress: Mapping[str, Any] = {}
 
     def __enter__(self) -> RunView:
         self._bar.start()
@@ -228,10 +247,12 @@ class RunView:
             case "started":
                 self._started(event)
             case "progress":
-                self._peers, self._samples_per_s = event["peers"], event["samples_per_s"]
+                self._progress = event
+                self._update(event["step"])
             case "step":
                 self._step(event)
             case "caught_up":
+                self._eta.restart(event["step"], event["time_s"])
                 self._screen.print(f"Took over the others' state at step {event['step']}.")
             case "round_failed":
                 self._screen.print(
@@ -258,10 +279,24 @@ class RunView:
         )
 
     def _step(self, event: Mapping[str, Any]) -> None:
-        members = len(event["round"]["members"]) if event["round"] else 1
-        peers = "1 peer" if members == 1 else f"{members} peers"
-        detail = f"loss {event['loss']:.3f} · {peers} · {self._samples_per_s:.0f} samples/s"
-        if self._task is not None:
-            self._bar.update(self._task, completed=event["step"], detail=detail)
+        self._loss = event["loss"]
+        self._eta.on_step(event["step"], event["time_s"])
+        detail = self._update(event["step"])
         if not self._screen.is_terminal and event["step"] % STEPS_PER_LINE == 0:
             self._screen.print(f"step {event['step']} of {self._steps} · {detail}")
+
+    def _update(self, step: int) -> str:
+        """Show how far the run is; returns it in words."""
+        said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
+        if now := self._progress:
+            said += [
+                f"{now['swarm_samples']}/{now['global_batch']} samples",
+                "1 peer" if now["peers"] == 1 else f"{now['peers']} peers",
+                f"{now['swarm_samples_per_s']:.0f} samples/s ({now['samples_per_s']:.0f} here)",
+            ]
+        if self._eta.left_s is not None:
+            said.append(f"{in_words(self._eta.left_s)} left")
+        detail = " · ".join(said)
+        if self._task is not None:
+            self._bar.update(self._task, completed=step, detail=detail)
+        return detail

@@ -4,7 +4,9 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
 
     prepared      nothing more: model and data are there
     started       peer_id, addresses, run, step
-    progress      step, samples accumulated, samples_per_s, peers, paths by peer connected to
+    progress      step, samples accumulated, samples_per_s, the same of the whole swarm as
+                  swarm_samples and swarm_samples_per_s, global_batch, peers, paths by peer
+                  connected to
     step          step, loss, samples of ours in it, seconds, round
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
@@ -42,6 +44,7 @@ class RunLog:
     def __init__(self, on_event: EventHandler) -> None:
         self._on_event = on_event
         self._losses: list[float] = []
+        self._loss: float | None = None
         self._step_began_s = self._began_s = time.time()
         self._progress_told_s = 0.0
         self.peer_id: str | None = None
@@ -69,19 +72,25 @@ class RunLog:
         if now_s - self._progress_told_s < PROGRESS_INTERVAL_S:
             return
         self._progress_told_s = now_s
+        swarm.tell(samples=self.samples, loss=self._loss)
         peers = swarm.peers
+        here = [peer for peer in peers if peer.holds_state and peer.step == swarm.global_step]
         me = next((peer for peer in peers if peer.is_me), None)
         self._tell(
             "progress",
             step=self.step,
             samples=me.samples if me else 0,
             samples_per_s=round(me.samples_per_s, 1) if me else 0.0,
+            swarm_samples=sum(peer.samples for peer in here),
+            swarm_samples_per_s=round(sum(peer.samples_per_s for peer in peers), 1),
+            global_batch=swarm.global_batch,
             peers=max(len(peers), 1),
             paths=swarm.paths,
         )
 
     def after_micro_batch(self, report: StepReport, loss: float) -> None:
         """A micro-batch was accumulated, and perhaps a global step taken with it."""
+        self._loss = loss
         self._losses.append(loss)
         self.step = report.global_step
         if report.caught_up:

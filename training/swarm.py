@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -26,11 +28,15 @@ from p2p import (
 )
 from training.config import SwarmConfig
 from training.learning_rate import LrRule
+from training.metrics import MetricsPublisher, open_metrics_publisher
+from training.metrics.schema import metrics_of
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 
 _NEIGHBOURS_S = 4.0
 """A peer on this network answers the first or the second question of mDNS, or is not there."""
+_TELL_INTERVAL_S = 1.0
+"""Metrics lie in the DHT for others to look at now and then; more often is of no use."""
 _RUN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -45,6 +51,8 @@ class Swarm:
         self._network = network
         self._config = config
         self._optimizer: SwarmOptimizer | None = None
+        self._publisher: MetricsPublisher | None = None
+        self._told_s = -math.inf
 
     def __enter__(self) -> Swarm:
         return self
@@ -82,9 +90,32 @@ class Swarm:
         return self._optimizer.global_step if self._optimizer is not None else 0
 
     @property
+    def global_batch(self) -> int:
+        """Samples that all peers together put into the next global step; 0 before an optimizer."""
+        return self._optimizer.global_batch if self._optimizer is not None else 0
+
+    @property
     def peers(self) -> tuple[PeerProgress, ...]:
         """All live peers that train the same, this one included; none before the optimizer."""
         return self._optimizer.peers() if self._optimizer is not None else ()
+
+    def tell(self, *, samples: int, loss: float | None = None) -> None:
+        """Publish how we do, for `manyhands peers --run`; more often than each second is ignored.
+
+        Args:
+            samples: what this peer has put into global steps so far.
+            loss: the last that was computed; NaN and infinity are not told.
+        """
+        now_s = time.monotonic()
+        if self._optimizer is None or now_s - self._told_s < _TELL_INTERVAL_S:
+            return
+        self._told_s = now_s
+        if self._publisher is None:
+            publisher = open_metrics_publisher(*self._network, self.run)
+            self._publisher = self._portal.enter(publisher)
+        speed = sum(peer.samples_per_s for peer in self.peers if peer.is_me)
+        metrics = metrics_of(step=self.global_step, samples=samples, samples_per_s=speed, loss=loss)
+        self._portal.call(self._publisher.tell, metrics)
 
     def optimizer(
         self,

@@ -17,7 +17,12 @@ Seeds = Iterable[tuple[Message, bytes]]
 
 def modules_of(package: ModuleType) -> list[ModuleType]:
     """A package and all that lies in it."""
-    names = [found.name for found in walk_packages(package.__path__, f"{package.__name__}.")]
+    names = [
+        found.name
+        for found in walk_packages(package.__path__, f"{package.__name__}.")
+        # They hold no messages, and load what they plug into, which may be missing.
+        if not found.name.startswith("training.plugins.")
+    ]
     return [package, *map(import_module, sorted(names))]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import training
 from p2p import MessageInvalid, encode
 from tests.fuzz.messages import kinds_of, message_target, modules_of
 from tests.fuzz.target import Target
+from tests.training.metrics.test_schema import RECORDED as METRICS_RECORDED
 from tests.training.progress.test_schema import MESSAGE, RECORDED
 from tests.training.test_state_metadata import POSITION, SCALARS
+from training.metrics import decode_metrics_untrusted
 from training.progress.schema import decode_record_untrusted, message_of, record_of
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 
@@ -19,6 +23,17 @@ def run_record(data: bytes) -> None:
         return
     record = record_of(message)
     assert message_of(record, life_s=message.life_s, addresses=message.addresses) == message
+
+
+def run_metrics(data: bytes) -> None:
+    try:
+        metrics = decode_metrics_untrusted(data)
+    except MessageInvalid:
+        return
+    assert metrics.loss is None or math.isfinite(metrics.loss)
+    assert math.isfinite(metrics.samples_per_s)
+    assert metrics.version.isprintable()
+    assert decode_metrics_untrusted(encode(metrics)) == metrics
 
 
 def run_metadata(data: bytes) -> None:
@@ -38,13 +53,22 @@ TARGETS = (
     message_target(
         "training.messages",
         kinds_of(modules_of(training)),
-        [(message, bytes.fromhex(recorded)) for message, recorded in RECORDED],
+        [
+            (message, bytes.fromhex(recorded))
+            for message, recorded in [*RECORDED, *METRICS_RECORDED]
+        ],
     ),
     Target(
         name="training.progress-record",
         run=run_record,
         seeds=(encode(MESSAGE),),
         covers=("training.progress.schema.decode_record_untrusted",),
+    ),
+    Target(
+        name="training.metrics-record",
+        run=run_metrics,
+        seeds=tuple(bytes.fromhex(recorded) for _, recorded in METRICS_RECORDED),
+        covers=("training.metrics.schema.decode_metrics_untrusted",),
     ),
     Target(
         name="training.state-metadata",

@@ -35,11 +35,15 @@ def test_one_trainer_alone_resumes_and_is_listed(tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
     alone = ["train", "digits", "--listen", LOOPBACK, "--checkpoint-dir", folder, "--json"]
     alone += ("--events", str(events))
-    with running(*alone, "--steps", "60", folder=tmp_path / "first") as first:
+    curves = tmp_path / "curves"
+    first_options = ("--steps", "60", "--tensorboard", str(curves))
+    with running(*alone, *first_options, folder=tmp_path / "first") as first:
         assert first.finish() == 0, first.stderr
     with running(*alone, "--steps", "80", "--resume", folder=tmp_path / "again") as again:
         assert again.finish() == 0, again.stderr
     assert again.json()["step"] == 80
+    (written,) = curves.iterdir()
+    assert written.stat().st_size > 60 * 100, "several curves of sixty points"
     told = [json.loads(line) for line in events.read_text("utf-8").splitlines()]
     starts = [event["step"] for event in told if event["event"] == "started"]
     assert starts == [0, 60]
@@ -48,6 +52,9 @@ def test_one_trainer_alone_resumes_and_is_listed(tmp_path: Path) -> None:
     saved = [Path(event["path"]).name for event in told if event["event"] == "checkpoint"]
     assert saved == [f"step-{step:09d}.pt" for step in (50, 60, 80)]
     assert all("time_s" in event for event in told)
+    progress = [event for event in told if event["event"] == "progress"]
+    assert all(event["swarm_samples"] == event["samples"] for event in progress)
+    assert {event["global_batch"] for event in progress} == {256}
 
 
 def test_peers_lists_who_trains(tmp_path: Path) -> None:
