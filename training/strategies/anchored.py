@@ -102,7 +102,9 @@ class AnchoredPart:
         self._every = every
         self._me = me
         self._drawn_by = drawn_by
-        self._drawn = True
+        self._peers: tuple[str, ...] = (me,)
+        self._drawn: tuple[str, ...] | None = None
+        self._number = 0
         self._samples = 0
 
     @property
@@ -111,20 +113,36 @@ class AnchoredPart:
         return self._anchor.values_E.size
 
     @property
+    def interval(self) -> int:
+        """H"""
+        return self._every
+
+    @property
     def trains(self) -> bool:
         """Whether this peer was drawn."""
-        return self._drawn
+        return self._drawn is None or self._me in self._drawn
+
+    @property
+    def trainers(self) -> int:
+        """Those who were drawn."""
+        return len(self._peers if self._drawn is None else self._drawn)
 
     @property
     def adjusts(self) -> bool:
         """Never."""
         return False
 
-    def on_interval(self, number: int, peers: Sequence[str]) -> None:
-        """See who is drawn."""
+    def on_interval(self, number: int) -> None:
+        """Others may be drawn."""
+        self._number = number
         self._samples = 0
+        self.on_peers(self._peers)
+
+    def on_peers(self, peers: Sequence[str]) -> None:
+        """Where a drawn one is gone, the next is drawn."""
+        self._peers = tuple(peers)
         if self._drawn_by is not None:
-            self._drawn = self._me in self._drawn_by.drawn(number, peers)
+            self._drawn = self._drawn_by.drawn(self._number, self._peers)
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """They count in the mean."""

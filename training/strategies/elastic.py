@@ -55,18 +55,31 @@ class ElasticPart:
         return self._centre.values_E.size
 
     @property
+    def interval(self) -> int:
+        """τ"""
+        return self._strategy.every
+
+    @property
     def trains(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def trainers(self) -> int:
+        """All."""
+        return self._peers
 
     @property
     def adjusts(self) -> bool:
         """Never."""
         return False
 
-    def on_interval(self, number: int, peers: Sequence[str]) -> None:
-        """See how many we are."""
+    def on_interval(self, number: int) -> None:
+        """Samples are counted anew."""
         self._samples = 0
+
+    def on_peers(self, peers: Sequence[str]) -> None:
+        """See how many we are."""
         self._peers = max(1, len(peers))
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:

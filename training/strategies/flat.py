@@ -14,8 +14,7 @@ class FlatLayout:
     """Where each tensor lies in the flat vector: one after another, in the mapping's order."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._names = tuple(tensors)
-        self._shapes = tuple(tensor.shape for tensor in tensors.values())
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.sizes = tuple(tensor.numel() for tensor in tensors.values())
         self.elements = sum(self.sizes)
         """E"""
@@ -25,7 +24,7 @@ class FlatLayout:
         pieces = flat_E.split(list(self.sizes))
         return {
             name: piece.view(shape)
-            for name, shape, piece in zip(self._names, self._shapes, pieces, strict=True)
+            for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 
 
@@ -40,8 +39,18 @@ class FlatParameters:
 
     @property
     def elements(self) -> int:
-        """E"""
+        """E; there may be none."""
         return self._layout.elements
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor, in order."""
+        return self._layout.shapes
+
+    @property
+    def dtype(self) -> str:
+        """Of the vector: float32 or float64."""
+        return "float64" if self._dtype == torch.float64 else "float32"
 
     def read(self) -> Vector:
         """A copy of all values on the host."""

@@ -6,8 +6,8 @@
 Only the best peer's parameters travel. The best is the one with the smallest mean of its last
 losses, so a peer says one number. Who lies about it is found out: before a peer follows, it computes
 the loss of the leader's parameters on its own mini-batch. They are followed when that is not much
-worse than was claimed, or better than its own; else the next best is tried. How far a peer is pulled
-at once has a bound, too.
+worse than was claimed, or than its own; else the next best is tried. How far a peer is pulled at
+once has a bound, too.
 
 Other than averaging, this keeps peers apart that are in different basins, and does not move the
 points where the leader rests: they are stationary points of the loss itself.
@@ -48,7 +48,8 @@ class LeaderSGD:
     losses: int = 8
     """Over how many of the last losses their mean runs."""
     tolerance: float = 1.0
-    """How much worse, as a part of what was claimed, a leader's loss may be on one's own batch."""
+    """How much worse a leader's loss may be on one's own mini-batch than it claims, or than one's
+    own there; as a part of that. Two mini-batches of one loss differ by as much."""
     pull_norm_max: float = 0.2
     """The longest pull, as a part of the length of the peer's own parameters."""
 
@@ -87,18 +88,31 @@ class LeaderPart:
         return self._elements
 
     @property
+    def interval(self) -> int:
+        """τ"""
+        return self._strategy.every
+
+    @property
     def trains(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def trainers(self) -> int:
+        """All."""
+        return len(self._peers)
 
     @property
     def adjusts(self) -> bool:
         """When local steps are pulled, too."""
         return self._strategy.proximal > 0 and bool(self._leaders)
 
-    def on_interval(self, number: int, peers: Sequence[str]) -> None:
-        """See who is there."""
+    def on_interval(self, number: int) -> None:
+        """Every so many of them there is a leader of all."""
         self._number = number
+
+    def on_peers(self, peers: Sequence[str]) -> None:
+        """See who is there; groups are formed anew."""
         self._peers = tuple(sorted({*peers, self._me}))
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
@@ -184,8 +198,9 @@ class LeaderPart:
             measured: the loss that they have on our mini-batch.
             own: the loss that our own have on it.
         """
-        as_claimed = measured <= claim + self._strategy.tolerance * abs(claim)
-        return math.isfinite(measured) and (as_claimed or measured <= own)
+        # A mini-batch may be harder than those of the claim; then our own loss says so.
+        reference = max(claim, own)
+        return measured <= reference + self._strategy.tolerance * abs(reference)
 
     def _clipped(self, pull_E: Vector, parameters_E: Vector) -> Vector:
         """The pull, shortened to its bound."""

@@ -107,7 +107,8 @@ class Simulation:
         """How often a leader was not followed."""
         self.steps_done = 0
         self._number = 0
-        self._steps_since = 0
+        for part in self.parts:
+            part.on_peers(self.names)
         self._on_interval()
 
     def run(self, steps: int) -> None:
@@ -131,7 +132,7 @@ class Simulation:
     def _on_interval(self) -> None:
         self._steps_since = 0
         for part in self.parts:
-            part.on_interval(self._number, self.names)
+            part.on_interval(self._number)
 
     def _local_steps(self) -> None:
         for worker, part in enumerate(self.parts):

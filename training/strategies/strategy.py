@@ -53,20 +53,30 @@ class Part(Protocol):
         """O, the same for each exchange."""
 
     @property
+    def interval(self) -> int:
+        """Local steps of each peer that trains between two exchanges."""
+
+    @property
     def trains(self) -> bool:
         """Whether this peer takes local steps now; a client that was not drawn does not."""
+
+    @property
+    def trainers(self) -> int:
+        """How many of those who are there do; at least 1."""
 
     @property
     def adjusts(self) -> bool:
         """Whether adjust() is to be called before the next local step."""
 
-    def on_interval(self, number: int, peers: Sequence[str]) -> None:
+    def on_interval(self, number: int) -> None:
         """Local steps begin anew: at the very beginning, and after each exchange.
 
         Args:
             number: exchanges made so far, the same at all peers that average.
-            peers: who is there, this peer included.
         """
+
+    def on_peers(self, peers: Sequence[str]) -> None:
+        """Who is there now, this peer included."""
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """A local step was taken on so many samples, whose loss before it was this."""
@@ -78,7 +88,7 @@ class Part(Protocol):
         """What to exchange, in this order.
 
         Args:
-            steps: local steps that each peer has taken since the last exchange, on average.
+            steps: local steps since the last exchange of each peer that trains, on average.
         """
 
     def offer(self, exchange: Exchange, parameters_E: Vector) -> Offer:

@@ -65,6 +65,7 @@ class StreamingPart:
         self._interval = strategy.every // strategy.fragments
         self._fragment = slice(0, None, strategy.fragments)
         self._samples = 0
+        self._peers = 1
         self._merges: list[tuple[int, slice]] = []
         """Local steps that are left until a fragment is merged."""
 
@@ -74,19 +75,33 @@ class StreamingPart:
         return -(-self._anchor.values_E.size // self._strategy.fragments)
 
     @property
+    def interval(self) -> int:
+        """H / F"""
+        return self._interval
+
+    @property
     def trains(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def trainers(self) -> int:
+        """All."""
+        return self._peers
 
     @property
     def adjusts(self) -> bool:
         """When a fragment is to be merged."""
         return any(left <= 0 for left, _ in self._merges)
 
-    def on_interval(self, number: int, peers: Sequence[str]) -> None:
+    def on_interval(self, number: int) -> None:
         """The next fragment's turn."""
         self._samples = 0
         self._fragment = slice(number % self._strategy.fragments, None, self._strategy.fragments)
+
+    def on_peers(self, peers: Sequence[str]) -> None:
+        """See how many we are."""
+        self._peers = max(1, len(peers))
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """Merging comes nearer."""

@@ -12,7 +12,8 @@ from training.strategies.simulate import Simulation
 
 def test_peer_and_centre_move_from_the_old_values() -> None:
     part = ElasticAveraging(every=1, centre_rate=0.5, pull=0.25).begin(np.array([4.0]), me="alice")
-    part.on_interval(0, ["alice", "bob"])
+    part.on_peers(["alice", "bob"])
+    part.on_interval(0)
     part.on_local_step(samples=1)
     # The centre is at 4, alice at 8, bob at 16.
     ours, bobs = part.offer(Exchange.MEAN, np.array([8.0])).vector_O, np.array([4.0 - 16.0])
@@ -23,7 +24,8 @@ def test_peer_and_centre_move_from_the_old_values() -> None:
 
 def test_by_default_all_peers_together_pull_as_much_as_the_centre_moves() -> None:
     part = ElasticAveraging(centre_rate=0.4).begin(np.zeros(1), me="alice")
-    part.on_interval(0, ["alice", "bob", "carol", "dave"])
+    part.on_peers(["alice", "bob", "carol", "dave"])
+    part.on_interval(0)
     assert part.apply(Exchange.MEAN, np.zeros(1), np.array([10.0])).tolist() == [9.0]
 
 

@@ -14,12 +14,14 @@ from training.strategies.simulate import Simulation
 
 def test_the_best_of_the_group_then_of_all() -> None:
     part = LeaderSGD(every=8, every_of_swarm=16, groups=2).begin(np.ones(2), me="b")
-    part.on_interval(0, ["a", "b", "c", "d", "e"])
+    part.on_peers(["a", "b", "c", "d", "e"])
+    part.on_interval(0)
     assert part.members(Exchange.GROUP_LEADER) == ("a", "b", "c")
     assert part.members(Exchange.SWARM_LEADER) == ("a", "b", "c", "d", "e")
     assert part.due(7) == ()
     assert part.due(8) == (Exchange.GROUP_LEADER,)
-    part.on_interval(1, ["a", "b", "c", "d", "e"])
+    part.on_peers(["a", "b", "c", "d", "e"])
+    part.on_interval(1)
     assert part.due(8) == (Exchange.GROUP_LEADER, Exchange.SWARM_LEADER)
 
 
@@ -29,7 +31,8 @@ def test_every_peer_is_in_one_group() -> None:
         groups = set()
         for me in peers:
             part = LeaderSGD(groups=3).begin(np.ones(1), me=me)
-            part.on_interval(0, peers)
+            part.on_peers(peers)
+            part.on_interval(0)
             groups.add(part.members(Exchange.GROUP_LEADER))
         assert sorted(peer for group in groups for peer in group) == peers
         assert len(groups) == min(3, count)
@@ -37,7 +40,8 @@ def test_every_peer_is_in_one_group() -> None:
 
 def test_candidates_are_better_and_the_best_comes_first() -> None:
     part = LeaderSGD(losses=2).begin(np.ones(2), me="me")
-    part.on_interval(0, ["me"])
+    part.on_peers(["me"])
+    part.on_interval(0)
     assert part.claim == math.inf
     for loss in (9.0, 1.0, 2.0):
         part.on_local_step(samples=8, loss=loss)
@@ -48,11 +52,12 @@ def test_candidates_are_better_and_the_best_comes_first() -> None:
         part.on_local_step(samples=8)
 
 
-def test_a_claim_is_believed_when_it_holds_here_or_is_better_than_ours() -> None:
+def test_a_leader_is_credible_that_is_not_much_worse_than_it_claims_or_than_we_are() -> None:
     part = LeaderSGD(tolerance=0.5).begin(np.ones(2), me="me")
     assert part.is_credible(1.0, measured=1.5, own=0.1)
     assert not part.is_credible(1.0, measured=1.6, own=0.1)
-    assert part.is_credible(0.0, measured=1.6, own=1.7)
+    assert part.is_credible(0.0, measured=1.5, own=1.0)
+    assert not part.is_credible(0.0, measured=1.6, own=1.0)
     assert not part.is_credible(0.0, measured=math.nan, own=math.inf)
 
 
@@ -93,12 +98,12 @@ def test_the_leader_rests_where_the_loss_does_and_the_other_need_not() -> None:
     task = DoubleWell()
     swarm = Simulation(strategy, task, [np.array([1.2]), np.array([-1.1])], rate)
     swarm.run(5000)
-    follower, leader = swarm.parameters
+    follower, leader = sorted(swarm.parameters, key=lambda x: float(abs(x[0])))
     assert abs(leader[0]) == pytest.approx(1.0, abs=1e-6)
     assert abs(task.slope(leader)[0]) < 1e-10
-    assert abs(follower[0]) == pytest.approx(0.5008, abs=1e-3)
-    assert abs(task.slope(follower)[0]) == pytest.approx(1.50, abs=0.01)
-    assert swarm.leaders[0] == 0
+    # 4x (x² − 1) + (x − 1) has 1 and twice −½ as roots; double roots are approached slowly.
+    assert follower[0] * leader[0] == pytest.approx(-0.5, abs=0.01)
+    assert abs(task.slope(follower)[0]) == pytest.approx(1.50, abs=0.02)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -22,20 +22,17 @@ def swarm_on_digits(strategy: Strategy, seed: int, *, same: bool) -> Simulation:
 @pytest.mark.slow
 def test_from_different_starts_a_leader_breaks_the_symmetry_that_a_centre_keeps() -> None:
     losses: dict[str, list[float]] = {"leader": [], "elastic": []}
-    led: set[int] = set()
     for seed in range(3):
         task = digits_task(workers=WORKERS, seed=seed)
         for name, strategy in (("leader", LEADER), ("elastic", ElasticAveraging(every=8))):
             swarm = swarm_on_digits(strategy, seed, same=False)
             swarm.run(100)
             losses[name].append(task.train_loss(swarm.mean()))
-            led |= set(swarm.leaders)
     assert np.mean(losses["leader"]) < 0.7 * np.mean(losses["elastic"])
-    assert led == set(range(WORKERS)), "every worker leads at least once"
 
 
 @pytest.mark.slow
-def test_from_one_start_leading_is_as_good_as_averaging_and_publishes_a_third() -> None:
+def test_from_one_start_leading_is_as_good_as_averaging_and_every_worker_leads() -> None:
     accuracies: dict[str, list[float]] = {"leader": [], "local": []}
     published = {}
     for seed in range(3):
@@ -45,6 +42,8 @@ def test_from_one_start_leading_is_as_good_as_averaging_and_publishes_a_third() 
             swarm.run(300)
             accuracies[name].append(task.accuracy(swarm.mean()))
             published[name] = swarm.traffic.published
+            if name == "leader":
+                assert set(swarm.leaders) == set(range(WORKERS)), "every worker leads"
     assert np.mean(accuracies["leader"]) > np.mean(accuracies["local"]) - 0.01
     assert 3 * published["leader"] <= published["local"]
 

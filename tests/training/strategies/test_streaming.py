@@ -42,7 +42,8 @@ def test_a_fragment_is_merged_after_the_delay() -> None:
     plain_outer = OuterStep(rate=1.0, momentum=0.0)
     strategy = StreamingDiLoCo(every=4, fragments=1, delay=2, mixing=0.25, outer=plain_outer)
     part = strategy.begin(np.zeros(2), me="alice")
-    part.on_interval(0, ["alice"])
+    part.on_peers(["alice"])
+    part.on_interval(0)
     for _ in range(4):
         part.on_local_step(samples=8)
     assert part.due(3) == ()
@@ -51,7 +52,8 @@ def test_a_fragment_is_merged_after_the_delay() -> None:
     assert (offer.vector_O.tolist(), offer.weight) == ([-1.0, -2.0], 32.0)
     kept = part.apply(Exchange.MEAN, np.array([-3.0, -3.0]), np.array([1.0, 2.0]))
     assert kept.tolist() == [1.0, 2.0], "training goes on as if nothing had been"
-    part.on_interval(1, ["alice"])
+    part.on_peers(["alice"])
+    part.on_interval(1)
     part.on_local_step(samples=8)
     assert not part.adjusts
     part.on_local_step(samples=8)

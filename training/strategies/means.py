@@ -1,0 +1,186 @@
+"""MeanExchanger: exchanges of means through a session of the run, as global steps are made.
+
+Reaching all others, following them without a state, leaving out who is lost: the rounds are those
+of the synchronous optimizer, with other tensors and another measure of when they are due.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from averaging import RoundFailed, RoundId, RoundReport
+from p2p import Dht, Node, PeerId, Portal
+from training.config import SwarmConfig
+from training.follow import CaughtUp, catch_up
+from training.model_state import ModelState
+from training.optimizer import StepReport
+from training.progress import BatchView, PeerProgress, Position
+from training.session import Advice, OnCaller, RoundResult, Session, open_session
+from training.strategies.replica import Replica
+from training.strategies.strategy import Part, Strategy
+
+logger = logging.getLogger(__name__)
+
+# A round's result counts, whatever its members brought: nobody has a batch to fill.
+_ACCEPT_FRACTION = 1e-9
+
+Call = Callable[..., Any]
+"""Runs an async function on trio's thread, and waits for it."""
+
+
+def session_config(config: SwarmConfig) -> SwarmConfig:
+    """The user's options, for rounds that have no batch to fill."""
+    return replace(config, accept_fraction=_ACCEPT_FRACTION)
+
+
+class MeanExchanger:
+    """The thread that trains holds this; `call` leads to trio's thread."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        model: nn.Module,
+        state: ModelState,
+        *,
+        run: str,
+        kind: str,
+        me: PeerId,
+        call: Call,
+    ) -> None:
+        self._replica = Replica(strategy, model, state, me=me)
+        self._plan = self._replica.plan(run, kind, self._replica.take_snapshot)
+        self._call = call
+        self._session: Session
+        self._samples = 0
+
+    def open(
+        self,
+        portal: Portal,
+        network: tuple[Node, Dht | None],
+        config: SwarmConfig,
+        on_caller: OnCaller,
+    ) -> None:
+        """Enter the run; raises SpecDiffers."""
+        session = open_session(*network, self._plan, session_config(config), on_caller)
+        self._session = portal.enter(session)
+        self._replica.schedule.watch(self._session.tracker.view)
+        self._call(self._session.introduce)
+        # Now that the others are known, it is decided who is drawn.
+        self._call(self._session.view)
+
+    @property
+    def part(self) -> Part:
+        """What decides for this peer."""
+        return self._replica.part
+
+    @property
+    def global_step(self) -> int:
+        """Exchanges so far."""
+        return self._replica.position.step
+
+    def check(self, loss: float | None, evaluate: Callable[[], float] | None) -> None:
+        """Neither is needed."""
+
+    def on_local_step(self, *, samples: int, loss: float | None) -> None:
+        """The parameters have just taken a step."""
+        self._samples += samples
+        self._replica.on_local_step(samples=samples, loss=loss)
+
+    def advance(
+        self, samples_per_s: float, period_s: float, evaluate: Callable[[], float] | None
+    ) -> StepReport:
+        """Tell how far we are; exchange when it is due, or catch up with the swarm."""
+        advice = self._call(self._session.advance, self._replica.steps, samples_per_s, period_s)
+        if advice is Advice.CATCH_UP:
+            return self.report(caught_up=self._catch_up())
+        return self._exchange() if advice is Advice.ROUND else self.report()
+
+    def synchronize(self) -> bool:
+        """Take over the swarm's state where it is elsewhere; True if that was so."""
+        advice = self._call(self._session.advance, self._replica.steps, 0.0, 0.0)
+        return advice is Advice.CATCH_UP and self._catch_up()
+
+    def peers(self) -> tuple[PeerProgress, ...]:
+        """All live peers that train the same."""
+        view: BatchView = self._call(self._session.view)
+        return view.peers
+
+    def state_hash(self) -> str:
+        """Of what all hold alike."""
+        return self._replica.state_hash()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to go on from."""
+        position = self._replica.position
+        return {
+            "round": position.round.number,
+            "parent": position.round.parent.hex(),
+            "step": position.step,
+            "samples": position.samples,
+            "held": {name: torch.from_numpy(a) for name, a in self._replica.held().items()},
+        }
+
+    def load_state_dict(self, saved: dict[str, Any] | None) -> None:
+        """Go on from there, or begin anew with the model as it is."""
+        if saved is None:
+            self._replica.begin_anew()
+        else:
+            round_id = RoundId(saved["round"], bytes.fromhex(saved["parent"]))
+            position = Position(round_id, saved["step"], saved["samples"])
+            self._replica.restore({n: t.numpy() for n, t in saved["held"].items()}, position)
+        self._samples = 0
+        self._call(self._session.settle, self._replica.position)
+
+    def report(
+        self,
+        *,
+        stepped: bool = False,
+        round: RoundReport | None = None,
+        caught_up: bool = False,
+        failure: str = "",
+    ) -> StepReport:
+        """What step() returns."""
+        return StepReport(
+            global_step=self.global_step,
+            stepped=stepped,
+            samples=self._samples,
+            round=round,
+            caught_up=caught_up,
+            failure=failure,
+        )
+
+    def _exchange(self) -> StepReport:
+        tensors, weight = self._replica.offer()
+        try:
+            result: RoundResult = self._call(self._session.hold_round, tensors, weight)
+        except RoundFailed as failed:
+            return self._on_failure(failed.report)
+        self._replica.apply(result, tensors)
+        self._call(self._session.commit, result, 0)
+        failure = "" if result.accepted else "nobody in the round had trained"
+        report = self.report(stepped=result.accepted, round=result.report, failure=failure)
+        self._samples = 0
+        return report
+
+    def _on_failure(self, report: RoundReport) -> StepReport:
+        logger.warning("exchange_skipped %s", report)
+        if report.behind is not None and self._catch_up(report.behind):
+            return self.report(round=report, caught_up=True)
+        self._replica.on_failure()
+        return self.report(round=report, failure=report.reason or "the round failed")
+
+    def _catch_up(self, hint: RoundId | None = None) -> bool:
+        caught: CaughtUp | None = self._call(catch_up, self._session, hint)
+        if caught is None:
+            return False
+        self._replica.take_over(caught)
+        self._samples = 0
+        self._call(self._session.settle, caught.position, caught.past)
+        logger.info("caught_up exchange=%d rounds=%d", self.global_step, len(caught.rounds))
+        return True
