@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ from p2p import (
 from training.config import SwarmConfig
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
+from training.strategies import Strategy
+from training.strategies.optimizer import LocalOptimizer
 
 _NEIGHBOURS_S = 4.0
 """A peer on this network answers the first or the second question of mDNS, or is not there."""
@@ -43,7 +46,7 @@ class Swarm:
         self._portal = portal
         self._network = network
         self._config = config
-        self._optimizer: SwarmOptimizer | None = None
+        self._optimizer: SwarmOptimizer | LocalOptimizer | None = None
 
     def __enter__(self) -> Swarm:
         return self
@@ -85,25 +88,55 @@ class Swarm:
         """All live peers that train the same, this one included; none before the optimizer."""
         return self._optimizer.peers() if self._optimizer is not None else ()
 
+    @overload
     def optimizer(
         self,
         optimizer: torch.optim.Optimizer,
         *,
         model: nn.Module,
         global_batch: int | BatchSchedule,
-    ) -> SwarmOptimizer:
+    ) -> SwarmOptimizer: ...
+
+    @overload
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, *, model: nn.Module, strategy: Strategy
+    ) -> LocalOptimizer: ...
+
+    def optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module,
+        global_batch: int | BatchSchedule | None = None,
+        strategy: Strategy | None = None,
+    ) -> SwarmOptimizer | LocalOptimizer:
         """Train a model together with all peers that do the same under this run's name.
 
         Args:
             optimizer: steps this peer's parameters; any of PyTorch's.
             model: all its parameters and buffers are what a newcomer downloads.
             global_batch: samples that all peers together put into one step.
+            strategy: instead of it: each peer takes steps of its own, and the swarm exchanges from
+                time to time, as the strategy says.
 
         Raises:
             SpecDiffers: others train something else under this name.
         """
         if self._optimizer is not None:
             raise ValueError("a swarm trains one model; join another run for the next one")
+        if strategy is not None and global_batch is None:
+            self._optimizer = LocalOptimizer(
+                optimizer,
+                model=model,
+                strategy=strategy,
+                run=self.run,
+                portal=self._portal,
+                network=self._network,
+                config=self._config,
+            )
+            return self._optimizer
+        if global_batch is None or strategy is not None:
+            raise ValueError("give either global_batch or a strategy")
         schedule = FixedBatch(global_batch) if isinstance(global_batch, int) else global_batch
         self._optimizer = SwarmOptimizer(
             optimizer,

@@ -1,4 +1,4 @@
-"""Strategies: each peer takes optimizer steps of its own, and the swarm exchanges from time to time."""
+"""Strategies: each peer takes steps of its own, and the swarm exchanges from time to time."""
 
 from training.strategies.anchored import DiLoCo, FederatedAveraging, LocalSGD
 from training.strategies.elastic import ElasticAveraging

@@ -81,7 +81,8 @@ class FederatedAveraging:
         draw a few different ones; then some more or fewer train.
         """
         ranked = sorted(
-            peers, key=lambda peer: hashlib.sha256(f"{self.seed}\0{number}\0{peer}".encode()).digest()
+            peers,
+            key=lambda peer: hashlib.sha256(f"{self.seed}\0{number}\0{peer}".encode()).digest(),
         )
         return tuple(ranked[: ceil(self.fraction * len(ranked))])
 

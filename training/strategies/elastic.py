@@ -5,8 +5,8 @@
 both from the old values. All peers hold the centre, and compute it alike from the mean of
 centre − x, which is what travels.
 
-Source: S. Zhang, A. Choromanska, Y. LeCun, Deep Learning with Elastic Averaging SGD (2015), equations
-5 and 6.
+Source: S. Zhang, A. Choromanska, Y. LeCun, Deep Learning with Elastic Averaging SGD (2015),
+equations 5 and 6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model's trained parameters as one flat vector: read from the tensors, written back into them."""
+"""Tensors of a model as one flat vector: read from them, and written back into them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FlatLayout:
 
     def split(self, flat_E: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of the vector in the tensors' shapes."""
-        pieces = flat_E.split(list(self.sizes))
+        pieces = flat_E.split(list(self.sizes))  # type: ignore[no-untyped-call]
         return {
             name: piece.view(shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)

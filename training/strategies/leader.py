@@ -4,17 +4,17 @@
     every τ_G of them, too: x ← x − λ_G (x − best of all)
 
 Only the best peer's parameters travel. The best is the one with the smallest mean of its last
-losses, so a peer says one number. Who lies about it is found out: before a peer follows, it computes
-the loss of the leader's parameters on its own mini-batch. They are followed when that is not much
-worse than was claimed, or than its own; else the next best is tried. How far a peer is pulled at
-once has a bound, too.
+losses, so a peer says one number. Who lies about it is found out: before a peer follows, it
+computes the loss of the leader's parameters on its own mini-batch. They are followed when that is
+not much worse than was claimed, or than its own; else the next best is tried. How far a peer is
+pulled at once has a bound, too.
 
 Other than averaging, this keeps peers apart that are in different basins, and does not move the
 points where the leader rests: they are stationary points of the loss itself.
 
 Source: Y. Teng, W. Gao et al., Leader Stochastic Gradient Descent for Distributed Training of Deep
-Learning Models (2019); the running mean of the losses and the order of the pulls (the group's first)
-as in the authors' code, where every local step is pulled a little, too: `proximal`.
+Learning Models (2019); the running mean of the losses and the order of the pulls (the group's
+first) as in the authors' code, where every local step is pulled a little, too: `proximal`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ of the synchronous optimizer, with other tensors and another measure of when the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +14,14 @@ import torch
 from torch import nn
 
 from averaging import RoundFailed, RoundId, RoundReport
-from p2p import Dht, Node, PeerId, Portal
+from p2p import Dht, Node, Portal
 from training.config import SwarmConfig
 from training.follow import CaughtUp, catch_up
 from training.model_state import ModelState
 from training.optimizer import StepReport
 from training.progress import BatchView, PeerProgress, Position
 from training.session import Advice, OnCaller, RoundResult, Session, open_session
+from training.strategies.exchanger import Evaluate, Place
 from training.strategies.replica import Replica
 from training.strategies.strategy import Part, Strategy
 
@@ -30,9 +30,6 @@ logger = logging.getLogger(__name__)
 # A round's result counts, whatever its members brought: nobody has a batch to fill.
 _ACCEPT_FRACTION = 1e-9
 
-Call = Callable[..., Any]
-"""Runs an async function on trio's thread, and waits for it."""
-
 
 def session_config(config: SwarmConfig) -> SwarmConfig:
     """The user's options, for rounds that have no batch to fill."""
@@ -40,22 +37,18 @@ def session_config(config: SwarmConfig) -> SwarmConfig:
 
 
 class MeanExchanger:
-    """The thread that trains holds this; `call` leads to trio's thread."""
+    """An Exchanger; see there."""
 
     def __init__(
         self,
         strategy: Strategy,
         model: nn.Module,
         state: ModelState,
-        *,
-        run: str,
-        kind: str,
-        me: PeerId,
-        call: Call,
+        place: Place,
     ) -> None:
-        self._replica = Replica(strategy, model, state, me=me)
-        self._plan = self._replica.plan(run, kind, self._replica.take_snapshot)
-        self._call = call
+        self._replica = Replica(strategy, model, state, me=place.me)
+        self._plan = self._replica.plan(place.run, place.kind)
+        self._call = place.call
         self._session: Session
         self._samples = 0
 
@@ -84,7 +77,7 @@ class MeanExchanger:
         """Exchanges so far."""
         return self._replica.position.step
 
-    def check(self, loss: float | None, evaluate: Callable[[], float] | None) -> None:
+    def check(self, loss: float | None, evaluate: Evaluate | None) -> None:
         """Neither is needed."""
 
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
@@ -93,7 +86,7 @@ class MeanExchanger:
         self._replica.on_local_step(samples=samples, loss=loss)
 
     def advance(
-        self, samples_per_s: float, period_s: float, evaluate: Callable[[], float] | None
+        self, samples_per_s: float, period_s: float, evaluate: Evaluate | None
     ) -> StepReport:
         """Tell how far we are; exchange when it is due, or catch up with the swarm."""
         advice = self._call(self._session.advance, self._replica.steps, samples_per_s, period_s)
@@ -101,7 +94,7 @@ class MeanExchanger:
             return self.report(caught_up=self._catch_up())
         return self._exchange() if advice is Advice.ROUND else self.report()
 
-    def synchronize(self) -> bool:
+    def synchronize(self, evaluate: Evaluate | None = None) -> bool:
         """Take over the swarm's state where it is elsewhere; True if that was so."""
         advice = self._call(self._session.advance, self._replica.steps, 0.0, 0.0)
         return advice is Advice.CATCH_UP and self._catch_up()

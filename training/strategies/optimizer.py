@@ -21,6 +21,7 @@ from training.config import SwarmConfig
 from training.model_state import ModelState
 from training.optimizer import StepReport
 from training.progress import PeerProgress, SpeedMeter
+from training.strategies.exchanger import Evaluate, Exchanger, Place
 from training.strategies.leader import LeaderSGD
 from training.strategies.leading import LeaderExchanger
 from training.strategies.means import MeanExchanger
@@ -60,16 +61,12 @@ class LocalOptimizer(torch.optim.Optimizer):
         self._trained = tuple(state.trained.values())
         if not self._trained:
             raise ValueError("the optimizer has no parameter that requires a gradient")
-        kind = type(wrapped).__name__
-        self._exchanger: MeanExchanger | LeaderExchanger
+        place = Place(run=run, kind=type(wrapped).__name__, me=network[0].peer_id, call=self._call)
+        self._exchanger: Exchanger
         if isinstance(strategy, LeaderSGD):
-            self._exchanger = LeaderExchanger(
-                strategy, model, state, run=run, kind=kind, call=self._call
-            )
+            self._exchanger = LeaderExchanger(strategy, model, state, place)
         else:
-            self._exchanger = MeanExchanger(
-                strategy, model, state, run=run, kind=kind, me=network[0].peer_id, call=self._call
-            )
+            self._exchanger = MeanExchanger(strategy, model, state, place)
         self._exchanger.open(portal, network, config, self._jobs.run)
         self._synchronized = False
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
@@ -127,7 +124,7 @@ class LocalOptimizer(torch.optim.Optimizer):
         *,
         samples: int | None = None,
         loss: float | None = None,
-        evaluate: Callable[[], float] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> StepReport:
         """Take a local step with the gradients that are there, and an exchange when it is due.
 
@@ -157,7 +154,7 @@ class LocalOptimizer(torch.optim.Optimizer):
             raise ValueError("no parameter has a gradient; call loss.backward() before step()")
         self._exchanger.check(loss, evaluate)
         computed_s = time.perf_counter() - self._computing_since_s
-        if not self._synchronized and self.synchronize():
+        if not self._synchronized and self.synchronize(evaluate):
             # These gradients are of parameters that are not the swarm's.
             self.zero_grad()
             return self._exchanger.report(caught_up=True)
@@ -166,22 +163,23 @@ class LocalOptimizer(torch.optim.Optimizer):
         if self.trains:
             self._wrapped.step()
             self._exchanger.on_local_step(samples=samples, loss=loss)
-        report = self._exchanger.advance(
-            self._speed.units_per_s, self._pace.seconds_each, evaluate
-        )
+        report = self._exchanger.advance(self._speed.units_per_s, self._pace.seconds_each, evaluate)
         self._computing_since_s = time.perf_counter()
         return report
 
-    def synchronize(self) -> bool:
+    def synchronize(self, evaluate: Evaluate | None = None) -> bool:
         """Take over the swarm's state where the swarm is elsewhere; True if that was so.
 
         step() does it by itself; before the first micro-batch it saves computing that one in vain.
 
+        Args:
+            evaluate: as for step(). Without it Leader SGD takes nothing over, and waits for step().
+
         Raises:
             SpecDiffers, CatchUpFailed: as step() does.
         """
+        caught_up = self._exchanger.synchronize(evaluate)
         self._synchronized = True
-        caught_up = self._exchanger.synchronize()
         self._computing_since_s = time.perf_counter()
         return caught_up
 

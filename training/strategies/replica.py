@@ -58,13 +58,8 @@ class Replica:
         """Local steps of ours that make the next exchange come nearer."""
         self.position = Position(RoundId(0, self._digest()))
 
-    def plan(self, run: str, kind: str, take_snapshot: Callable[[], Snapshot]) -> SessionPlan:
-        """What a session needs to know.
-
-        Args:
-            kind: what else all peers must have alike, in words.
-            take_snapshot: calls take_snapshot() on the thread that trains.
-        """
+    def plan(self, run: str, kind: str) -> SessionPlan:
+        """What a session needs to know; `kind` is what else all peers must have alike."""
         identity = f"{kind}\0{self._strategy!r}\0{self._trained.shapes}\0{self._frozen.shapes}"
         spec = TensorSpec.of(self._empty())
         return SessionPlan(
@@ -74,7 +69,7 @@ class Replica:
             schedule=self.schedule,
             position=self.position,
             check_state=self._complaint,
-            take_snapshot=take_snapshot,
+            take_snapshot=self.take_snapshot,
         )
 
     # --- between exchanges ---

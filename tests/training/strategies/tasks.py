@@ -63,7 +63,7 @@ class DoubleWell:
 
 
 class MatrixCompletion:
-    """A symmetric matrix of rank 2, N × N, of which four fifths are known: f(X) = ‖P(XXᵀ − M)‖²/4."""
+    """A symmetric matrix of rank 2 with four fifths known: f(X) = ‖P(XXᵀ − M)‖² / 4."""
 
     SIDE, RANK = 30, 2
 

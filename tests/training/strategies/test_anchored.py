@@ -75,9 +75,7 @@ def test_dilocos_outer_step_is_that_of_torch() -> None:
         anchor.grad = anchor.detach() - torch.from_numpy(np.mean(ends, axis=0))
         outer.step()
         swarm.run(5)
-        np.testing.assert_allclose(
-            swarm.parameters[3], anchor.detach().numpy(), rtol=0, atol=1e-10
-        )
+        np.testing.assert_allclose(swarm.parameters[3], anchor.detach().numpy(), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (4, 8, 12, 16)])
@@ -147,5 +145,5 @@ def test_a_newcomer_goes_on_as_the_others() -> None:
 )
 def test_options_out_of_range_are_refused(wrong: object) -> None:
     assert callable(wrong)
-    with pytest.raises(ValueError, match="must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         wrong()

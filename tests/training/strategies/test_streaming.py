@@ -22,7 +22,9 @@ def test_one_fragment_without_delay_is_diloco() -> None:
     for _ in range(6):
         streaming.run(5)
         plain.run(5)
-        assert [p.tobytes() for p in streaming.parameters] == [p.tobytes() for p in plain.parameters]
+        assert [p.tobytes() for p in streaming.parameters] == [
+            p.tobytes() for p in plain.parameters
+        ]
 
 
 def test_fragments_take_turns_and_each_element_has_one() -> None:
@@ -35,7 +37,9 @@ def test_fragments_take_turns_and_each_element_has_one() -> None:
         same = [len({parameters[at] for parameters in swarm.parameters}) == 1 for at in range(7)]
         assert [at for at in range(7) if same[at]] == list(moved), "only these are equal now"
     assert swarm.traffic.exchanges == 4
-    assert swarm.traffic.peak_bytes == 2 * 3 * 8 * 2 / 3, "a fragment of three elements of eight bytes"
+    assert swarm.traffic.peak_bytes == 2 * 3 * 8 * 2 / 3, (
+        "a fragment of three elements of eight bytes"
+    )
 
 
 def test_a_fragment_is_merged_after_the_delay() -> None:
