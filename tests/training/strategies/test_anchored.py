@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training.strategies.tasks import Quadratic
+from tests.training.strategies.quadratic import Quadratic
 from training.strategies import DiLoCo, FederatedAveraging, LocalSGD, OuterStep, Strategy
 from training.strategies.simulate import Simulation
 from training.strategies.strategy import Vector

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training.strategies.tasks import DoubleWell, Quadratic
+from tests.training.strategies.quadratic import Quadratic
 from training.strategies import ElasticAveraging, Exchange
+from training.strategies.landscapes import DoubleWell
 from training.strategies.simulate import Simulation
 
 

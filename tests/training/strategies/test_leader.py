@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from tests.training.strategies.tasks import DoubleWell, MatrixCompletion, Quadratic
+from tests.training.strategies.quadratic import Quadratic
 from training.strategies import ElasticAveraging, Exchange, LeaderSGD
+from training.strategies.landscapes import DoubleWell, MatrixCompletion
 from training.strategies.simulate import Simulation
 
 
