@@ -4,7 +4,7 @@ from training.strategies.anchored import DiLoCo, FederatedAveraging, LocalSGD
 from training.strategies.elastic import ElasticAveraging
 from training.strategies.leader import LeaderSGD
 from training.strategies.outer import OuterStep
-from training.strategies.strategy import Exchange, Offer, Part, Strategy
+from training.strategies.strategy import Exchange, Offer, Strategy, Tactic
 from training.strategies.streaming import StreamingDiLoCo
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "LocalSGD",
     "Offer",
     "OuterStep",
-    "Part",
     "Strategy",
     "StreamingDiLoCo",
+    "Tactic",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from training.strategies.outer import Anchor, OuterStep
-from training.strategies.strategy import Exchange, Offer, Part, Vector, check_interval
+from training.strategies.strategy import Exchange, Offer, Tactic, Vector, check_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class LocalSGD:
     def __post_init__(self) -> None:
         check_interval(self.every)
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part."""
-        return AnchoredPart(parameters_E, every=self.every, outer=OuterStep(), me=me)
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic."""
+        return AnchoredTactic(parameters_E, every=self.every, outer=OuterStep(), me=me)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class DiLoCo:
     def __post_init__(self) -> None:
         check_interval(self.every)
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part."""
-        return AnchoredPart(parameters_E, every=self.every, outer=self.outer, me=me)
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic."""
+        return AnchoredTactic(parameters_E, every=self.every, outer=self.outer, me=me)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,11 @@ class FederatedAveraging:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, not {self.fraction}")
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part."""
-        return AnchoredPart(parameters_E, every=self.every, outer=self.outer, me=me, drawn_by=self)
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic."""
+        return AnchoredTactic(
+            parameters_E, every=self.every, outer=self.outer, me=me, drawn_by=self
+        )
 
     def drawn(self, number: int, peers: Sequence[str]) -> tuple[str, ...]:
         """Who trains in this round: those whose hash with seed and round is smallest.
@@ -87,7 +89,7 @@ class FederatedAveraging:
         return tuple(ranked[: ceil(self.fraction * len(ranked))])
 
 
-class AnchoredPart:
+class AnchoredTactic:
     """Offers how far it is from the anchor; goes on from the anchor after the outer step."""
 
     def __init__(
@@ -117,6 +119,11 @@ class AnchoredPart:
     def interval(self) -> int:
         """H"""
         return self._every
+
+    @property
+    def delay(self) -> int:
+        """None."""
+        return 0
 
     @property
     def trains(self) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.strategies.outer import Anchor, OuterStep
-from training.strategies.strategy import Exchange, Offer, Part, Vector, check_interval
+from training.strategies.strategy import Exchange, Offer, Tactic, Vector, check_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,12 @@ class ElasticAveraging:
         if not all(0 < rate <= 1 for rate in rates):
             raise ValueError("centre_rate and pull must be above 0, and at most 1")
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part; the centre begins at its parameters."""
-        return ElasticPart(self, parameters_E)
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic; the centre begins at its parameters."""
+        return ElasticTactic(self, parameters_E)
 
 
-class ElasticPart:
+class ElasticTactic:
     """Offers how far it is from the centre, and is pulled there."""
 
     def __init__(self, strategy: ElasticAveraging, parameters_E: Vector) -> None:
@@ -58,6 +58,11 @@ class ElasticPart:
     def interval(self) -> int:
         """τ"""
         return self._strategy.every
+
+    @property
+    def delay(self) -> int:
+        """None."""
+        return 0
 
     @property
     def trains(self) -> bool:

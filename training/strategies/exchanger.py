@@ -11,7 +11,7 @@ from training.config import SwarmConfig
 from training.optimizer import StepReport
 from training.progress import PeerProgress
 from training.session import OnCaller
-from training.strategies.strategy import Part
+from training.strategies.strategy import Tactic
 
 Evaluate = Callable[[], float]
 """Computes the loss of the micro-batch at hand with the model as it is."""
@@ -19,7 +19,7 @@ Evaluate = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and as who the optimizer takes part."""
+    """Where and as who the optimizer takes tactic."""
 
     run: str
     kind: str
@@ -30,10 +30,10 @@ class Place:
 
 
 class Exchanger(Protocol):
-    """Carries out what a part asks for; used by the thread that trains."""
+    """Carries out what a tactic asks for; used by the thread that trains."""
 
     @property
-    def part(self) -> Part:
+    def tactic(self) -> Tactic:
         """What decides for this peer."""
 
     @property

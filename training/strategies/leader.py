@@ -65,12 +65,12 @@ class LeaderSGD:
         if self.tolerance < 0 or self.pull_norm_max <= 0:
             raise ValueError("tolerance must be at least 0, pull_norm_max above 0")
 
-    def begin(self, parameters_E: Vector, *, me: str) -> LeaderPart:
-        """This peer's part."""
-        return LeaderPart(self, parameters_E.size, me)
+    def begin(self, parameters_E: Vector, *, me: str) -> LeaderTactic:
+        """This peer's tactic."""
+        return LeaderTactic(self, parameters_E.size, me)
 
 
-class LeaderPart:
+class LeaderTactic:
     """Claims a loss, chooses whom to follow, checks that it is worth it, and is pulled."""
 
     def __init__(self, strategy: LeaderSGD, elements: int, me: str) -> None:
@@ -91,6 +91,11 @@ class LeaderPart:
     def interval(self) -> int:
         """τ"""
         return self._strategy.every
+
+    @property
+    def delay(self) -> int:
+        """None."""
+        return 0
 
     @property
     def trains(self) -> bool:

@@ -29,7 +29,7 @@ from training.session import OnCaller, SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.exchanger import Evaluate, Place
 from training.strategies.flat import FlatParameters
-from training.strategies.leader import LeaderPart, LeaderSGD
+from training.strategies.leader import LeaderSGD, LeaderTactic
 from training.strategies.leader_session import LeaderSession, open_leader_session
 from training.strategies.strategy import Exchange
 
@@ -54,7 +54,7 @@ class LeaderExchanger:
         tensors = ModelTensors(model, state)
         self._tensors = tensors
         parameters_E = tensors.trained.read()
-        self.part: LeaderPart = strategy.begin(parameters_E, me=place.me)
+        self.tactic: LeaderTactic = strategy.begin(parameters_E, me=place.me)
         self._me = place.me
         self._call = place.call
         self._session: LeaderSession
@@ -102,9 +102,9 @@ class LeaderExchanger:
         """The parameters have just taken a step."""
         self._steps += 1
         self._samples += samples
-        self.part.on_local_step(samples=samples, loss=loss)
-        if self.part.adjusts:
-            self._tensors.trained.write(self.part.adjust(self._tensors.trained.read()))
+        self.tactic.on_local_step(samples=samples, loss=loss)
+        if self.tactic.adjusts:
+            self._tensors.trained.write(self.tactic.adjust(self._tensors.trained.read()))
 
     def advance(
         self, samples_per_s: float, period_s: float, evaluate: Evaluate | None
@@ -112,12 +112,12 @@ class LeaderExchanger:
         """Tell how far we are; follow the best when it is time."""
         assert evaluate is not None, "check() asks for it"
         self._tell(samples_per_s, period_s)
-        due = self.part.due(self._steps)
+        due = self.tactic.due(self._steps)
         if not due:
             return self.report()
         failures = [self._exchange(exchange, evaluate) for exchange in due]
         self._position = self._after(self._position, self._samples)
-        self.part.on_interval(self.global_step)
+        self.tactic.on_interval(self.global_step)
         report = self.report(stepped=True, failure="; ".join(filter(None, failures)))
         self._steps = self._samples = 0
         self._tell(samples_per_s, period_s)
@@ -156,7 +156,7 @@ class LeaderExchanger:
         step, samples = (saved["step"], saved["samples"]) if saved else (0, 0)
         self._position = Position(RoundId(step), step, samples)
         self._steps = self._samples = 0
-        self.part.on_interval(step)
+        self.tactic.on_interval(step)
 
     def report(
         self, *, stepped: bool = False, caught_up: bool = False, failure: str = ""
@@ -177,20 +177,20 @@ class LeaderExchanger:
             self._session.tell,
             self._position,
             self._steps,
-            self.part.claim,
+            self.tactic.claim,
             samples_per_s,
             period_s,
         )
-        self.part.on_peers([str(peer.peer_id) for peer in view.peers])
+        self.tactic.on_peers([str(peer.peer_id) for peer in view.peers])
         return view
 
     def _exchange(self, exchange: Exchange, evaluate: Evaluate) -> str:
         """Follow the best of those asked; returns why not, where somebody was better."""
-        others = [PeerId(m) for m in self.part.members(exchange) if m != self._me]
+        others = [PeerId(m) for m in self.tactic.members(exchange) if m != self._me]
         arrays, failure = self._choose(others, evaluate)
         if arrays is not None:
             parameters_E = self._tensors.trained.read()
-            pulled_E = self.part.apply(exchange, arrays[_PARAMETERS], parameters_E)
+            pulled_E = self.tactic.apply(exchange, arrays[_PARAMETERS], parameters_E)
             self._tensors.trained.write(pulled_E)
         return failure
 
@@ -200,7 +200,7 @@ class LeaderExchanger:
         """The tensors of the best that is credible; else None, and why nobody was."""
         claims: dict[str, float] = self._call(self._session.claims, tuple(others))
         refused: list[str] = []
-        candidates = self.part.candidates(claims)[:_CANDIDATES_MAX]
+        candidates = self.tactic.candidates(claims)[:_CANDIDATES_MAX]
         own = self._tensors.measure(self._tensors.read(), evaluate) if candidates else math.inf
         for name in candidates:
             try:
@@ -209,7 +209,7 @@ class LeaderExchanger:
                 refused.append(f"{short(PeerId(name))} cannot be followed: {exc}")
                 continue
             measured = self._tensors.measure(arrays, evaluate)
-            if self.part.is_credible(claims[name], measured=measured, own=own):
+            if self.tactic.is_credible(claims[name], measured=measured, own=own):
                 return arrays, ""
             refused.append(
                 f"{short(PeerId(name))} claims a loss of {claims[name]:.3g}; here it is "

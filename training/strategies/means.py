@@ -1,7 +1,8 @@
 """MeanExchanger: exchanges of means through a session of the run, as global steps are made.
 
 Reaching all others, following them without a state, leaving out who is lost: the rounds are those
-of the synchronous optimizer, with other tensors and another measure of when they are due.
+of the synchronous optimizer, with other tensors and another measure of when they are due. A tactic
+with a delay lets the round go on while this peer takes so many local steps.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import trio
 from torch import nn
 
 from averaging import RoundFailed, RoundId, RoundReport
-from p2p import Dht, Node, Portal
+from p2p import Dht, Node, Portal, open_service_nursery
 from training.config import SwarmConfig
 from training.follow import CaughtUp, catch_up
-from training.model_state import ModelState
+from training.model_state import Array, ModelState
 from training.optimizer import StepReport
 from training.progress import BatchView, PeerProgress, Position
 from training.session import Advice, OnCaller, RoundResult, Session, open_session
 from training.strategies.exchanger import Evaluate, Place
 from training.strategies.replica import Replica
-from training.strategies.strategy import Part, Strategy
+from training.strategies.strategy import Strategy, Tactic
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class MeanExchanger:
         self._call = place.call
         self._session: Session
         self._samples = 0
+        self._flight: Flight | None = None
+        """A round that goes on while we train."""
 
     def open(
         self,
@@ -62,15 +66,16 @@ class MeanExchanger:
         """Enter the run; raises SpecDiffers."""
         session = open_session(*network, self._plan, session_config(config), on_caller)
         self._session = portal.enter(session)
+        self._nursery = portal.enter(open_service_nursery())
         self._replica.schedule.watch(self._session.tracker.view)
         self._call(self._session.introduce)
         # Now that the others are known, it is decided who is drawn.
         self._call(self._session.view)
 
     @property
-    def part(self) -> Part:
+    def tactic(self) -> Tactic:
         """What decides for this peer."""
-        return self._replica.part
+        return self._replica.tactic
 
     @property
     def global_step(self) -> int:
@@ -89,13 +94,24 @@ class MeanExchanger:
         self, samples_per_s: float, period_s: float, evaluate: Evaluate | None
     ) -> StepReport:
         """Tell how far we are; exchange when it is due, or catch up with the swarm."""
+        if self._flight is not None:
+            landing = self._replica.steps_since_offer >= self.tactic.delay
+            return self._land(self._flight) if landing else self.report()
         advice = self._call(self._session.advance, self._replica.steps, samples_per_s, period_s)
         if advice is Advice.CATCH_UP:
             return self.report(caught_up=self._catch_up())
-        return self._exchange() if advice is Advice.ROUND else self.report()
+        if advice is Advice.ACCUMULATE:
+            return self.report()
+        self._flight = Flight(self._session, *self._replica.offer(), samples=self._samples)
+        if not self.tactic.delay:
+            return self._land(self._flight)
+        self._call(self._flight.begin, self._nursery)
+        return self.report()
 
     def synchronize(self, evaluate: Evaluate | None = None) -> bool:
         """Take over the swarm's state where it is elsewhere; True if that was so."""
+        if self._flight is not None:
+            self._land(self._flight)
         advice = self._call(self._session.advance, self._replica.steps, 0.0, 0.0)
         return advice is Advice.CATCH_UP and self._catch_up()
 
@@ -121,6 +137,8 @@ class MeanExchanger:
 
     def load_state_dict(self, saved: dict[str, Any] | None) -> None:
         """Go on from there, or begin anew with the model as it is."""
+        if self._flight is not None:
+            self._land(self._flight)
         if saved is None:
             self._replica.begin_anew()
         else:
@@ -148,18 +166,19 @@ class MeanExchanger:
             failure=failure,
         )
 
-    def _exchange(self) -> StepReport:
-        tensors, weight = self._replica.offer()
+    def _land(self, flight: Flight) -> StepReport:
+        """The round's result, awaited where it is not there yet, and applied."""
+        self._flight = None
         try:
-            result: RoundResult = self._call(self._session.hold_round, tensors, weight)
+            result: RoundResult = self._call(flight.result)
         except RoundFailed as failed:
             return self._on_failure(failed.report)
-        self._replica.apply(result, tensors)
-        self._call(self._session.commit, result, 0)
+        self._replica.apply(result, flight.tensors)
+        self._call(self._session.commit, result, self._replica.steps)
         failure = "" if result.accepted else "nobody in the round had trained"
         report = self.report(stepped=result.accepted, round=result.report, failure=failure)
-        self._samples = 0
-        return report
+        self._samples -= flight.samples
+        return replace(report, samples=flight.samples)
 
     def _on_failure(self, report: RoundReport) -> StepReport:
         logger.warning("exchange_skipped %s", report)
@@ -177,3 +196,41 @@ class MeanExchanger:
         self._call(self._session.settle, caught.position, caught.past)
         logger.info("caught_up exchange=%d rounds=%d", self.global_step, len(caught.rounds))
         return True
+
+
+class Flight:
+    """One round, from the offer to its result; trio's side runs it."""
+
+    def __init__(
+        self, session: Session, tensors: dict[str, Array], weight: int, *, samples: int
+    ) -> None:
+        self.tensors = tensors
+        """The offer; the means once there is a result."""
+        self.samples = samples
+        """Of this peer's, in the offer."""
+        self._session = session
+        self._weight = weight
+        self._begun = False
+        self._ended = trio.Event()
+        self._result: RoundResult | RoundFailed
+
+    async def begin(self, nursery: trio.Nursery) -> None:
+        """Let it go on while the caller does something else."""
+        self._begun = True
+        nursery.start_soon(self._run)
+
+    async def result(self) -> RoundResult:
+        """What came of it; raises RoundFailed."""
+        if not self._begun:
+            await self._run()
+        await self._ended.wait()
+        if isinstance(self._result, RoundFailed):
+            raise self._result
+        return self._result
+
+    async def _run(self) -> None:
+        try:
+            self._result = await self._session.hold_round(self.tensors, self._weight)
+        except RoundFailed as failed:
+            self._result = failed
+        self._ended.set()

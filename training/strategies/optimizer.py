@@ -116,7 +116,7 @@ class LocalOptimizer(torch.optim.Optimizer):
     @property
     def trains(self) -> bool:
         """Whether step() takes a local step now: a client that is not drawn may spare computing."""
-        return self._exchanger.part.trains
+        return self._exchanger.tactic.trains
 
     def step(  # type: ignore[override]
         self,

@@ -37,25 +37,25 @@ class Anchor:
         self._outer = outer
         self._velocity_E = np.zeros_like(parameters_E) if outer.momentum else None
 
-    def change(self, parameters_E: Vector, part: slice = slice(None)) -> Vector:
+    def change(self, parameters_E: Vector, fragment: slice = slice(None)) -> Vector:
         """How far these parameters are behind the anchor: Δ = anchor − parameters."""
-        return self.values_E[part] - parameters_E[part]
+        return self.values_E[fragment] - parameters_E[fragment]
 
-    def step(self, change_P: Vector, part: slice = slice(None)) -> None:
-        """Move the anchor, or a part of P elements of it, by the mean change.
+    def step(self, change_P: Vector, fragment: slice = slice(None)) -> None:
+        """Move the anchor, or a fragment of P elements of it, by the mean change.
 
         velocity ← momentum · velocity + Δ;  anchor ← anchor − rate · (Δ + momentum · velocity)
         """
         direction_P: Vector = np.asarray(change_P, self.values_E.dtype)
         if self._velocity_E is not None:
             momentum = self._outer.momentum
-            velocity_P = self._velocity_E[part]
+            velocity_P = self._velocity_E[fragment]
             velocity_P *= momentum
             velocity_P += direction_P
             direction_P = direction_P + momentum * velocity_P
         if self._outer.rate != 1.0:
             direction_P = self._outer.rate * direction_P
-        self.values_E[part] -= direction_P
+        self.values_E[fragment] -= direction_P
 
     def shared(self) -> dict[str, Vector]:
         """Copies of what all hold alike."""

@@ -3,11 +3,11 @@
 Everything here is the same for a trainer with PyTorch and for a simulated one; what crosses the
 network is the session's, whose rounds this uses as follows.
 
-    a round's tensors    `offer`: the part's vector; `buffers`: all float buffers, as they are
+    a round's tensors    `offer`: the tactic's vector; `buffers`: all float buffers, as they are
     a round's samples    in progress records the local steps since the last exchange, since these
-                         decide when one is due; as a weight what the part says
+                         decide when one is due; as a weight what the tactic says
     a global step        an exchange
-    the state            what the part shares, the buffers' last mean, and the frozen parameters:
+    the state            what the tactic shares, the buffers' last mean, and the frozen parameters:
                          the same bits at all peers, so a newcomer downloads from several at once
 """
 
@@ -27,13 +27,13 @@ from training.progress import BatchView, Position
 from training.session import RoundResult, SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.flat import FlatParameters
-from training.strategies.strategy import Exchange, Part, Strategy, Vector
+from training.strategies.strategy import Exchange, Strategy, Tactic, Vector
 
 _OFFER, _BUFFERS, _FROZEN, _SHARED = "offer", "buffers", "frozen", "shared/"
 
 
 class Replica:
-    """One peer's parameters, its part, and where in the run they are."""
+    """One peer's parameters, its tactic, and where in the run they are."""
 
     def __init__(
         self, strategy: Strategy, model: nn.Module, state: ModelState, *, me: PeerId
@@ -49,13 +49,14 @@ class Replica:
             {n: b for n, b in sorted(model.named_buffers()) if b.is_floating_point()}
         )
         parameters_E = self._trained.read()
-        self.part: Part = strategy.begin(parameters_E, me=me)
-        self.schedule = StepSchedule(self.part)
-        self.part.on_peers((me,))
+        self.tactic: Tactic = strategy.begin(parameters_E, me=me)
+        self.schedule = StepSchedule(self.tactic)
+        self.tactic.on_peers((me,))
         self._buffers_mean = self._buffers.read()
         self._snapshot: tuple[Position, Snapshot] | None = None
         self.steps = 0
         """Local steps of ours that make the next exchange come nearer."""
+        self.steps_since_offer = 0
         self.position = Position(RoundId(0, self._digest()))
 
     def plan(self, run: str, kind: str) -> SessionPlan:
@@ -76,16 +77,18 @@ class Replica:
 
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
         """The parameters have just taken a step."""
-        self.part.on_local_step(samples=samples, loss=loss)
+        self.tactic.on_local_step(samples=samples, loss=loss)
         self.steps += 1
-        if self.part.adjusts:
-            self._trained.write(self.part.adjust(self._trained.read()))
+        self.steps_since_offer += 1
+        if self.tactic.adjusts:
+            self._trained.write(self.tactic.adjust(self._trained.read()))
 
     # --- an exchange ---
 
     def offer(self) -> tuple[dict[str, Array], int]:
         """What goes into the round, which overwrites it with the means; and its weight."""
-        offer = self.part.offer(Exchange.MEAN, self._trained.read())
+        self.steps_since_offer = 0
+        offer = self.tactic.offer(Exchange.MEAN, self._trained.read())
         tensors = self._empty() | {_OFFER: offer.vector_O}
         if _BUFFERS in tensors:
             tensors[_BUFFERS] = self._buffers.read()
@@ -100,7 +103,7 @@ class Replica:
 
     def on_failure(self) -> None:
         """There is no result: go on, and exchange what this was about after another interval."""
-        self.steps = 0
+        self.steps = self.steps_since_offer
 
     def take_over(self, caught: CaughtUp) -> None:
         """Go on from the others' state, and from what has happened since it was taken."""
@@ -119,8 +122,9 @@ class Replica:
         complaint = self._different(StateTable.of(arrays))
         if complaint is not None:
             raise ValueError(f"the state {complaint}")
+        self.steps_since_offer = 0
         shared = {name.removeprefix(_SHARED): arrays[name] for name in self._shared_names()}
-        self._trained.write(self.part.load(shared))
+        self._trained.write(self.tactic.load(shared))
         if _FROZEN in arrays:
             self._frozen.write(arrays[_FROZEN])
         if _BUFFERS in arrays:
@@ -130,28 +134,29 @@ class Replica:
 
     def begin_anew(self) -> None:
         """Go on from the model as it is, as a run's first peer does."""
+        self.steps_since_offer = 0
         parameters_E = self._trained.read()
         first = self._strategy.begin(parameters_E, me=self._me)
-        self._trained.write(self.part.load(first.shared()))
+        self._trained.write(self.tactic.load(first.shared()))
         self._buffers_mean = self._buffers.read()
         self._move(Position(RoundId(0, self._digest())))
 
     def _applied(self, means: Mapping[str, Array], parameters_E: Vector) -> Vector:
         if _BUFFERS in means:
             self._buffers_mean = np.array(means[_BUFFERS])
-        return self.part.apply(Exchange.MEAN, means[_OFFER], parameters_E)
+        return self.tactic.apply(Exchange.MEAN, means[_OFFER], parameters_E)
 
     def _move(self, position: Position) -> None:
         self.position = position
-        self.steps = 0
-        self.part.on_interval(position.step)
+        self.steps = self.steps_since_offer
+        self.tactic.on_interval(position.step)
 
     # --- what others download ---
 
     def held(self) -> dict[str, Array]:
         """All that peers hold alike at a position; copies."""
         arrays: dict[str, Array] = {
-            _SHARED + name: values for name, values in self.part.shared().items()
+            _SHARED + name: values for name, values in self.tactic.shared().items()
         }
         if self._buffers.elements:
             arrays[_BUFFERS] = self._buffers_mean.copy()
@@ -191,12 +196,12 @@ class Replica:
         return None if table == own else "has other tensors than this model"
 
     def _shared_names(self) -> list[str]:
-        return [_SHARED + name for name in self.part.shared()]
+        return [_SHARED + name for name in self.tactic.shared()]
 
     def _empty(self) -> dict[str, Array]:
         """Arrays of the shapes and kinds that a round averages."""
         dtype = self._trained.dtype
-        empty: dict[str, Array] = {_OFFER: np.zeros(self.part.offer_elements, dtype)}
+        empty: dict[str, Array] = {_OFFER: np.zeros(self.tactic.offer_elements, dtype)}
         if self._buffers.elements:
             empty[_BUFFERS] = np.zeros(self._buffers.elements, self._buffers.dtype)
         return empty
@@ -208,17 +213,17 @@ class StepSchedule:
     So a fast peer waits for nobody, and a slow one holds nobody up: it has taken fewer steps.
     """
 
-    def __init__(self, part: Part) -> None:
-        self._part = part
+    def __init__(self, tactic: Tactic) -> None:
+        self._tactic = tactic
         self._view: Callable[[], BatchView] | None = None
 
     def watch(self, view: Callable[[], BatchView]) -> None:
-        """Look there for who takes part."""
+        """Look there for who takes tactic."""
         self._view = view
 
     def samples_at(self, step: int) -> int:
         """Local steps, for those who are there now; the same between all exchanges."""
         if self._view is not None:
             peers = self._view().peers
-            self._part.on_peers([str(p.peer_id) for p in peers if p.holds_state or p.is_me])
-        return self._part.interval * max(1, self._part.trainers)
+            self._tactic.on_peers([str(p.peer_id) for p in peers if p.holds_state or p.is_me])
+        return self._tactic.interval * max(1, self._tactic.trainers)

@@ -1,7 +1,7 @@
 """A swarm in one process: workers in step with one another, and what they would have sent.
 
-The same parts run here as over the network; only the bytes are counted instead of moved. All take a
-local step, then whatever is due is exchanged by all at once.
+The same tactics run here as over the network; only the bytes are counted instead of moved. All
+take a local step, then whatever is due is exchanged by all at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from training.strategies.leader import LeaderPart
+from training.strategies.leader import LeaderTactic
 from training.strategies.strategy import Exchange, Strategy, Vector
 
 
@@ -55,7 +55,7 @@ class Traffic:
         """Members averaged vectors of this size."""
         self.published += contributors + members
         self.sent_bytes += size_bytes * (contributors + members) * (members - 1) / members
-        # A contributor's span goes out in pieces, and so does its part of the result.
+        # A contributor's span goes out in pieces, and so does its share of the result.
         self._on_busiest(2 * size_bytes * (members - 1) / members)
 
     def on_leader(self, size_bytes: int, followers: int) -> None:
@@ -99,7 +99,7 @@ class Simulation:
         self.names = [f"{worker:03d}" for worker in range(len(self.starts))]
         self.parameters = [start.copy() for start in self.starts]
         # What is shared begins at the first worker's parameters, as it would at a run's first peer.
-        self.parts = [self.strategy.begin(self.starts[0], me=name) for name in self.names]
+        self.tactics = [self.strategy.begin(self.starts[0], me=name) for name in self.names]
         self.traffic = Traffic()
         self.leaders: Counter[int] = Counter()
         """How often each worker led others."""
@@ -107,15 +107,15 @@ class Simulation:
         """How often a leader was not followed."""
         self.steps_done = 0
         self._number = 0
-        for part in self.parts:
-            part.on_peers(self.names)
+        for tactic in self.tactics:
+            tactic.on_peers(self.names)
         self._on_interval()
 
     def run(self, steps: int) -> None:
         """So many local steps of every worker, with all exchanges that fall due."""
         for _ in range(steps):
             self._local_steps()
-            due = self.parts[0].due(self._steps_since)
+            due = self.tactics[0].due(self._steps_since)
             for exchange in due:
                 if exchange is Exchange.MEAN:
                     self._exchange_mean()
@@ -131,48 +131,48 @@ class Simulation:
 
     def _on_interval(self) -> None:
         self._steps_since = 0
-        for part in self.parts:
-            part.on_interval(self._number)
+        for tactic in self.tactics:
+            tactic.on_interval(self._number)
 
     def _local_steps(self) -> None:
-        for worker, part in enumerate(self.parts):
-            if not part.trains:
+        for worker, tactic in enumerate(self.tactics):
+            if not tactic.trains:
                 continue
             loss, gradient_E = self.task.gradient(self.parameters[worker], worker, self.steps_done)
             self.parameters[worker] = self.parameters[worker] - self.rate * gradient_E
-            part.on_local_step(samples=self.task.samples(worker, self.steps_done), loss=loss)
-            if part.adjusts:
-                self.parameters[worker] = part.adjust(self.parameters[worker])
+            tactic.on_local_step(samples=self.task.samples(worker, self.steps_done), loss=loss)
+            if tactic.adjusts:
+                self.parameters[worker] = tactic.adjust(self.parameters[worker])
         self.steps_done += 1
         self._steps_since += 1
 
     def _exchange_mean(self) -> None:
         offers = [
-            part.offer(Exchange.MEAN, parameters_E)
-            for part, parameters_E in zip(self.parts, self.parameters, strict=True)
+            tactic.offer(Exchange.MEAN, parameters_E)
+            for tactic, parameters_E in zip(self.tactics, self.parameters, strict=True)
         ]
         weights = np.array([offer.weight for offer in offers])
         vectors_PO = np.stack([offer.vector_O for offer in offers])
         total = weights.sum()
         mean_O = np.asarray(weights @ vectors_PO / total, vectors_PO.dtype)
-        for worker, part in enumerate(self.parts):
-            self.parameters[worker] = part.apply(Exchange.MEAN, mean_O, self.parameters[worker])
+        for worker, tactic in enumerate(self.tactics):
+            self.parameters[worker] = tactic.apply(Exchange.MEAN, mean_O, self.parameters[worker])
         self.traffic.on_mean(mean_O.nbytes, len(offers), int(np.count_nonzero(weights)))
 
     def _exchange_leaders(self, exchange: Exchange) -> None:
         """All follow at once: a leader's parameters are those of before the exchange."""
         before = list(self.parameters)
         claims = {
-            name: self.claims.get(worker, self._part(worker).claim)
+            name: self.claims.get(worker, self._tactic(worker).claim)
             for worker, name in enumerate(self.names)
         }
         followers: Counter[int] = Counter()
-        for worker in range(len(self.parts)):
+        for worker in range(len(self.tactics)):
             leader = self._leader_of(worker, exchange, claims, before, followers)
             if leader is None:
                 continue
             self.leaders[leader] += 1
-            self.parameters[worker] = self._part(worker).apply(
+            self.parameters[worker] = self._tactic(worker).apply(
                 exchange, before[leader], before[worker]
             )
         self.traffic.on_leaders(before[0].nbytes, [followers[w] for w in sorted(followers)])
@@ -186,20 +186,20 @@ class Simulation:
         fetched: Counter[int],
     ) -> int | None:
         """The first candidate that keeps what it claims; who is looked at is counted as fetched."""
-        part = self._part(worker)
-        members = part.members(exchange)
+        tactic = self._tactic(worker)
+        members = tactic.members(exchange)
         step = self.steps_done - 1
         own = self.task.loss(before[worker], worker, step)
-        for name in part.candidates({member: claims[member] for member in members}):
+        for name in tactic.candidates({member: claims[member] for member in members}):
             candidate = self.names.index(name)
             fetched[candidate] += 1
             measured = self.task.loss(before[candidate], worker, step)
-            if part.is_credible(claims[name], measured=measured, own=own):
+            if tactic.is_credible(claims[name], measured=measured, own=own):
                 return candidate
             self.refusals += 1
         return None
 
-    def _part(self, worker: int) -> LeaderPart:
-        part = self.parts[worker]
-        assert isinstance(part, LeaderPart)
-        return part
+    def _tactic(self, worker: int) -> LeaderTactic:
+        tactic = self.tactics[worker]
+        assert isinstance(tactic, LeaderTactic)
+        return tactic

@@ -1,10 +1,10 @@
 """What every local strategy is: when peers exchange something, what they offer and what they apply.
 
 Each peer takes optimizer steps of its own; every so many of them the swarm exchanges something. A
-strategy's options are equal at all peers. With them each peer begins a *part*, which decides for
+strategy's options are equal at all peers. With them each peer begins a *tactic*, which decides for
 this peer and moves no bytes:
 
-    a local step was taken     on_local_step(), then adjust() where the part asks for it
+    a local step was taken     on_local_step(), then adjust() where the tactic asks for it
     each peer took `steps`     due(): what is to be exchanged now
     the exchange begins        offer(): what this peer puts in, and how much that counts
     the answer is here         apply(): the parameters to go on from
@@ -28,7 +28,7 @@ Vector = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 class Exchange(Enum):
-    """What a part asks of the swarm."""
+    """What a tactic asks of the swarm."""
 
     MEAN = "the mean of what all offer"
     GROUP_LEADER = "the parameters of the best peer of the own group"
@@ -45,8 +45,8 @@ class Offer:
     """How much it counts in a mean; 0 only receives."""
 
 
-class Part(Protocol):
-    """One peer's part in a strategy."""
+class Tactic(Protocol):
+    """One peer's side of a strategy."""
 
     @property
     def offer_elements(self) -> int:
@@ -55,6 +55,10 @@ class Part(Protocol):
     @property
     def interval(self) -> int:
         """Local steps of each peer that trains between two exchanges."""
+
+    @property
+    def delay(self) -> int:
+        """Local steps that may be taken between an offer and its answer; 0: the peer waits."""
 
     @property
     def trains(self) -> bool:
@@ -112,8 +116,8 @@ class Part(Protocol):
 class Strategy(Protocol):
     """The options of a strategy; repr() names it, and must be equal at all peers."""
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part, beginning with these parameters, which are copied."""
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic, beginning with these parameters, which are copied."""
 
 
 def check_interval(every: int) -> None:

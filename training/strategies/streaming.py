@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from training.strategies.outer import Anchor, OuterStep
-from training.strategies.strategy import Exchange, Offer, Part, Vector, check_interval
+from training.strategies.strategy import Exchange, Offer, Tactic, Vector, check_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,14 @@ class StreamingDiLoCo:
         if not 0 <= self.mixing < 1:
             raise ValueError(f"mixing must be at least 0 and below 1, not {self.mixing}")
 
-    def begin(self, parameters_E: Vector, *, me: str) -> Part:
-        """This peer's part."""
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic."""
         if parameters_E.size < self.fragments:
             raise ValueError(f"{self.fragments} fragments need as many parameters")
-        return StreamingPart(self, parameters_E)
+        return StreamingTactic(self, parameters_E)
 
 
-class StreamingPart:
+class StreamingTactic:
     """Offers how far a fragment is from its anchor, and merges what comes of it later."""
 
     def __init__(self, strategy: StreamingDiLoCo, parameters_E: Vector) -> None:
@@ -65,6 +65,8 @@ class StreamingPart:
         self._interval = strategy.every // strategy.fragments
         self._fragment = slice(0, None, strategy.fragments)
         self._samples = 0
+        self._offered = 0
+        self._since_offer = strategy.delay
         self._peers = 1
         self._merges: list[tuple[int, slice]] = []
         """Local steps that are left until a fragment is merged."""
@@ -78,6 +80,11 @@ class StreamingPart:
     def interval(self) -> int:
         """H / F"""
         return self._interval
+
+    @property
+    def delay(self) -> int:
+        """τ"""
+        return self._strategy.delay
 
     @property
     def trains(self) -> bool:
@@ -96,7 +103,9 @@ class StreamingPart:
 
     def on_interval(self, number: int) -> None:
         """The next fragment's turn."""
-        self._samples = 0
+        # Samples since the offer count in the next one.
+        self._samples -= self._offered
+        self._offered = 0
         self._fragment = slice(number % self._strategy.fragments, None, self._strategy.fragments)
 
     def on_peers(self, peers: Sequence[str]) -> None:
@@ -106,6 +115,7 @@ class StreamingPart:
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """Merging comes nearer."""
         self._samples += samples
+        self._since_offer += 1
         self._merges = [(left - 1, fragment) for left, fragment in self._merges]
 
     def adjust(self, parameters_E: Vector) -> Vector:
@@ -126,14 +136,17 @@ class StreamingPart:
         padded_O = np.zeros(self.offer_elements, parameters_E.dtype)
         change_P = self._anchor.change(parameters_E, self._fragment)
         padded_O[: change_P.size] = change_P
+        self._offered = self._samples
+        self._since_offer = 0
         return Offer(padded_O, float(self._samples))
 
     def apply(self, exchange: Exchange, answer_O: Vector, parameters_E: Vector) -> Vector:
         """The anchor's fragment moves now; ours follows after the delay."""
         elements = self._anchor.values_E[self._fragment].size
         self._anchor.step(answer_O[:elements], self._fragment)
-        if self._strategy.delay:
-            self._merges.append((self._strategy.delay, self._fragment))
+        left = self._strategy.delay - self._since_offer
+        if left > 0:
+            self._merges.append((left, self._fragment))
             return parameters_E.copy()
         merged_E = parameters_E.copy()
         self._merge(merged_E, self._fragment)
@@ -147,6 +160,8 @@ class StreamingPart:
         """Begin at the others' anchor; nothing is left to be merged."""
         self._anchor.load(shared)
         self._merges.clear()
+        self._samples = self._offered = 0
+        self._since_offer = self._strategy.delay
         return self._anchor.values_E.copy()
 
     def _merge(self, parameters_E: Vector, fragment: slice) -> None:

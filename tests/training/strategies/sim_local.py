@@ -59,7 +59,7 @@ class SimLocal:
         """Compute and step until so many exchanges were made by the swarm."""
         while self.replica.position.step < exchanges:
             await trio.sleep(self.compute_s)
-            if self.replica.part.trains:
+            if self.replica.tactic.trains:
                 self.local_step()
             await self.step()
 

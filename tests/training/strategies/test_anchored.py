@@ -125,10 +125,10 @@ def test_a_newcomer_goes_on_as_the_others() -> None:
     swarm = simulation(DiLoCo(every=5))
     swarm.run(15)
     late = DiLoCo(every=5).begin(np.zeros(7), me="late")
-    started = late.load(swarm.parts[0].shared())
+    started = late.load(swarm.tactics[0].shared())
     assert started.tobytes() == swarm.parameters[0].tobytes()
     assert {name: values.tobytes() for name, values in late.shared().items()} == {
-        name: values.tobytes() for name, values in swarm.parts[3].shared().items()
+        name: values.tobytes() for name, values in swarm.tactics[3].shared().items()
     }
 
 

@@ -12,22 +12,24 @@ from training.strategies.simulate import Simulation
 
 
 def test_peer_and_centre_move_from_the_old_values() -> None:
-    part = ElasticAveraging(every=1, centre_rate=0.5, pull=0.25).begin(np.array([4.0]), me="alice")
-    part.on_peers(["alice", "bob"])
-    part.on_interval(0)
-    part.on_local_step(samples=1)
+    tactic = ElasticAveraging(every=1, centre_rate=0.5, pull=0.25).begin(
+        np.array([4.0]), me="alice"
+    )
+    tactic.on_peers(["alice", "bob"])
+    tactic.on_interval(0)
+    tactic.on_local_step(samples=1)
     # The centre is at 4, alice at 8, bob at 16.
-    ours, bobs = part.offer(Exchange.MEAN, np.array([8.0])).vector_O, np.array([4.0 - 16.0])
-    pulled = part.apply(Exchange.MEAN, (ours + bobs) / 2, np.array([8.0]))
+    ours, bobs = tactic.offer(Exchange.MEAN, np.array([8.0])).vector_O, np.array([4.0 - 16.0])
+    pulled = tactic.apply(Exchange.MEAN, (ours + bobs) / 2, np.array([8.0]))
     assert pulled.tolist() == [8 - 0.25 * (8 - 4)]
-    assert part.shared()["anchor"].tolist() == [0.5 * 4 + 0.5 * 12]
+    assert tactic.shared()["anchor"].tolist() == [0.5 * 4 + 0.5 * 12]
 
 
 def test_by_default_all_peers_together_pull_as_much_as_the_centre_moves() -> None:
-    part = ElasticAveraging(centre_rate=0.4).begin(np.zeros(1), me="alice")
-    part.on_peers(["alice", "bob", "carol", "dave"])
-    part.on_interval(0)
-    assert part.apply(Exchange.MEAN, np.zeros(1), np.array([10.0])).tolist() == [9.0]
+    tactic = ElasticAveraging(centre_rate=0.4).begin(np.zeros(1), me="alice")
+    tactic.on_peers(["alice", "bob", "carol", "dave"])
+    tactic.on_interval(0)
+    assert tactic.apply(Exchange.MEAN, np.zeros(1), np.array([10.0])).tolist() == [9.0]
 
 
 def test_workers_at_the_centre_and_the_minimum_stay() -> None:
@@ -41,7 +43,7 @@ def test_all_hold_the_same_centre() -> None:
     starts = [np.full(7, float(worker)) for worker in range(3)]
     swarm = Simulation(ElasticAveraging(every=4), Quadratic((4, 8, 8)), starts, rate=0.05)
     swarm.run(40)
-    assert len({part.shared()["anchor"].tobytes() for part in swarm.parts}) == 1
+    assert len({tactic.shared()["anchor"].tobytes() for tactic in swarm.tactics}) == 1
     assert len({parameters.tobytes() for parameters in swarm.parameters}) == 3
 
 
@@ -56,15 +58,15 @@ def test_its_resting_points_are_not_those_of_the_loss() -> None:
         [np.array([1.2]), np.array([-1.2])],
         rate,
     )
-    for part in swarm.parts:
-        part.load({"anchor": np.zeros(1)})
+    for tactic in swarm.tactics:
+        tactic.load({"anchor": np.zeros(1)})
     swarm.run(3000)
     before_pull = [x / (1 - pull) for x in swarm.parameters]
     expected = np.sqrt(1 - elasticity / 4)
     assert swarm.parameters[0][0] == pytest.approx(expected, abs=1e-10)
     assert swarm.parameters[1][0] == pytest.approx(-expected, abs=1e-10)
     assert before_pull[0][0] > expected
-    assert swarm.parts[0].shared()["anchor"][0] == pytest.approx(0, abs=1e-10)
+    assert swarm.tactics[0].shared()["anchor"][0] == pytest.approx(0, abs=1e-10)
     assert DoubleWell().slope(swarm.parameters[0])[0] == pytest.approx(-0.866, abs=1e-3)
 
 

@@ -14,16 +14,16 @@ from training.strategies.simulate import Simulation
 
 
 def test_the_best_of_the_group_then_of_all() -> None:
-    part = LeaderSGD(every=8, every_of_swarm=16, groups=2).begin(np.ones(2), me="b")
-    part.on_peers(["a", "b", "c", "d", "e"])
-    part.on_interval(0)
-    assert part.members(Exchange.GROUP_LEADER) == ("a", "b", "c")
-    assert part.members(Exchange.SWARM_LEADER) == ("a", "b", "c", "d", "e")
-    assert part.due(7) == ()
-    assert part.due(8) == (Exchange.GROUP_LEADER,)
-    part.on_peers(["a", "b", "c", "d", "e"])
-    part.on_interval(1)
-    assert part.due(8) == (Exchange.GROUP_LEADER, Exchange.SWARM_LEADER)
+    tactic = LeaderSGD(every=8, every_of_swarm=16, groups=2).begin(np.ones(2), me="b")
+    tactic.on_peers(["a", "b", "c", "d", "e"])
+    tactic.on_interval(0)
+    assert tactic.members(Exchange.GROUP_LEADER) == ("a", "b", "c")
+    assert tactic.members(Exchange.SWARM_LEADER) == ("a", "b", "c", "d", "e")
+    assert tactic.due(7) == ()
+    assert tactic.due(8) == (Exchange.GROUP_LEADER,)
+    tactic.on_peers(["a", "b", "c", "d", "e"])
+    tactic.on_interval(1)
+    assert tactic.due(8) == (Exchange.GROUP_LEADER, Exchange.SWARM_LEADER)
 
 
 def test_every_peer_is_in_one_group() -> None:
@@ -31,52 +31,52 @@ def test_every_peer_is_in_one_group() -> None:
         peers = [f"peer{index}" for index in range(count)]
         groups = set()
         for me in peers:
-            part = LeaderSGD(groups=3).begin(np.ones(1), me=me)
-            part.on_peers(peers)
-            part.on_interval(0)
-            groups.add(part.members(Exchange.GROUP_LEADER))
+            tactic = LeaderSGD(groups=3).begin(np.ones(1), me=me)
+            tactic.on_peers(peers)
+            tactic.on_interval(0)
+            groups.add(tactic.members(Exchange.GROUP_LEADER))
         assert sorted(peer for group in groups for peer in group) == peers
         assert len(groups) == min(3, count)
 
 
 def test_candidates_are_better_and_the_best_comes_first() -> None:
-    part = LeaderSGD(losses=2).begin(np.ones(2), me="me")
-    part.on_peers(["me"])
-    part.on_interval(0)
-    assert part.claim == math.inf
+    tactic = LeaderSGD(losses=2).begin(np.ones(2), me="me")
+    tactic.on_peers(["me"])
+    tactic.on_interval(0)
+    assert tactic.claim == math.inf
     for loss in (9.0, 1.0, 2.0):
-        part.on_local_step(samples=8, loss=loss)
-    assert part.claim == 1.5, "of the last two"
+        tactic.on_local_step(samples=8, loss=loss)
+    assert tactic.claim == 1.5, "of the last two"
     claims = {"me": 0.0, "a": 1.4, "b": 0.5, "c": 1.6, "d": math.nan, "e": -math.inf}
-    assert part.candidates(claims) == ("b", "a")
+    assert tactic.candidates(claims) == ("b", "a")
     with pytest.raises(ValueError, match="needs the loss"):
-        part.on_local_step(samples=8)
+        tactic.on_local_step(samples=8)
 
 
 def test_a_leader_is_credible_that_is_not_much_worse_than_it_claims_or_than_we_are() -> None:
-    part = LeaderSGD(tolerance=0.5).begin(np.ones(2), me="me")
-    assert part.is_credible(1.0, measured=1.5, own=0.1)
-    assert not part.is_credible(1.0, measured=1.6, own=0.1)
-    assert part.is_credible(0.0, measured=1.5, own=1.0)
-    assert not part.is_credible(0.0, measured=1.6, own=1.0)
-    assert not part.is_credible(0.0, measured=math.nan, own=math.inf)
+    tactic = LeaderSGD(tolerance=0.5).begin(np.ones(2), me="me")
+    assert tactic.is_credible(1.0, measured=1.5, own=0.1)
+    assert not tactic.is_credible(1.0, measured=1.6, own=0.1)
+    assert tactic.is_credible(0.0, measured=1.5, own=1.0)
+    assert not tactic.is_credible(0.0, measured=1.6, own=1.0)
+    assert not tactic.is_credible(0.0, measured=math.nan, own=math.inf)
 
 
 def test_the_pull_has_a_rate_and_a_bound() -> None:
-    part = LeaderSGD(pull=0.1, pull_of_swarm=0.2, pull_norm_max=0.5).begin(np.ones(2), me="me")
+    tactic = LeaderSGD(pull=0.1, pull_of_swarm=0.2, pull_norm_max=0.5).begin(np.ones(2), me="me")
     ours, near, far = np.array([3.0, 4.0]), np.array([4.0, 4.0]), np.array([3e9, 4.0])
     group, swarm = Exchange.GROUP_LEADER, Exchange.SWARM_LEADER
-    np.testing.assert_allclose(part.apply(group, near, ours), [3.1, 4.0])
-    np.testing.assert_allclose(part.apply(swarm, near, ours), [3.2, 4.0])
-    np.testing.assert_allclose(part.apply(swarm, far, ours), [3.0 + 0.5 * 5, 4.0])
+    np.testing.assert_allclose(tactic.apply(group, near, ours), [3.1, 4.0])
+    np.testing.assert_allclose(tactic.apply(swarm, near, ours), [3.2, 4.0])
+    np.testing.assert_allclose(tactic.apply(swarm, far, ours), [3.0 + 0.5 * 5, 4.0])
 
 
 def test_local_steps_may_be_pulled_too() -> None:
-    part = LeaderSGD(every=4, every_of_swarm=8, proximal=0.4).begin(np.ones(1), me="me")
-    assert not part.adjusts
-    part.apply(Exchange.GROUP_LEADER, np.array([2.0]), np.array([1.0]))
-    assert part.adjusts
-    np.testing.assert_allclose(part.adjust(np.array([1.0])), [1.0 + 0.4 / 4 * (2.0 - 1.0)])
+    tactic = LeaderSGD(every=4, every_of_swarm=8, proximal=0.4).begin(np.ones(1), me="me")
+    assert not tactic.adjusts
+    tactic.apply(Exchange.GROUP_LEADER, np.array([2.0]), np.array([1.0]))
+    assert tactic.adjusts
+    np.testing.assert_allclose(tactic.adjust(np.array([1.0])), [1.0 + 0.4 / 4 * (2.0 - 1.0)])
 
 
 def test_a_liar_is_not_followed() -> None:

@@ -18,6 +18,7 @@ from training.strategies import (
     LocalSGD,
     OuterStep,
     Strategy,
+    StreamingDiLoCo,
 )
 from training.strategies.optimizer import LocalOptimizer
 
@@ -69,6 +70,27 @@ def test_schedulers_take_it_for_an_optimizer(swarm: Swarm) -> None:
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == [0.1, 0.05, 0.05, 0.025]
     assert set(optimizer.state) == set(model.parameters())
+
+
+def test_a_round_goes_on_while_local_steps_are_taken(swarm: Swarm) -> None:
+    model, plain_model = make_model(), make_model()
+    plain = momentum(plain_model)
+    strategy = StreamingDiLoCo(every=4, fragments=1, delay=2, mixing=0.5)
+    optimizer = swarm.optimizer(momentum(model), model=model, strategy=strategy)
+    reports, as_alone = [], []
+    for number in range(10):
+        for one in (optimizer, plain):
+            one.zero_grad()
+        backward(model, number)
+        backward(plain_model, number)
+        reports.append(optimizer.step(samples=8))
+        plain.step()
+        as_alone.append(torch.equal(parameters_of(model), parameters_of(plain_model)))
+    # Offered after four steps each, and merged two steps later.
+    assert [at for at, report in enumerate(reports, 1) if report.stepped] == [6, 10]
+    assert [report.samples for report in reports if report.stepped] == [32, 32]
+    assert as_alone == [True] * 5 + [False] * 5
+    assert optimizer.global_step == 2
 
 
 @pytest.mark.parametrize("strategy", [DiLoCo(every=2), LeaderSGD(every=2, every_of_swarm=2)])
@@ -170,9 +192,11 @@ def test_who_is_not_drawn_takes_no_step() -> None:
     assert set(went) == {True, False}, "each is drawn at times"
 
 
-def test_a_late_joiner_takes_over_and_both_go_on_together() -> None:
+@pytest.mark.parametrize(
+    "strategy", [DiLoCo(every=4), StreamingDiLoCo(every=8, fragments=2, delay=2)]
+)
+def test_a_late_joiner_takes_over_and_both_go_on_together(strategy: Strategy) -> None:
     hashes: dict[str, dict[int, str]] = {"first": {}, "late": {}}
-    strategy = DiLoCo(every=4)
 
     def train(trainer: Trainer, swarm: Swarm) -> None:
         model = make_model(seed=1)

@@ -30,9 +30,9 @@ def test_one_fragment_without_delay_is_diloco() -> None:
 def test_fragments_take_turns_and_each_element_has_one() -> None:
     swarm = simulation(StreamingDiLoCo(every=6, fragments=3, delay=0, mixing=0.0))
     for first in (0, 1, 2, 0):
-        before = swarm.parts[0].shared()["anchor"]
+        before = swarm.tactics[0].shared()["anchor"]
         swarm.run(2)
-        moved = np.flatnonzero(swarm.parts[0].shared()["anchor"] != before)
+        moved = np.flatnonzero(swarm.tactics[0].shared()["anchor"] != before)
         assert list(moved) == list(range(first, 7, 3))
         same = [len({parameters[at] for parameters in swarm.parameters}) == 1 for at in range(7)]
         assert [at for at in range(7) if same[at]] == list(moved), "only these are equal now"
@@ -45,25 +45,27 @@ def test_fragments_take_turns_and_each_element_has_one() -> None:
 def test_a_fragment_is_merged_after_the_delay() -> None:
     plain_outer = OuterStep(rate=1.0, momentum=0.0)
     strategy = StreamingDiLoCo(every=4, fragments=1, delay=2, mixing=0.25, outer=plain_outer)
-    part = strategy.begin(np.zeros(2), me="alice")
-    part.on_peers(["alice"])
-    part.on_interval(0)
+    tactic = strategy.begin(np.zeros(2), me="alice")
+    tactic.on_peers(["alice"])
+    tactic.on_interval(0)
     for _ in range(4):
-        part.on_local_step(samples=8)
-    assert part.due(3) == ()
-    assert part.due(4) == (Exchange.MEAN,)
-    offer = part.offer(Exchange.MEAN, np.array([1.0, 2.0]))
+        tactic.on_local_step(samples=8)
+    assert tactic.due(3) == ()
+    assert tactic.due(4) == (Exchange.MEAN,)
+    offer = tactic.offer(Exchange.MEAN, np.array([1.0, 2.0]))
     assert (offer.vector_O.tolist(), offer.weight) == ([-1.0, -2.0], 32.0)
-    kept = part.apply(Exchange.MEAN, np.array([-3.0, -3.0]), np.array([1.0, 2.0]))
+    kept = tactic.apply(Exchange.MEAN, np.array([-3.0, -3.0]), np.array([1.0, 2.0]))
     assert kept.tolist() == [1.0, 2.0], "training goes on as if nothing had been"
-    part.on_peers(["alice"])
-    part.on_interval(1)
-    part.on_local_step(samples=8)
-    assert not part.adjusts
-    part.on_local_step(samples=8)
-    assert part.adjusts
-    assert part.adjust(np.array([5.0, 7.0])).tolist() == [3.5, 4.0], "a quarter of 5, the rest of 3"
-    assert not part.adjusts
+    tactic.on_peers(["alice"])
+    tactic.on_interval(1)
+    tactic.on_local_step(samples=8)
+    assert not tactic.adjusts
+    tactic.on_local_step(samples=8)
+    assert tactic.adjusts
+    assert tactic.adjust(np.array([5.0, 7.0])).tolist() == [3.5, 4.0], (
+        "a quarter of 5, the rest of 3"
+    )
+    assert not tactic.adjusts
 
 
 @pytest.mark.parametrize(
