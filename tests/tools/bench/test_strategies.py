@@ -20,7 +20,7 @@ def test_every_strategy_gets_as_many_samples(name: str) -> None:
     assert set(strategies.COLUMNS) <= row.keys()
 
 
-def made_up(**changed: float) -> list[Row]:
+def made_up(diloco_accuracy: float = 0.92, **changed: float) -> list[Row]:
     figures = {"loss": 1.0, "loss_at_third": 1.0, "test_accuracy": 0.9, "led": 4.0}
     figures |= {"published": 100.0, "sent_kb_per_peer": 100.0}
     rows: list[Row] = [
@@ -34,6 +34,9 @@ def made_up(**changed: float) -> list[Row]:
             row |= changed
         if row["strategy"] == strategies.SYNC:
             row |= {"sent_kb_per_peer": 2500.0}
+            row |= {"test_accuracy": 0.93 if row["rate"] == strategies.FAST else 0.9}
+        if row["strategy"] == strategies.DILOCO:
+            row |= {"test_accuracy": diloco_accuracy}
     return rows
 
 
@@ -45,6 +48,7 @@ def test_budgets_hold_or_are_missed() -> None:
         {"published": 34.0},
         {"sent_kb_per_peer": 80.0},
         {"led": 3.0},
+        {"diloco_accuracy": 0.9},
     ):
         missed = [one for one in strategies.budgets(made_up(**wrong)) if not one.holds]
         assert len(missed) == 1, wrong
