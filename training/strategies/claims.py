@@ -28,6 +28,8 @@ from p2p import (
 
 MAJOR = 1
 CLAIM_BYTES_MAX = 64
+# Few enough to open streams to at once; claims are some bytes.
+_ASKED_AT_ONCE_MAX = 32
 
 
 class ClaimRequest(Message, frozen=True):
@@ -73,10 +75,12 @@ async def ask_claims(
     """What these peers claim; who does not answer in time, or has no loss yet, is left out."""
     client = rpc_client(node, service_name(run), MAJOR)
     claims: dict[str, float] = {}
+    limit = trio.CapacityLimiter(_ASKED_AT_ONCE_MAX)
 
     async def ask(peer: PeerId) -> None:
         try:
-            answer = await client.call(peer, CLAIM, ClaimRequest(), timeout_s=timeout_s)
+            async with limit:
+                answer = await client.call(peer, CLAIM, ClaimRequest(), timeout_s=timeout_s)
         except P2PError:
             # It is not followed this time; the next exchange asks again.
             return

@@ -19,7 +19,7 @@ Evaluate = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and as who the optimizer takes tactic."""
+    """Where and as who the optimizer takes part."""
 
     run: str
     kind: str

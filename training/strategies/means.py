@@ -132,6 +132,8 @@ class MeanExchanger:
             "parent": position.round.parent.hex(),
             "step": position.step,
             "samples": position.samples,
+            "local_steps": self._replica.steps,
+            "local_samples": self._samples,
             "held": {name: torch.from_numpy(a) for name, a in self._replica.held().items()},
         }
 
@@ -140,12 +142,17 @@ class MeanExchanger:
         if self._flight is not None:
             self._land(self._flight)
         if saved is None:
+            self._samples = 0
             self._replica.begin_anew()
         else:
+            self._samples = saved["local_samples"]
             round_id = RoundId(saved["round"], bytes.fromhex(saved["parent"]))
-            position = Position(round_id, saved["step"], saved["samples"])
-            self._replica.restore({n: t.numpy() for n, t in saved["held"].items()}, position)
-        self._samples = 0
+            self._replica.resume(
+                {name: tensor.numpy() for name, tensor in saved["held"].items()},
+                Position(round_id, saved["step"], saved["samples"]),
+                steps=saved["local_steps"],
+                samples=self._samples,
+            )
         self._call(self._session.settle, self._replica.position)
 
     def report(

@@ -107,9 +107,7 @@ class Replica:
 
     def take_over(self, caught: CaughtUp) -> None:
         """Go on from the others' state, and from what has happened since it was taken."""
-        arrays = caught.snapshot.arrays
-        self.restore(arrays, caught.metadata.position)
-        parameters_E = self._trained.read()
+        parameters_E = self._restore(caught.snapshot.arrays, caught.metadata.position)
         for kept in caught.rounds:
             if kept.gradients is not None:
                 parameters_E = self._applied(kept.gradients, parameters_E)
@@ -117,20 +115,35 @@ class Replica:
         self._trained.write(parameters_E)
         self._buffers.write(self._buffers_mean)
 
-    def restore(self, arrays: Mapping[str, Array], position: Position) -> None:
-        """Go on from a state, as held() gives it; ValueError if it is none of this model."""
+    def resume(
+        self, arrays: Mapping[str, Array], position: Position, *, steps: int, samples: int
+    ) -> None:
+        """Go on from a state as held() gave it, and from the model's parameters as they are.
+
+        Args:
+            steps, samples: that led from the state to these parameters.
+
+        Raises:
+            ValueError: the state is none of this model.
+        """
+        self._restore(arrays, position)
+        self.tactic.on_local_step(samples=samples)
+        self.steps = steps
+
+    def _restore(self, arrays: Mapping[str, Array], position: Position) -> Vector:
+        """Take over what all hold alike; returns the parameters that a newcomer begins with."""
         complaint = self._different(StateTable.of(arrays))
         if complaint is not None:
             raise ValueError(f"the state {complaint}")
         self.steps_since_offer = 0
         shared = {name.removeprefix(_SHARED): arrays[name] for name in self._shared_names()}
-        self._trained.write(self.tactic.load(shared))
+        parameters_E = self.tactic.load(shared)
         if _FROZEN in arrays:
             self._frozen.write(arrays[_FROZEN])
         if _BUFFERS in arrays:
             self._buffers_mean = np.array(arrays[_BUFFERS])
-            self._buffers.write(self._buffers_mean)
         self._move(position)
+        return parameters_E
 
     def begin_anew(self) -> None:
         """Go on from the model as it is, as a run's first peer does."""
@@ -218,7 +231,7 @@ class StepSchedule:
         self._view: Callable[[], BatchView] | None = None
 
     def watch(self, view: Callable[[], BatchView]) -> None:
-        """Look there for who takes tactic."""
+        """Look there for who takes part, on trio's thread."""
         self._view = view
 
     def samples_at(self, step: int) -> int:

@@ -13,6 +13,7 @@ from tests.training.test_optimizer import Trainer, backward, make_model, momentu
 from training import SpecDiffers, StepReport, Swarm, join
 from training.strategies import (
     DiLoCo,
+    ElasticAveraging,
     FederatedAveraging,
     LeaderSGD,
     LocalSGD,
@@ -93,7 +94,7 @@ def test_a_round_goes_on_while_local_steps_are_taken(swarm: Swarm) -> None:
     assert optimizer.global_step == 2
 
 
-@pytest.mark.parametrize("strategy", [DiLoCo(every=2), LeaderSGD(every=2, every_of_swarm=2)])
+@pytest.mark.parametrize("strategy", [DiLoCo(every=2), LEADER, ElasticAveraging(every=2)])
 def test_a_checkpoint_goes_on_where_it_was(tmp_path: Path, strategy: Strategy) -> None:
     path = tmp_path / "checkpoint.pt"
 
@@ -105,10 +106,11 @@ def test_a_checkpoint_goes_on_where_it_was(tmp_path: Path, strategy: Strategy) -
     model = make_model()
     with join("test") as swarm:
         optimizer = swarm.optimizer(momentum(model), model=model, strategy=strategy)
-        for number in range(4):
+        # In the middle of an interval: what was done since the last exchange goes on, too.
+        for number in range(5):
             step(model, optimizer, number)
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-        for number in range(4, 8):
+        for number in range(5, 9):
             step(model, optimizer, number)
         expected = (optimizer.global_step, optimizer.state_hash())
     again = make_model(seed=1)
@@ -118,7 +120,7 @@ def test_a_checkpoint_goes_on_where_it_was(tmp_path: Path, strategy: Strategy) -
         again.load_state_dict(loaded["model"])
         optimizer.load_state_dict(loaded["optimizer"])
         assert optimizer.global_step == 2
-        for number in range(4, 8):
+        for number in range(5, 9):
             step(again, optimizer, number)
         assert (optimizer.global_step, optimizer.state_hash()) == expected
 
@@ -315,3 +317,17 @@ def test_a_liar_is_not_followed() -> None:
             honest.step()
         assert honest.bias == 3.0
         assert "claims a loss of 0; here it is 50, and ours 3" in honest.failures[0]
+
+
+def test_a_leader_that_leaves_stops_nobody() -> None:
+    with Trainer(resting(1.0)) as better, join("test", initial_peers=better.addresses) as swarm:
+        worse = Resting(swarm, 3.0)
+        while worse.bias > 2.0:
+            worse.step()
+        better.ended.set()
+        better.join()
+        exchanges, bias = worse.optimizer.global_step, worse.bias
+        while worse.optimizer.global_step < exchanges + 3:
+            worse.step()
+        assert worse.bias <= bias
+        assert len(swarm.peers) == 1

@@ -48,7 +48,7 @@ def test_a_state_of_another_model_is_refused() -> None:
     replica, other = replica_of(make_model(0)), replica_of(nn.Linear(3, 2))
     held = other.held()
     with pytest.raises(ValueError, match="other tensors than this model"):
-        replica.restore(held, replica.position)
+        replica.resume(held, replica.position, steps=0, samples=0)
     assert replica.take_snapshot() is replica.take_snapshot(), "one copy for each position"
 
 
