@@ -11,6 +11,7 @@ from training.errors import (
 )
 from training.optimizer import StepReport, SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress, ProgressConfig
+from training.strategies.optimizer import LocalOptimizer
 from training.swarm import Swarm, join
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CatchUpFailed",
     "CheckpointError",
     "FixedBatch",
+    "LocalOptimizer",
     "PeerProgress",
     "ProgressConfig",
     "RecipeError",

@@ -239,5 +239,7 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
 
 def _best_accuracy(rows: Sequence[Row], name: str) -> float:
     return max(
-        row["test_accuracy"] for row in rows if row["strategy"] == name and row["start"] == SAME
+        float(row["test_accuracy"])
+        for row in rows
+        if row["strategy"] == name and row["start"] == SAME
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from _pytest.mark.structures import ParameterSet
 
 from averaging import AveragerConfig
 from p2p.testing import SimNetwork, run_sim
@@ -21,7 +22,16 @@ from training.strategies import (
 
 EVERY = 6
 ANCHORED = (LocalSGD(every=EVERY), DiLoCo(every=EVERY), FederatedAveraging(every=EVERY))
-STRATEGIES = (*ANCHORED, ElasticAveraging(every=EVERY), StreamingDiLoCo(every=EVERY, fragments=3))
+ELASTIC, STREAMING = ElasticAveraging(every=EVERY), StreamingDiLoCo(every=EVERY, fragments=3)
+STRATEGIES = (*ANCHORED, ELASTIC, STREAMING)
+
+
+def some_slow(first: Strategy, *others: Strategy) -> list[ParameterSet]:
+    """The first in each run of the tests, the others in all of them."""
+    return [
+        pytest.param(first, id=type(first).__name__),
+        *(pytest.param(one, id=type(one).__name__, marks=pytest.mark.slow) for one in others),
+    ]
 
 
 def assert_same_at_each_position(trainers: list[SimLocal]) -> None:
@@ -32,7 +42,7 @@ def assert_same_at_each_position(trainers: list[SimLocal]) -> None:
             assert hashes.setdefault(round_id, state_hash) == state_hash, trainer.name
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("strategy", some_slow(*STRATEGIES))
 def test_after_an_exchange_all_hold_the_same_bits(strategy: Strategy) -> None:
     async def main(network: SimNetwork) -> None:
         network.default_latency_s = 0.002
@@ -49,6 +59,7 @@ def test_after_an_exchange_all_hold_the_same_bits(strategy: Strategy) -> None:
     run_sim(1, main)
 
 
+@pytest.mark.slow
 def test_a_fast_peer_takes_more_steps_and_waits_for_nobody() -> None:
     async def main(network: SimNetwork) -> None:
         async with local_swarm(network, LocalSGD(every=10), (0.02, 0.02, 0.08)) as trainers:
@@ -61,9 +72,8 @@ def test_a_fast_peer_takes_more_steps_and_waits_for_nobody() -> None:
     run_sim(2, main)
 
 
-@pytest.mark.parametrize(
-    "strategy", [DiLoCo(every=EVERY), FederatedAveraging(every=EVERY, fraction=0.5)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [ANCHORED[1], FederatedAveraging(every=EVERY, fraction=0.5)])
 def test_a_crashed_peer_stops_nobody(strategy: Strategy) -> None:
     async def main(network: SimNetwork) -> None:
         async with local_swarm(network, strategy, (0.05, 0.06, 0.07, 0.05)) as trainers:
@@ -87,15 +97,7 @@ def test_a_crashed_peer_stops_nobody(strategy: Strategy) -> None:
     run_sim(3, main)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        DiLoCo(every=EVERY),
-        ElasticAveraging(every=EVERY),
-        StreamingDiLoCo(every=EVERY, fragments=3),
-    ],
-    ids=lambda one: type(one).__name__,
-)
+@pytest.mark.parametrize("strategy", some_slow(ANCHORED[1], ELASTIC, STREAMING))
 def test_a_latecomer_downloads_what_all_share(strategy: Strategy) -> None:
     async def main(network: SimNetwork) -> None:
         async with (

@@ -180,6 +180,8 @@ def test_who_is_not_drawn_takes_no_step() -> None:
     model = make_model()
     with Trainer(train) as first, join("test", initial_peers=first.addresses) as swarm:
         optimizer = swarm.optimizer(momentum(model), model=model, strategy=strategy)
+        # From now on only steps decide who is drawn.
+        optimizer.synchronize()
         number = 0
         while len(swarm.peers) < 2 or number < 40:
             drawn, before = optimizer.trains, parameters_of(model)
