@@ -154,10 +154,13 @@ class LocalOptimizer(torch.optim.Optimizer):
             raise ValueError("no parameter has a gradient; call loss.backward() before step()")
         self._exchanger.check(loss, evaluate)
         computed_s = time.perf_counter() - self._computing_since_s
-        if not self._synchronized and self.synchronize(evaluate):
-            # These gradients are of parameters that are not the swarm's.
-            self.zero_grad()
-            return self._exchanger.report(caught_up=True)
+        if not self._synchronized:
+            caught_up = self.synchronize(evaluate)
+            self._synchronized = True
+            if caught_up:
+                # These gradients are of parameters that are not the swarm's.
+                self.zero_grad()
+                return self._exchanger.report(caught_up=True)
         self._speed.on_done(samples, computed_s)
         self._pace.on_done(1, computed_s)
         if self.trains:
@@ -179,7 +182,6 @@ class LocalOptimizer(torch.optim.Optimizer):
             SpecDiffers, CatchUpFailed: as step() does.
         """
         caught_up = self._exchanger.synchronize(evaluate)
-        self._synchronized = True
         self._computing_since_s = time.perf_counter()
         return caught_up
 

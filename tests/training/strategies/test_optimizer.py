@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -246,13 +247,13 @@ def test_another_strategy_under_the_same_name_is_told(swarm: Swarm) -> None:
 class Resting:
     """A peer that takes steps of no length, so that its parameters move only when it follows."""
 
-    def __init__(self, swarm: Swarm, bias: float, strategy: LeaderSGD = LEADER) -> None:
+    def __init__(self, swarm: Swarm, bias: float) -> None:
         self.model = nn.Linear(1, 1)
         with torch.no_grad():
             self.model.weight.fill_(1.0)
             self.model.bias.fill_(bias)
         wrapped = torch.optim.SGD(self.model.parameters(), lr=0.0)
-        self.optimizer = swarm.optimizer(wrapped, model=self.model, strategy=strategy)
+        self.optimizer = swarm.optimizer(wrapped, model=self.model, strategy=LEADER)
         self.failures: list[str] = []
 
     @property
@@ -273,9 +274,16 @@ class Resting:
         return report
 
 
-def resting(bias: float, claimed: float | None = None) -> Callable[[Trainer, Swarm], None]:
+def resting(
+    bias: float, claimed: float | None = None, after: threading.Event | None = None
+) -> Callable[[Trainer, Swarm], None]:
+    """A peer that steps until it is told to end; from the beginning, or after something."""
+
     def loop(trainer: Trainer, swarm: Swarm) -> None:
         peer = Resting(swarm, bias)
+        if after is not None:
+            trainer.ready.set()
+            assert after.wait(20)
         while not trainer.ended.is_set():
             peer.step(claimed)
             trainer.ready.set()
@@ -286,11 +294,15 @@ def resting(bias: float, claimed: float | None = None) -> Callable[[Trainer, Swa
 
 
 def test_the_worse_follows_the_better() -> None:
-    with Trainer(resting(1.0)) as better, join("test", initial_peers=better.addresses) as swarm:
-        worse = Resting(swarm, 3.0, LEADER)
-        worse.optimizer.synchronize()
-        assert worse.bias == 3.0, "without a mini-batch it cannot judge"
-        for _ in range(400):
+    begun = threading.Event()
+    with (
+        Trainer(resting(1.0, after=begun)) as better,
+        join("test", initial_peers=better.addresses) as swarm,
+    ):
+        worse = Resting(swarm, 3.0)
+        assert not worse.step().caught_up, "it begins together with the other"
+        begun.set()
+        for _ in range(2000):
             worse.step()
             if worse.bias < 1.01:
                 break
@@ -304,6 +316,8 @@ def test_a_newcomer_begins_where_the_best_is() -> None:
         late = Resting(swarm, 3.0)
         while not any(peer.step > 0 for peer in swarm.peers):
             first.ended.wait(0.005)
+        late.optimizer.synchronize()
+        assert late.bias == 3.0, "without a mini-batch it cannot judge"
         assert late.step().caught_up
         assert late.bias == 1.0
         assert late.optimizer.global_step == 0
@@ -322,8 +336,14 @@ def test_a_liar_is_not_followed() -> None:
 
 
 def test_a_leader_that_leaves_stops_nobody() -> None:
-    with Trainer(resting(1.0)) as better, join("test", initial_peers=better.addresses) as swarm:
+    begun = threading.Event()
+    with (
+        Trainer(resting(1.0, after=begun)) as better,
+        join("test", initial_peers=better.addresses) as swarm,
+    ):
         worse = Resting(swarm, 3.0)
+        worse.step()
+        begun.set()
         while worse.bias > 2.0:
             worse.step()
         better.ended.set()
@@ -332,4 +352,3 @@ def test_a_leader_that_leaves_stops_nobody() -> None:
         while worse.optimizer.global_step < exchanges + 3:
             worse.step()
         assert worse.bias <= bias
-        assert len(swarm.peers) == 1
