@@ -124,7 +124,7 @@ class LeaderExchanger:
         return report
 
     def synchronize(self, evaluate: Evaluate | None = None) -> bool:
-        """A newcomer begins where the best is, if that is credible; True if it does.
+        """A newcomer begins where the best is, if that is better than its own; True if it does.
 
         Without a mini-batch to judge by nothing happens.
         """
@@ -134,6 +134,10 @@ class LeaderExchanger:
         others = [peer.peer_id for peer in view.peers if not peer.is_me and peer.step > 0]
         arrays, _ = self._choose(others, evaluate)
         if arrays is None:
+            return False
+        # To be credible is enough for a pull. Who comes with something good does not give it up.
+        measured = self._tensors.measure(arrays, evaluate)
+        if not measured < self._tensors.measure(self._tensors.read(), evaluate):
             return False
         self._tensors.write(arrays)
         return True

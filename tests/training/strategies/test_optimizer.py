@@ -288,7 +288,7 @@ def resting(
             peer.step(claimed)
             trainer.ready.set()
             trainer.ended.wait(0.005)
-        assert peer.bias == bias, "it led, or nobody is better"
+        assert peer.bias <= bias, "it never follows the worse"
 
     return loop
 
@@ -321,6 +321,15 @@ def test_a_newcomer_begins_where_the_best_is() -> None:
         assert late.step().caught_up
         assert late.bias == 1.0
         assert late.optimizer.global_step == 0
+
+
+def test_a_newcomer_that_is_better_keeps_what_it_has() -> None:
+    with Trainer(resting(1.5)) as first, join("test", initial_peers=first.addresses) as swarm:
+        late = Resting(swarm, 1.0)
+        while not any(peer.step > 0 for peer in swarm.peers):
+            first.ended.wait(0.005)
+        assert not late.step().caught_up
+        assert late.bias == 1.0
 
 
 def test_a_liar_is_not_followed() -> None:
