@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from training.ranks import RankedOptimizer
     from training.step_report import StepReport
+    from training.strategies.optimizer import LocalOptimizer
     from training.swarm import Swarm, join
 
 _HOMES = {
@@ -59,6 +60,7 @@ _HOMES = {
     ),
     "training.ranks": ("RankedOptimizer",),
     "training.step_report": ("StepReport",),
+    "training.strategies.optimizer": ("LocalOptimizer",),
     "training.swarm": ("Swarm", "join"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -69,6 +71,7 @@ __all__ = [
     "CheckpointError",
     "Diverged",
     "FixedBatch",
+    "LocalOptimizer",
     "LrRule",
     "NoiseScaleBatch",
     "PeerProgress",

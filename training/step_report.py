@@ -21,7 +21,8 @@ class StepReport:
     samples: int
     """This peer's: those that went into the step, or those accumulated for the next one."""
     target: int
-    """The global batch of the step that comes next."""
+    """The global batch of the step that comes next; with a strategy, how many local steps all
+    together take until the next exchange."""
     skipped: bool = False
     """This micro-batch had gradients that are infinite or no numbers, and was left out."""
     round: RoundReport | None = None

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import overload
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ from training.metrics import MetricsPublisher, open_metrics_publisher
 from training.metrics.schema import metrics_of
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
+from training.strategies import Strategy
+from training.strategies.optimizer import LocalOptimizer
 
 _NEIGHBOURS_S = 4.0
 """A peer on this network answers the first or the second question of mDNS, or is not there."""
@@ -50,7 +53,7 @@ class Swarm:
         self._portal = portal
         self._network = network
         self._config = config
-        self._optimizer: SwarmOptimizer | None = None
+        self._optimizer: SwarmOptimizer | LocalOptimizer | None = None
         self._publisher: MetricsPublisher | None = None
         self._told_s = -math.inf
 
@@ -91,8 +94,8 @@ class Swarm:
 
     @property
     def global_batch(self) -> int:
-        """Samples that all peers together put into the next global step; 0 before an optimizer."""
-        return self._optimizer.global_batch if self._optimizer is not None else 0
+        """Samples that all peers together put into the next global step; 0 where there is none."""
+        return self._optimizer.global_batch if isinstance(self._optimizer, SwarmOptimizer) else 0
 
     @property
     def peers(self) -> tuple[PeerProgress, ...]:
@@ -117,6 +120,7 @@ class Swarm:
         metrics = metrics_of(step=self.global_step, samples=samples, samples_per_s=speed, loss=loss)
         self._portal.call(self._publisher.tell, metrics)
 
+    @overload
     def optimizer(
         self,
         optimizer: torch.optim.Optimizer,
@@ -125,7 +129,23 @@ class Swarm:
         global_batch: int | BatchSchedule,
         lr_rule: LrRule = "constant",
         delayed: bool = False,
-    ) -> SwarmOptimizer:
+    ) -> SwarmOptimizer: ...
+
+    @overload
+    def optimizer(
+        self, optimizer: torch.optim.Optimizer, *, model: nn.Module, strategy: Strategy
+    ) -> LocalOptimizer: ...
+
+    def optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module,
+        global_batch: int | BatchSchedule | None = None,
+        lr_rule: LrRule = "constant",
+        delayed: bool = False,
+        strategy: Strategy | None = None,
+    ) -> SwarmOptimizer | LocalOptimizer:
         """Train a model together with all peers that do the same under this run's name.
 
         Args:
@@ -134,12 +154,27 @@ class Swarm:
             global_batch: samples that all peers together put into one step.
             lr_rule: how the learning rate follows a batch that changes, from the first one's.
             delayed: average while the next global batch is computed, on parameters one step old.
+            strategy: instead of a global batch: each peer takes steps of its own, and the swarm
+                exchanges from time to time, as the strategy says.
 
         Raises:
             SpecDiffers: others train something else under this name.
         """
         if self._optimizer is not None:
             raise ValueError("a swarm trains one model; join another run for the next one")
+        if strategy is not None and global_batch is None:
+            self._optimizer = LocalOptimizer(
+                optimizer,
+                model=model,
+                strategy=strategy,
+                run=self.run,
+                portal=self._portal,
+                network=self._network,
+                config=self._config,
+            )
+            return self._optimizer
+        if global_batch is None or strategy is not None:
+            raise ValueError("give either global_batch or a strategy")
         schedule = FixedBatch(global_batch) if isinstance(global_batch, int) else global_batch
         self._optimizer = SwarmOptimizer(
             optimizer,

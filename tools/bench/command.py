@@ -305,6 +305,30 @@ def dedloc(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def strategies(
+    steps: Annotated[int, typer.Option(min=30, help="Local steps of each worker.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each case; means count.")] = 3,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """What local strategies learn from as many samples, and what they send.
+
+    Four workers in this process, each with a quarter of the digits; two minutes. *Published* counts
+    as papers do, a broadcast being one; the bytes count every transfer.
+
+    Example: manyhands bench strategies --seeds 1
+    """
+    from tools.bench.strategies import StrategiesOptions, run_strategies
+
+    options = StrategiesOptions(steps=steps, seeds=seeds)
+    with _steps() as shown:
+        report = run_strategies(options, shown)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 

@@ -1,0 +1,251 @@
+"""Replica: what a peer holds in a run whose peers average something, and how an exchange moves it.
+
+Everything here is the same for a trainer with PyTorch and for a simulated one; what crosses the
+network is the session's, whose rounds this uses as follows.
+
+    a round's tensors    `offer`: the tactic's vector; `buffers`: all float buffers, as they are
+    a round's samples    in progress records the local steps since the last exchange, since these
+                         decide when one is due; as a weight what the tactic says
+    a global step        an exchange
+    the state            what the tactic shares, the buffers' last mean, and the frozen parameters:
+                         the same bits at all peers, so a newcomer downloads from several at once
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from torch import nn
+
+from averaging import Manifest, RoundId, Snapshot, StateTable, TensorSpec
+from p2p import MessageInvalid, PeerId
+from training.follow import CaughtUp
+from training.model_state import Array, ModelState
+from training.progress import BatchMemory, BatchView, Position, StepNorms
+from training.session import RoundResult, SessionPlan
+from training.state_metadata import decode_metadata_untrusted, encode_metadata
+from training.strategies.flat import FlatParameters
+from training.strategies.strategy import Exchange, Strategy, Tactic, Vector
+
+_OFFER, _BUFFERS, _FROZEN, _SHARED = "offer", "buffers", "frozen", "shared/"
+
+
+class Replica:
+    """One peer's parameters, its tactic, and where in the run they are."""
+
+    def __init__(
+        self, strategy: Strategy, model: nn.Module, state: ModelState, *, me: PeerId
+    ) -> None:
+        self._strategy = strategy
+        self._me = me
+        self._trained = FlatParameters(state.trained)
+        trained = {id(parameter) for parameter in state.trained.values()}
+        self._frozen = FlatParameters(
+            {n: p for n, p in sorted(model.named_parameters()) if id(p) not in trained}
+        )
+        self._buffers = FlatParameters(
+            {n: b for n, b in sorted(model.named_buffers()) if b.is_floating_point()}
+        )
+        parameters_E = self._trained.read()
+        self.tactic: Tactic = strategy.begin(parameters_E, me=me)
+        self.schedule = StepSchedule(self.tactic)
+        self.tactic.on_peers((me,))
+        self._buffers_mean = self._buffers.read()
+        self._snapshot: tuple[Position, Snapshot] | None = None
+        self.steps = 0
+        """Local steps of ours that make the next exchange come nearer."""
+        self.steps_since_offer = 0
+        self.position = Position(RoundId(0, self._digest()))
+
+    def plan(self, run: str, kind: str) -> SessionPlan:
+        """What a session needs to know; `kind` is what else all peers must have alike."""
+        identity = f"{kind}\0{self._strategy!r}\0{self._trained.shapes}\0{self._frozen.shapes}"
+        spec = TensorSpec.of(self._empty())
+        return SessionPlan(
+            run=run,
+            spec=spec,
+            spec_hash=hashlib.sha256(identity.encode() + spec.hash).digest(),
+            schedule=self.schedule,
+            position=self.position,
+            check_state=self._complaint,
+            take_snapshot=self.take_snapshot,
+        )
+
+    # --- between exchanges ---
+
+    def on_local_step(self, *, samples: int, loss: float | None) -> None:
+        """The parameters have just taken a step."""
+        self.tactic.on_local_step(samples=samples, loss=loss)
+        self.steps += 1
+        self.steps_since_offer += 1
+        if self.tactic.adjusts:
+            self._trained.write(self.tactic.adjust(self._trained.read()))
+
+    # --- an exchange ---
+
+    def offer(self) -> tuple[dict[str, Array], int]:
+        """What goes into the round, which overwrites it with the means; and its weight."""
+        self.steps_since_offer = 0
+        offer = self.tactic.offer(Exchange.MEAN, self._trained.read())
+        tensors = self._empty() | {_OFFER: offer.vector_O}
+        if _BUFFERS in tensors:
+            tensors[_BUFFERS] = self._buffers.read()
+        return tensors, round(offer.weight)
+
+    def apply(self, result: RoundResult, means: Mapping[str, Array]) -> None:
+        """The round succeeded: go on from what came of it."""
+        if result.accepted:
+            self._trained.write(self._applied(means, self._trained.read()))
+            self._buffers.write(self._buffers_mean)
+        self._move(result.position)
+
+    def on_failure(self) -> None:
+        """There is no result: go on, and exchange what this was about after another interval."""
+        self.steps = self.steps_since_offer
+
+    def take_over(self, caught: CaughtUp) -> None:
+        """Go on from the others' state, and from what has happened since it was taken."""
+        parameters_E = self._restore(caught.snapshot.arrays, caught.metadata.position)
+        for kept in caught.rounds:
+            if kept.gradients is not None:
+                parameters_E = self._applied(kept.gradients, parameters_E)
+            self._move(kept.position)
+        self._trained.write(parameters_E)
+        self._buffers.write(self._buffers_mean)
+
+    def resume(
+        self, arrays: Mapping[str, Array], position: Position, *, steps: int, samples: int
+    ) -> None:
+        """Go on from a state as held() gave it, and from the model's parameters as they are.
+
+        Args:
+            steps, samples: that led from the state to these parameters.
+
+        Raises:
+            ValueError: the state is none of this model.
+        """
+        self._restore(arrays, position)
+        self.tactic.on_local_step(samples=samples)
+        self.steps = steps
+
+    def _restore(self, arrays: Mapping[str, Array], position: Position) -> Vector:
+        """Take over what all hold alike; returns the parameters that a newcomer begins with."""
+        complaint = self._different(StateTable.of(arrays))
+        if complaint is not None:
+            raise ValueError(f"the state {complaint}")
+        self.steps_since_offer = 0
+        shared = {name.removeprefix(_SHARED): arrays[name] for name in self._shared_names()}
+        parameters_E = self.tactic.load(shared)
+        if _FROZEN in arrays:
+            self._frozen.write(arrays[_FROZEN])
+        if _BUFFERS in arrays:
+            self._buffers_mean = np.array(arrays[_BUFFERS])
+        self._move(position)
+        return parameters_E
+
+    def begin_anew(self) -> None:
+        """Go on from the model as it is, as a run's first peer does."""
+        self.steps_since_offer = 0
+        parameters_E = self._trained.read()
+        first = self._strategy.begin(parameters_E, me=self._me)
+        self._trained.write(self.tactic.load(first.shared()))
+        self._buffers_mean = self._buffers.read()
+        self._move(Position(RoundId(0, self._digest())))
+
+    def _applied(self, means: Mapping[str, Array], parameters_E: Vector) -> Vector:
+        if _BUFFERS in means:
+            self._buffers_mean = np.array(means[_BUFFERS])
+        return self.tactic.apply(Exchange.MEAN, means[_OFFER], parameters_E)
+
+    def _move(self, position: Position) -> None:
+        self.position = position
+        self.steps = self.steps_since_offer
+        self.tactic.on_interval(position.step)
+
+    # --- what others download ---
+
+    def held(self) -> dict[str, Array]:
+        """All that peers hold alike at a position; copies."""
+        arrays: dict[str, Array] = {
+            _SHARED + name: values for name, values in self.tactic.shared().items()
+        }
+        if self._buffers.elements:
+            arrays[_BUFFERS] = self._buffers_mean.copy()
+        if self._frozen.elements:
+            arrays[_FROZEN] = self._frozen.read()
+        return arrays
+
+    def take_snapshot(self) -> Snapshot:
+        """The state for newcomers, copied once for each position."""
+        if self._snapshot is None or self._snapshot[0] != self.position:
+            metadata = encode_metadata(self.position, equalized=True, scalars=())
+            snapshot = Snapshot(self.position.round.number, metadata, self.held())
+            self._snapshot = (self.position, snapshot)
+        return self._snapshot[1]
+
+    def state_hash(self) -> str:
+        """SHA-256 of all that peers hold alike, in hex."""
+        return self._digest().hex()
+
+    def _digest(self) -> bytes:
+        digest = hashlib.sha256()
+        for name, array in sorted(self.held().items()):
+            digest.update(f"{name}\0{array.dtype.name}{array.shape}\0".encode())
+            digest.update(array.data)
+        return digest.digest()
+
+    def _complaint(self, manifest: Manifest) -> str | None:
+        """Why an offered state is not one of this model."""
+        try:
+            decode_metadata_untrusted(manifest.metadata, version=manifest.version)
+        except MessageInvalid as exc:
+            return str(exc)
+        return self._different(manifest.table)
+
+    def _different(self, table: StateTable) -> str | None:
+        own = StateTable.of(self.held())
+        return None if table == own else "has other tensors than this model"
+
+    def _shared_names(self) -> list[str]:
+        return [_SHARED + name for name in self.tactic.shared()]
+
+    def _empty(self) -> dict[str, Array]:
+        """Arrays of the shapes and kinds that a round averages."""
+        dtype = self._trained.dtype
+        empty: dict[str, Array] = {_OFFER: np.zeros(self.tactic.offer_elements, dtype)}
+        if self._buffers.elements:
+            empty[_BUFFERS] = np.zeros(self._buffers.elements, self._buffers.dtype)
+        return empty
+
+
+class StepSchedule:
+    """How many local steps all peers together take until the next exchange.
+
+    So a fast peer waits for nobody, and a slow one holds nobody up: it has taken fewer steps.
+    """
+
+    def __init__(self, tactic: Tactic) -> None:
+        self._tactic = tactic
+        self._view: Callable[[], BatchView] | None = None
+
+    def watch(self, view: Callable[[], BatchView]) -> None:
+        """Look there for who takes part, on trio's thread."""
+        self._view = view
+
+    @property
+    def uses_norms(self) -> bool:
+        """It looks at nothing."""
+        return False
+
+    def remember(self, memory: BatchMemory, norms: StepNorms) -> BatchMemory:
+        """Nothing."""
+        return ()
+
+    def samples_at(self, step: int, memory: BatchMemory = ()) -> int:
+        """Local steps, for those who are there now; the same between all exchanges."""
+        if self._view is not None:
+            peers = self._view().peers
+            self._tactic.on_peers([str(p.peer_id) for p in peers if p.holds_state or p.is_me])
+        return self._tactic.interval * self._tactic.trainers
