@@ -237,8 +237,9 @@ async def serve_link(session: Session, call: Call) -> None:
         with link.scope:
             async with open_service_nursery() as nursery:
                 nursery.start_soon(_send, session, call, link)
-                nursery.start_soon(_watch, session, call, link)
-                await _receive(session, call, link)
+                nursery.start_soon(_watch, session, peer, link)
+                with session.calls.holding(call):
+                    await _receive(session, call, link)
             exclude(session, peer, "left", lost=True)
     except StreamBroken:
         exclude(session, peer, "connection lost", lost=True)
@@ -286,9 +287,10 @@ async def _send(session: Session, call: Call, link: Link) -> None:
         return
 
 
-async def _watch(session: Session, call: Call, link: Link) -> None:
-    await wait_silent(call, session.config.silence_s, lambda: link.listening_since_s)
-    exclude(session, call.peer_id, "silent", lost=True)
+async def _watch(session: Session, peer: PeerId, link: Link) -> None:
+    silence_s = session.config.silence_s
+    await wait_silent(session.calls, peer, silence_s, lambda: link.listening_since_s)
+    exclude(session, peer, "silent", lost=True)
     if session.done.is_set():
         # We only wait for it to take its results.
         link.scope.cancel()

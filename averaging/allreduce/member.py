@@ -60,8 +60,9 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
             if obstacle := session.obstacle_to(peer):
                 raise StreamBroken(obstacle)
             nursery.start_soon(_send, session, call, uplink)
-            nursery.start_soon(_watch, session, call, peer)
-            await _receive(session, call, owner, uplink)
+            nursery.start_soon(_watch, session, peer)
+            with session.calls.holding(call):
+                await _receive(session, call, owner, uplink)
     except CallTimeout as exc:
         session.on_aggregator_lost(peer, str(exc), silent=True)
     except RemoteError as exc:
@@ -110,8 +111,8 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
             await call.send(message)
 
 
-async def _watch(session: Session, call: Call, peer: PeerId) -> None:
-    await wait_silent(call, session.config.silence_s)
+async def _watch(session: Session, peer: PeerId) -> None:
+    await wait_silent(session.calls, peer, session.config.silence_s)
     session.on_aggregator_lost(peer, "silent", silent=True)
 
 

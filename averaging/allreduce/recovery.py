@@ -12,7 +12,7 @@ from averaging.allreduce.member import take_chunk_untrusted
 from averaging.allreduce.outputs import FetchPiece
 from averaging.allreduce.schema import ASK, FETCH, Fetch, PieceEnd, Question, Result
 from averaging.allreduce.session import Session
-from averaging.allreduce.silence import wait_silent
+from averaging.allreduce.silence import OpenCalls, wait_silent
 from averaging.allreduce.streams import Incoming
 from p2p import (
     MessageInvalid,
@@ -56,8 +56,11 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId])
             ) as call,
             open_service_nursery() as nursery,
         ):
-            nursery.start_soon(_break_when_silent, session, call)
-            end = await _receive_untrusted(session, call, wanted, incoming)
+            # Of this call alone: another member may hold the piece and be quicker.
+            calls = OpenCalls()
+            nursery.start_soon(_break_when_silent, calls, wanted.peer, session.config.silence_s)
+            with calls.holding(call):
+                end = await _receive_untrusted(session, call, wanted, incoming)
     except P2PError:
         session.incoming[wanted.piece] = Incoming()
         session.ballot.on_fetch_failed(wanted.peer, wanted.piece, trio.current_time())
@@ -66,8 +69,8 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId])
         session.hold(end, incoming.chunks)
 
 
-async def _break_when_silent(session: Session, call: RpcCall[Any, Any]) -> None:
-    await wait_silent(call, session.config.silence_s)
+async def _break_when_silent(calls: OpenCalls, peer: PeerId, silence_s: float) -> None:
+    await wait_silent(calls, peer, silence_s)
     raise StreamBroken("the holder fell silent")
 
 

@@ -22,6 +22,7 @@ from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit
 from averaging.allreduce.partition import Chunk, Piece, partition
 from averaging.allreduce.reduction import Reduction, Senders
 from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
+from averaging.allreduce.silence import OpenCalls
 from averaging.allreduce.streams import (
     Busy,
     HeldPiece,
@@ -109,6 +110,7 @@ class Session:
         self.trouble_since_s: float | None = None
         self.reduction_seconds = 0.0
         self.sending = Busy()
+        self.calls = OpenCalls()
         self.gone = False
         """Our step ended without the wish to try again with the same members."""
         self.done = trio.Event()

@@ -1,13 +1,43 @@
-"""How a silent stream is told from a slow one."""
+"""How a silent member is told from a slow one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 
-from p2p import RpcCall
+from p2p import PeerId, RpcCall
+
+Call = RpcCall[Any, Any]
+
+
+class OpenCalls:
+    """The calls with each member, all of which show that it lives.
+
+    On a slow link what one call says may wait for seconds behind the bulk of another.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[PeerId, list[Call]] = {}
+        self._heard_at_s: dict[PeerId, float] = {}
+
+    @contextmanager
+    def holding(self, call: Call) -> Iterator[None]:
+        """A call counts while the block lasts."""
+        calls = self._calls.setdefault(call.peer_id, [])
+        calls.append(call)
+        try:
+            yield
+        finally:
+            self._heard_at_s[call.peer_id] = self.heard_at_s(call.peer_id)
+            calls.remove(call)
+
+    def heard_at_s(self, peer: PeerId) -> float:
+        """When bytes last came from a member, on trio's clock."""
+        times_s = (call.heard_at_s for call in self._calls.get(peer, ()))
+        return max(self._heard_at_s.get(peer, 0.0), *times_s, 0.0)
 
 
 def _always() -> float:
@@ -15,13 +45,14 @@ def _always() -> float:
 
 
 async def wait_silent(
-    call: RpcCall[Any, Any],
+    calls: OpenCalls,
+    peer: PeerId,
     silence_s: float,
     listening_since_s: Callable[[], float | None] = _always,
 ) -> None:
-    """Return when nothing has come for so long while we listened.
+    """Return when nothing has come from a member for so long while we listened.
 
-    A byte of a large chunk counts, so a slow stream is not silent. A stream that nobody reads,
+    A byte of a large chunk counts, so a slow member is not silent. A stream that nobody reads,
     because its peer must wait for others, says nothing about its peer.
     """
     while True:
@@ -29,7 +60,7 @@ async def wait_silent(
         if since_s is None:
             silent_at_s = now_s + silence_s
         else:
-            silent_at_s = max(call.heard_at_s, since_s) + silence_s
+            silent_at_s = max(calls.heard_at_s(peer), since_s) + silence_s
         if now_s >= silent_at_s:
             return
         await trio.sleep_until(silent_at_s)
