@@ -237,7 +237,14 @@ class Averager:
     def _measure(self, result: RoundResult) -> None:
         sent, received = sum(result.sent_bytes.values()), sum(result.received_bytes.values())
         if result.outcome == "success":
-            self._rates.on_round(sent, received, result.sending_seconds, result.transfer_seconds)
+            self._rates.on_round(
+                sent,
+                received,
+                result.sending_seconds,
+                result.transfer_seconds,
+                sending=result.sent,
+                receiving=result.received,
+            )
 
     async def _enter(self, wish: _Wish, group: Group) -> Entered:
         wish.attempts.count += 1

@@ -272,8 +272,10 @@ async def _send(session: Session, call: Call, link: Link) -> None:
                         link.scope.cancel()
                         return
                     session.sent_bytes[call.path] += len(result[2])
+                    began_s = trio.current_time()
                     with session.sending.task():
                         await call.send(Result(result[0], result[1]), result[2])
+                    session.sent.on_moved(began_s, trio.current_time(), len(result[2]))
                 continue
             if message is None:
                 with trio.move_on_after(session.config.ping_s) as idle:
@@ -305,6 +307,7 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
         return session.buffer_untrusted(message.piece, message.chunk, size_bytes, None)
 
     while True:
+        began_s = trio.current_time()
         received = await call.receive_into(buffer_for)
         if received is None:
             return
@@ -317,6 +320,7 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
                 session.work_changed.ring()
             case Part():
                 session.received_bytes[call.path] += len(payload)
+                session.received.on_moved(began_s, trio.current_time(), len(payload))
                 await _take_part(session, call.peer_id, link, message, payload)
             case Vote():
                 hearing.on_vote_untrusted(session, call.peer_id, message)

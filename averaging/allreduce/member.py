@@ -105,8 +105,10 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
             uplink.wanted = False
             return
         session.sent_bytes[call.path] += len(part)
+        began_s = trio.current_time()
         with session.sending.task():
             await call.send(Part(piece.number, chunk.number), part)
+        session.sent.on_moved(began_s, trio.current_time(), len(part))
         while (message := uplink.outbox.pop()) is not None:
             await call.send(message)
 
@@ -147,6 +149,7 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
         return session.buffer_untrusted(message.piece, message.chunk, size_bytes, incoming)
 
     while True:
+        began_s = trio.current_time()
         received = await call.receive_into(buffer_for)
         if received is None:
             raise StreamBroken("the aggregator closed the stream")
@@ -154,6 +157,7 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
         match message:
             case Result():
                 session.received_bytes[call.path] += len(payload)
+                session.received.on_moved(began_s, trio.current_time(), len(payload))
                 incoming = _incoming(session, message.piece, owner)
                 if incoming is not None and not _missed(session, message, incoming):
                     await take_chunk_untrusted(session, incoming, message, payload)

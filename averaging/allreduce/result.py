@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from averaging.allreduce.manifest import manifest_digest
+from averaging.allreduce.rates import Flow
 from averaging.allreduce.reduction import LOST_REASONS
 from averaging.allreduce.schema import MEMBERS_MAX
 from averaging.allreduce.session import Array, Session
@@ -46,6 +47,9 @@ class RoundResult:
     """Of that, since an aggregator was lost."""
     sending_seconds: float = 0.0
     """In which payload of ours was under way."""
+    sent: Flow = field(default_factory=Flow)
+    """How what was sent was spread over the round."""
+    received: Flow = field(default_factory=Flow)
     agreement_seconds: float = 0.0
     """From holding the result to the certificate, or to giving up."""
 
@@ -89,6 +93,8 @@ def result_of(session: Session, now_s: float) -> RoundResult:
         transfer_seconds=held_all_s - session.begun_at_s,
         reduction_seconds=session.reduction_seconds,
         sending_seconds=session.sending.seconds,
+        sent=session.sent,
+        received=session.received,
         repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
     )

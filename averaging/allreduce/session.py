@@ -20,6 +20,7 @@ from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
 from averaging.allreduce.partition import Chunk, Piece, partition
+from averaging.allreduce.rates import Flow
 from averaging.allreduce.reduction import Reduction, Senders
 from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
 from averaging.allreduce.silence import OpenCalls
@@ -110,6 +111,7 @@ class Session:
         self.trouble_since_s: float | None = None
         self.reduction_seconds = 0.0
         self.sending = Busy()
+        self.sent, self.received = Flow(), Flow()
         self.calls = OpenCalls()
         self.gone = False
         """Our step ended without the wish to try again with the same members."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from averaging.allreduce.rates import SAMPLE_BYTES_MIN, RateMeter
+from averaging.allreduce.rates import SAMPLE_BYTES_MIN, Flow, RateMeter
 
 MIB = 1 << 20
 
@@ -69,3 +69,35 @@ def test_impossible_seconds_are_refused(seconds: float) -> None:
         RateMeter().on_round(1, 1, seconds, 1.0)
     with pytest.raises(ValueError, match="not negative"):
         RateMeter().on_round(-1, 1, 1.0, 1.0)
+
+
+def test_the_busiest_half_second_but_one_is_what_a_round_shows() -> None:
+    flow = Flow()
+    # A burst into empty buffers, four seconds at full speed, then six with one slow peer.
+    flow.on_moved(100.0, 100.1, 9 * MIB)
+    flow.on_moved(100.5, 104.5, 16 * MIB)
+    flow.on_moved(104.5, 110.5, 3 * MIB)
+    assert flow.busiest_bytes_per_s == pytest.approx(4 * MIB)
+    meter = RateMeter()
+    meter.on_round(28 * MIB, 0, 10.5, 0.0, sending=flow)
+    assert meter.up_bytes_per_s == pytest.approx(4 * MIB)
+
+
+def test_a_short_round_shows_its_mean() -> None:
+    flow = Flow()
+    flow.on_moved(0.0, 1.2, 6 * MIB)
+    assert flow.busiest_bytes_per_s is None
+    meter = RateMeter()
+    meter.on_round(6 * MIB, 0, 1.2, 0.0, sending=flow)
+    assert meter.up_bytes_per_s == pytest.approx(5 * MIB)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 20), st.floats(0, 20), st.integers(0, 10 * MIB)), max_size=30)
+)
+def test_what_moved_is_in_some_half_second(moves: list[tuple[float, float, int]]) -> None:
+    flow = Flow()
+    for one_s, other_s, size_bytes in moves:
+        flow.on_moved(min(one_s, other_s), max(one_s, other_s), size_bytes)
+    total = sum(size_bytes for _, _, size_bytes in moves)
+    assert sum(flow._bytes.values()) == pytest.approx(total)
