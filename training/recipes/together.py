@@ -58,7 +58,7 @@ def build_batch(recipe: Recipe) -> BatchSchedule | None:
         return FixedBatch(recipe.global_batch)
     kind = BATCHES[recipe.batch.name]
     given = {"first": recipe.global_batch}
-    return _made("batch", recipe.batch.name, kind, recipe.batch.options, given=given)
+    return _made("batch.options", recipe.batch.name, kind, recipe.batch.options, given=given)
 
 
 def build_strategy(recipe: Recipe) -> Strategy | None:
@@ -70,7 +70,7 @@ def build_strategy(recipe: Recipe) -> Strategy | None:
     if recipe.strategy is None:
         return None
     name = recipe.strategy.name
-    return _made("strategy", name, STRATEGIES[name], recipe.strategy.options)
+    return _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
 
 
 def wrap(
@@ -107,19 +107,24 @@ def _made(
     *,
     given: Mapping[str, Any] | None = None,
 ) -> T:
-    """A dataclass from the options of a table, and from what other keys of the recipe say."""
+    """A dataclass from a table of options, and from what other keys of the recipe say.
+
+    Args:
+        key: of the table, for complaints.
+        name: what the options are of.
+    """
     given = given or {}
     types = {option: hint for option, hint in get_type_hints(kind).items() if option not in given}
     values: dict[str, Any] = dict(given)
     for option, value in options.items():
-        path = f"{key}.options.{option}"
+        path = f"{key}.{option}"
         if option not in types:
             raise RecipeError(
                 f"{path}: is not an option of {name}; allowed: {', '.join(types) or 'none'}"
             )
         hint = types[option]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-            values[option] = _made(f"{key}.options", option, hint, value)
+            values[option] = _made(path, f"{name}.{option}", hint, value)
             continue
         try:
             values[option] = msgspec.convert(value, hint)
@@ -128,4 +133,4 @@ def _made(
     try:
         return kind(**values)
     except (TypeError, ValueError) as exc:
-        raise RecipeError(f"{key}.options: {name} does not take them: {exc}") from exc
+        raise RecipeError(f"{key}: {name} does not take them: {exc}") from exc
