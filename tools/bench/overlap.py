@@ -28,6 +28,7 @@ COLUMNS = (
     "seconds_computing",
     "waited_seconds",
     "other_seconds",
+    "coreless_seconds",
     "utilisation",
     "round_seconds",
     "matchmaking_seconds",
@@ -186,6 +187,8 @@ def summary(mode: str, answers: Sequence[Mapping[str, Any]], options: OverlapOpt
         "waited_seconds": waited_s,
         # Sums of gradients, means, copies: what step() does beside.
         "other_seconds": wall_s - computing_s - waited_s,
+        # Of both, but for how long the network's thread had no core.
+        "coreless_seconds": per_step("coreless_s"),
         "utilisation": computing_s / wall_s,
         "utilisation_min": min(answer["computing_s"] / answer["wall_s"] for answer in answers),
         "round_seconds": median("round_s"),

@@ -60,12 +60,15 @@ class Figures:
     gradients_s: float = 0.0
     """Forward, backward, and the sleep that makes a micro-batch as long as it should be."""
     waited_s: float = 0.0
+    coreless_s: float = 0.0
+    """In step(), while it could have gone on and other processes had the cores."""
     failed: int = 0
     caught_up: int = 0
     rounds: list[RoundReport] = field(default_factory=list)
 
-    def on_step(self, report: StepReport, gradients_s: float) -> None:
+    def on_step(self, report: StepReport, gradients_s: float, coreless_s: float) -> None:
         """A micro-batch was computed, and step() called with it."""
+        self.coreless_s += coreless_s
         self.micro_batches += 1
         self.gradients_s += gradients_s
         self.waited_s += report.waited_s
@@ -82,6 +85,7 @@ class Figures:
             "computing_s": self.gradients_s + optimizer_s - self.optimizer_before_s,
             "optimizer_s": optimizer_s - self.optimizer_before_s,
             "waited_s": self.waited_s,
+            "coreless_s": self.coreless_s,
             "failed": self.failed,
             "caught_up": self.caught_up,
             "round_s": [one.seconds for one in self.rounds],
@@ -131,7 +135,8 @@ class Trainee:
     def compute(self) -> None:
         """The gradient of a micro-batch."""
         inputs = torch.randn(SAMPLES, self._width, generator=self._inputs)
-        nn.functional.mse_loss(self.model(inputs), inputs).backward()
+        loss = nn.functional.mse_loss(self.model(inputs), inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def meet(self, *, peers: int) -> Order:
         """Wait until so many train together; raises TimeoutError."""
@@ -150,10 +155,11 @@ class Trainee:
             begun_s = time.perf_counter()
             self.compute()
             time.sleep(max(0.0, begun_s + micro_batch_s - time.perf_counter()))
-            computed_s = time.perf_counter()
+            computed_s, coreless_before_s = time.perf_counter(), _coreless_s()
             report = self.optimizer.step(samples=SAMPLES)
             if figures is not None:
-                figures.on_step(report, computed_s - begun_s)
+                coreless_s = _coreless_s() - coreless_before_s
+                figures.on_step(report, computed_s - begun_s, coreless_s)
             elif report.global_step >= warmup:
                 figures = Figures(time.perf_counter(), self._clock.seconds)
         assert figures is not None

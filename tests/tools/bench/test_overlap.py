@@ -21,6 +21,7 @@ def told(*, computing_s: float, waited_s: float, hash: str = "ab", failed: int =
         "computing_s": computing_s,
         "optimizer_s": 0.2,
         "waited_s": waited_s,
+        "coreless_s": 0.1,
         "failed": failed,
         "caught_up": 0,
         "round_s": [1.0, 1.5],
@@ -40,6 +41,7 @@ def test_a_row_shares_the_time_out_whole() -> None:
     assert row["seconds_computing"] == pytest.approx(3.25)
     assert row["waited_seconds"] == pytest.approx(0.375)
     assert row["other_seconds"] == pytest.approx(0.375)
+    assert row["coreless_seconds"] == pytest.approx(0.05)
     assert row["utilisation"] == pytest.approx(13 / 16)
     assert row["utilisation_min"] == pytest.approx(6 / 8)
     assert row["round_seconds"] == pytest.approx(1.25)
