@@ -70,8 +70,11 @@ class OverlapOptions:
     """Global steps before those that count: connections and buffers are made in them."""
     pairs: int = 8
     """Of a plain loop and one beside a round."""
-    loop_s: float = 1.5
-    """How long each of both loops: longer than a round of two peers."""
+
+    @property
+    def loop_s(self) -> float:
+        """How long each of both loops: with the usual options longer than a round of two peers."""
+        return self.compute_s / 2
 
     @property
     def rate_bytes_per_s(self) -> float:
