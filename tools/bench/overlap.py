@@ -112,27 +112,12 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
     at = {row["mode"]: row for row in rows}
     found = []
     if DELAYED in at:
-        row = at[DELAYED]
-        found += [
-            Budget(
-                "delayed: of the time, spent computing",
-                row["utilisation"],
-                UTILISATION_MIN,
-                "of all",
-                ">=",
-            ),
-        ]
-    found += [
-        Budget(
-            f"{mode}: all peers hold the same parameters",
-            at[mode]["same_parameters"],
-            1,
-            "(1 is yes)",
-            ">=",
-        )
-        for mode in (SYNCHRONOUS, DELAYED)
-        if mode in at
-    ]
+        name = "delayed: of the time, spent computing"
+        found.append(Budget(name, at[DELAYED]["utilisation"], UTILISATION_MIN, "of all", ">="))
+    for mode in (SYNCHRONOUS, DELAYED):
+        if mode in at:
+            name = f"{mode}: all peers hold the same parameters"
+            found.append(Budget(name, at[mode]["same_parameters"], 1, "(1 is yes)", ">="))
     if BESIDE in at and at[PLAIN]["seconds_per_step"] >= SLOWED_STEP_S_MIN:
         name = "a step that needs its core, slowed by a round beside it"
         found.append(Budget(name, at[BESIDE]["slowed_by"], SLOWED_MAX, "of its time", "<="))
