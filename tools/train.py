@@ -264,7 +264,7 @@ class RunView:
                     f"A micro-batch at step {event['step']} was dropped: {event['reason']}",
                     markup=False,
                 )
-            case "finished" if not event["equal"]:
+            case "finished" if event["equal"] is False:
                 self._screen.print(
                     "The last averaging failed: the other peers' parameters may differ slightly."
                 )
@@ -289,8 +289,9 @@ class RunView:
         """Show how far the run is; returns it in words."""
         said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
         if now := self._progress:
+            if now["global_batch"]:
+                said.append(f"{now['swarm_samples']}/{now['global_batch']} samples")
             said += [
-                f"{now['swarm_samples']}/{now['global_batch']} samples",
                 "1 peer" if now["peers"] == 1 else f"{now['peers']} peers",
                 f"{now['swarm_samples_per_s']:.0f} samples/s ({now['samples_per_s']:.0f} here)",
             ]

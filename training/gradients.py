@@ -6,13 +6,14 @@ the sums of all peers, divided by all their samples, are what one machine would 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from averaging import TensorSpec
+from training.finite import all_finite
 from training.learning_rate import scaled_rates
 from training.model_state import Array
 
@@ -121,16 +122,6 @@ class Gradients:
     def forget_staging(self) -> None:
         """Never touch the last means() again: a round that was given up may still read them."""
         self._staging = None
-
-
-def all_finite(gradients: Iterable[torch.Tensor]) -> bool:
-    """Whether all of their numbers are finite; a device is asked once."""
-    checks = [
-        (gradient.coalesce().values() if gradient.is_sparse else gradient).isfinite().all()
-        for gradient in gradients
-    ]
-    device = checks[0].device
-    return bool(torch.stack([check.to(device) for check in checks]).all())
 
 
 def _torch_dtype(parameter: torch.Tensor) -> torch.dtype:

@@ -1,8 +1,8 @@
 """The training loop of a recipe: read this first.
 
 It is an ordinary PyTorch loop. What makes it a swarm's is three lines: `join`, which finds the
-others; `swarm.optimizer`, which wraps the optimizer; and `optimizer.step(samples=…)`, which only
-accumulates until all peers together have a global batch, and then applies the average of all.
+others; `wrap`, which is `swarm.optimizer` as the recipe has it; and `optimizer.step(samples=…)`,
+which only accumulates until all peers together have a global batch, and then applies the average.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from averaging import RoundFailed
@@ -30,8 +31,11 @@ from training.micro_batch import compute_gradient
 from training.optimizer import SwarmOptimizer
 from training.recipe import Recipe
 from training.recipes.build import build_model, build_optimizer, build_task
+from training.recipes.together import build_batch, build_strategy, wrap
 from training.run_log import EventHandler, RunLog
 from training.schedule import steer
+from training.step_report import StepReport
+from training.strategies.optimizer import LocalOptimizer
 from training.swarm import Swarm, join
 from training.task import Batches, Task, evaluate
 
@@ -92,7 +96,8 @@ class TrainResult:
     figures: dict[str, float] = field(default_factory=dict)
     """How well the model does on test data, by the task's names; empty when stopped."""
     parameter_hash: str | None = None
-    """SHA-256 of the parameters, in hex; None when stopped."""
+    """SHA-256 of the parameters, in hex; with a strategy, of what all peers hold alike after an
+    exchange; None when stopped."""
 
 
 def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) -> TrainResult:
@@ -127,6 +132,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     task = build_task(recipe)
     model = build_model(recipe)
     own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
+    batch, strategy = build_batch(recipe), build_strategy(recipe)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
     with join(
@@ -138,7 +144,9 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         client_mode=options.client_mode,
         node_config=options.node_config,
     ) as swarm:
-        optimizer = swarm.optimizer(own_optimizer, model=model, global_batch=recipe.global_batch)
+        optimizer = wrap(
+            own_optimizer, recipe, model=model, swarm=swarm, batch=batch, strategy=strategy
+        )
         steer(own_optimizer, recipe, lambda: optimizer.global_step)
         batches = task.batches(
             seed=recipe.seed,
@@ -157,34 +165,72 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         if optimizer.synchronize():
             log.caught_up(optimizer.global_step)
         average = _weight_average(recipe, model, optimizer, checkpoint)
+        trainer = _Trainer(recipe, options, log, swarm, task, model, optimizer, batches, average)
+        trainer.train()
+        return trainer.finish()
 
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A peer that is in the swarm, and all that it trains with."""
+
+    recipe: Recipe
+    options: TrainOptions
+    log: RunLog
+    swarm: Swarm
+    task: Task
+    model: nn.Module
+    optimizer: SwarmOptimizer | LocalOptimizer
+    batches: Batches
+    average: WeightAverage | None
+
+    def train(self) -> None:
+        """Until the last global step is taken."""
         skipped = 0
-        while optimizer.global_step < recipe.steps:
-            batch = compute_gradient(task, model, batches.next_batch(recipe.micro_batch))
+        while self.optimizer.global_step < self.recipe.steps:
+            drawn = self.batches.next_batch(self.recipe.micro_batch)
+            batch = compute_gradient(self.task, self.model, drawn)
             if batch.complaint:
-                log.skipped(batch.complaint)
+                self.log.skipped(batch.complaint)
                 skipped += 1
                 if skipped == SKIPPED_MAX:
                     raise Diverged(skipped, batch.complaint)
                 continue
             skipped = 0
-            report = optimizer.step(samples=recipe.micro_batch)
-            optimizer.zero_grad()
-            if average is not None:
-                average.update(report.global_step)
-            log.after_micro_batch(report, batch.loss)
-            log.progress(swarm)
-            if report.stepped and report.global_step % recipe.checkpoint_every == 0:
-                _save(recipe, options, model, optimizer, batches, average, log)
+            report = self._step(batch.loss, drawn)
+            self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update(report.global_step)
+            self.log.after_micro_batch(report, batch.loss)
+            self.log.progress(self.swarm)
+            if report.stepped and report.global_step % self.recipe.checkpoint_every == 0:
+                self._save()
 
-        equal = _agree_at_the_end(swarm, optimizer, recipe.steps, log)
-        figures = _figures(task, model, average)
-        _save(recipe, options, model, optimizer, batches, average, log)
+    def _step(self, loss: float, drawn: Any) -> StepReport:
+        if isinstance(self.optimizer, SwarmOptimizer):
+            return self.optimizer.step(samples=self.recipe.micro_batch)
+
+        def evaluate() -> float:
+            with torch.no_grad():
+                return float(self.task.loss(self.model, drawn))
+
+        return self.optimizer.step(samples=self.recipe.micro_batch, loss=loss, evaluate=evaluate)
+
+    def finish(self) -> TrainResult:
+        """Come to the same parameters as the others, and judge them."""
+        optimizer, log = self.optimizer, self.log
+        equal = None
+        if isinstance(optimizer, SwarmOptimizer):
+            equal = _agree_at_the_end(self.swarm, optimizer, self.recipe.steps, log)
+            # With delayed updates the round that was under way has brought one more.
+            log.step = optimizer.global_step
+        figures = _figures(self.task, self.model, self.average)
+        self._save()
         parameter_hash = optimizer.state_hash()
         log.finished(figures=figures, parameter_hash=parameter_hash, equal=equal)
         return TrainResult(
             ended="finished",
-            peer_id=swarm.peer_id,
+            peer_id=self.swarm.peer_id,
             step=optimizer.global_step,
             samples=log.samples,
             seconds=log.seconds,
@@ -193,9 +239,31 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
             parameter_hash=parameter_hash,
         )
 
+    def _save(self) -> None:
+        """Write a checkpoint, if a folder was given."""
+        if self.options.checkpoint_dir is None:
+            return
+        average = self.average
+        path = save_checkpoint(
+            self.options.checkpoint_dir,
+            Checkpoint(
+                run=self.recipe.run,
+                step=self.optimizer.global_step,
+                samples=self.log.samples,
+                drawn=self.batches.drawn,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                ema=average.state_dict() if average is not None else {},
+            ),
+        )
+        self.log.checkpoint(path)
+
 
 def _weight_average(
-    recipe: Recipe, model: nn.Module, optimizer: SwarmOptimizer, checkpoint: Checkpoint | None
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: SwarmOptimizer | LocalOptimizer,
+    checkpoint: Checkpoint | None,
 ) -> WeightAverage | None:
     """The running mean that the recipe asks for, from the checkpoint or from here on."""
     if not recipe.ema_decay:
@@ -255,30 +323,3 @@ def _checkpoint_to_resume(recipe: Recipe, options: TrainOptions) -> Checkpoint |
             "resume to go on from them (--resume), or give an empty folder"
         )
     return None
-
-
-def _save(
-    recipe: Recipe,
-    options: TrainOptions,
-    model: nn.Module,
-    optimizer: SwarmOptimizer,
-    batches: Batches,
-    average: WeightAverage | None,
-    log: RunLog,
-) -> None:
-    """Write a checkpoint, if a folder was given."""
-    if options.checkpoint_dir is None:
-        return
-    path = save_checkpoint(
-        options.checkpoint_dir,
-        Checkpoint(
-            run=recipe.run,
-            step=optimizer.global_step,
-            samples=log.samples,
-            drawn=batches.drawn,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            ema=average.state_dict() if average is not None else {},
-        ),
-    )
-    log.checkpoint(path)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.finite import all_finite
 from training.task import Task
 
 
@@ -47,6 +48,6 @@ def compute_gradient(task: Task, model: nn.Module, batch: Any) -> MicroBatch:
 def _complaint(model: nn.Module) -> str:
     """The first parameter whose gradient is not finite, in words."""
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not all_finite([parameter.grad]):
             return f"the gradient of {name} is not finite"
     return ""

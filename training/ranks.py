@@ -24,7 +24,7 @@ from torch import distributed, nn
 
 from averaging import RoundReport
 from training.errors import RankFailed
-from training.gradients import all_finite
+from training.finite import all_finite
 from training.optimizer import SwarmOptimizer
 from training.step_report import StepReport
 

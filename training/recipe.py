@@ -10,6 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -40,7 +41,7 @@ Factory = Annotated[
 ]
 Count = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1 000 000 000")]
 Seed = Annotated[int, Meta(ge=0, lt=2**32, description="a whole number from 0 to 4 294 967 295")]
-Options = Annotated[dict[str, Any], Meta(description="a table of that function's named arguments")]
+Options = Annotated[dict[str, Any], Meta(description="a table of its named arguments")]
 
 
 class OptimizerRecipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +74,29 @@ class ScheduleRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """What is left of the rate at the end, as a share of it."""
 
 
+class BatchRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How the global batch changes on the way; it begins with the recipe's `global_batch`."""
+
+    name: Annotated[Literal["ramp", "noise-scale"], Meta(description="one of ramp and noise-scale")]
+    """It goes to another size in so many steps, or follows the gradient noise as measured."""
+    options: Options = msgspec.field(default_factory=dict)
+    """Of training.RampBatch or training.NoiseScaleBatch, but for `first`."""
+
+
+class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """Each peer takes steps of its own, and the swarm exchanges from time to time."""
+
+    name: Annotated[
+        Literal["local-sgd", "diloco", "streaming-diloco", "elastic", "leader", "federated"],
+        Meta(
+            description="one of local-sgd, diloco, streaming-diloco, elastic, leader and federated"
+        ),
+    ]
+    """One of training.strategies."""
+    options: Options = msgspec.field(default_factory=dict)
+    """That strategy's."""
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """One run: every peer that trains together uses the same recipe."""
 
@@ -83,12 +107,27 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     data: Factory
     """Returns a training.data.LabelledData, or a training.task.Task of any other kind."""
     optimizer: OptimizerRecipe
-    global_batch: Count
-    """Samples that all peers together put into one step."""
     micro_batch: Count
     """Samples that one peer computes at a time."""
     steps: Count
-    """The run ends after so many global steps."""
+    """The run ends after so many global steps; with a strategy, after so many exchanges."""
+    global_batch: Annotated[
+        Annotated[int, Meta(ge=1, le=10**9)] | None,
+        Meta(description="a whole number from 1 to 1 000 000 000"),
+    ] = None
+    """Samples that all peers together put into one step, or into the first one if a `batch` says
+    how that changes; None with a strategy."""
+    batch: BatchRecipe | None = None
+    """How the global batch changes; None keeps it."""
+    lr_rule: Annotated[
+        Literal["constant", "linear", "sqrt"],
+        Meta(description='"constant", "linear" or "sqrt"'),
+    ] = "constant"
+    """How the learning rate follows a batch that changes: training/learning_rate.py."""
+    delayed: Annotated[bool, Meta(description="true or false")] = False
+    """Average while the next global batch is computed, on parameters one step old."""
+    strategy: StrategyRecipe | None = None
+    """Steps of one's own instead of a global batch."""
     model_options: Options = msgspec.field(default_factory=dict)
     """Arguments of the model's function."""
     data_options: Options = msgspec.field(default_factory=dict)
@@ -175,6 +214,17 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
             f"{source}: schedule.steps: the rate is at its end after {length} of {recipe.steps} "
             "steps; give at least as many as the recipe has, or none"
         )
+    if (recipe.global_batch is None) == (recipe.strategy is None):
+        raise RecipeError(
+            f"{source}: global_batch: give either that, or a strategy with which each peer takes "
+            "steps of its own"
+        )
+    if recipe.strategy is not None:
+        for key, default in (("batch", None), ("lr_rule", "constant"), ("delayed", False)):
+            if getattr(recipe, key) != default:
+                raise RecipeError(
+                    f"{source}: {key}: is of no use with a strategy, which has no global batch"
+                )
     return recipe
 
 
@@ -215,6 +265,9 @@ def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix:
 def _struct(annotation: Any) -> type[msgspec.Struct] | None:
     """The kind of table that a key holds, or None for any other value."""
     kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if isinstance(kind, UnionType):
+        # A table that may be left out.
+        kind = get_args(kind)[0]
     return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 
 

@@ -13,7 +13,8 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
     checkpoint    path
     finished      step, figures by name, accuracy or null, hash of the parameters, samples of ours,
-                  equal
+                  equal: whether the last averaging of the parameters succeeded, null with a
+                  strategy, which has none
     stopped       step, reason
 
 A round is members, fractions by member, seconds, succeeded.
@@ -129,8 +130,10 @@ class RunLog:
         """A checkpoint was written."""
         self._tell("checkpoint", path=str(path))
 
-    def finished(self, *, figures: dict[str, float], parameter_hash: str, equal: bool) -> None:
-        """The last step is done; `equal` says whether the last re-averaging succeeded."""
+    def finished(
+        self, *, figures: dict[str, float], parameter_hash: str, equal: bool | None
+    ) -> None:
+        """The last step is done; `equal` says whether the last re-averaging succeeded, if any."""
         self._tell(
             "finished",
             step=self.step,

@@ -108,6 +108,26 @@ def test_scaling(tmp_path: Path) -> None:
     assert (tmp_path / "scaling.svg").read_text().startswith("<svg")
 
 
+def test_overlap() -> None:
+    told = bench(
+        "overlap", "--steps", "1", "--peers", "2", "--parameters", "20000", "--seconds", "0.3",
+        "--pairs", "1",
+    )  # fmt: skip
+    assert told["skipped"] == []
+    synchronous, delayed, plain, beside = told["rows"]
+    for row in (synchronous, delayed):
+        assert (row["failed_rounds"], row["same_parameters"]) == (0, 1)
+        assert 0.3 <= row["seconds_computing"] < row["seconds_per_step"]
+        assert row["round_seconds"] > row["round_trip_s"]
+        assert 0 < row["utilisation_min"] <= row["utilisation"] < 1
+    # Whoever waits for a round waits for its bytes to go there and back.
+    assert synchronous["waited_seconds"] > synchronous["round_trip_s"]
+    assert (plain["utilisation"], beside["failed_rounds"]) == (1, 0)
+    assert beside["steps"] > 0
+    # Such short steps are not judged by how much a round slows them.
+    assert len(told["budgets"]) == 3
+
+
 def test_a_rival_that_fails_says_why_and_leaves_no_process() -> None:
     with open_pair("tcp") as pair, pytest.raises(RivalFailed, match="tcp client: KeyError"):
         pair.client.ask(do="what nobody can")

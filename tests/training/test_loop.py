@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,16 @@ import torch
 from torch import nn
 
 from training.errors import CheckpointError, Diverged
-from training.loop import SKIPPED_MAX, TrainOptions, run_recipe
-from training.recipe import OptimizerRecipe, Recipe, ScheduleRecipe, load_recipe, override
+from training.loop import SKIPPED_MAX, TrainOptions, TrainResult, run_recipe
+from training.recipe import (
+    BatchRecipe,
+    OptimizerRecipe,
+    Recipe,
+    ScheduleRecipe,
+    StrategyRecipe,
+    load_recipe,
+    override,
+)
 from training.recipes.digits import load_data
 from training.tasks.classification import Classification
 
@@ -126,6 +136,69 @@ def test_rates_clipping_and_the_running_mean_go_on_in_a_resumed_run(tmp_path: Pa
     torch.save(content | {"ema": {"step": 5, "means": {}}}, path_of_newest)
     with pytest.raises(CheckpointError, match="running mean cannot be used"):
         run_recipe(slope_recipe(6, ema_decay=0.5), options, events.append)
+
+
+def plain_slope(steps: int, **changes: Any) -> Recipe:
+    """Each local step takes 2 from the weight, and from a step with a mean gradient as much."""
+    plain = {"schedule": ScheduleRecipe(name="constant"), "clip_norm": 0.0}
+    return msgspec.structs.replace(slope_recipe(steps), **(plain | changes))
+
+
+def test_a_batch_that_grows_and_a_rate_that_follows_it() -> None:
+    ramp = BatchRecipe(name="ramp", options={"last": 12, "steps": 2})
+    events: list[dict[str, Any]] = []
+    result = run_recipe(plain_slope(3, batch=ramp, lr_rule="linear"), TrainOptions(), events.append)
+    # Batches of 4, 8 and 12, of which each step's rate is one, two and three times the first.
+    assert [event["samples"] for event in events if event["event"] == "step"] == [4, 8, 12]
+    assert result.figures == {"weight": pytest.approx(-2.0 * (1 + 2 + 3))}
+
+
+def test_delayed_updates_end_with_the_step_that_was_under_way() -> None:
+    events: list[dict[str, Any]] = []
+    result = run_recipe(plain_slope(3, delayed=True), TrainOptions(), events.append)
+    assert result.figures == {"weight": pytest.approx(-2.0 * 4)}
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3]
+    assert (result.step, events[-1]["step"], events[-1]["equal"]) == (4, 4, True)
+
+
+@pytest.mark.parametrize("name", ["local-sgd", "diloco", "elastic", "leader", "federated"])
+def test_a_strategy_counts_exchanges_and_resumes(name: str, tmp_path: Path) -> None:
+    options = {"every": 2} | ({"every_of_swarm": 4} if name == "leader" else {})
+    changes = {"global_batch": None, "strategy": StrategyRecipe(name=name, options=options)}
+    events: list[dict[str, Any]] = []
+    alone = run_recipe(plain_slope(3, **changes), TrainOptions(), events.append)
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3]
+    assert (events[-1]["event"], events[-1]["equal"]) == ("finished", None)
+    assert all(e["global_batch"] == 0 for e in events if e["event"] == "progress")
+    if name in ("local-sgd", "federated"):
+        # Three times two steps, of which nothing is averaged but with itself.
+        assert alone.figures == {"weight": pytest.approx(-2.0 * 6)}
+    folder = TrainOptions(checkpoint_dir=tmp_path, resume=True)
+    run_recipe(plain_slope(2, **changes), folder, events.append)
+    resumed = run_recipe(plain_slope(3, **changes), folder, events.append)
+    assert resumed.figures == alone.figures
+    assert resumed.parameter_hash == alone.parameter_hash
+
+
+def test_two_peers_of_a_strategy_end_with_what_both_share() -> None:
+    strategy = StrategyRecipe(name="diloco", options={"every": 3})
+    recipe = plain_slope(4, global_batch=None, strategy=strategy)
+    address: queue.Queue[str] = queue.Queue()
+    results: list[TrainResult] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "started":
+            address.put(event["addresses"][0])
+
+    first = TrainOptions(wait_for_peers=2)
+    one = threading.Thread(target=lambda: results.append(run_recipe(recipe, first, on_event)))
+    one.start()
+    second = TrainOptions(wait_for_peers=2, initial_peers=(address.get(timeout=60.0),))
+    results.append(run_recipe(recipe, second, lambda event: None))
+    one.join()
+    assert [result.step for result in results] == [4, 4]
+    assert results[0].parameter_hash == results[1].parameter_hash
+    assert results[0].figures == results[1].figures
 
 
 class Flawed:

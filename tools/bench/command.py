@@ -329,6 +329,37 @@ def strategies(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def overlap(
+    steps: Annotated[int, typer.Option(min=1, help="Global steps of each swarm.")] = 8,
+    peers: Annotated[int, typer.Option(min=2, max=64, help="Processes that train.")] = 4,
+    parameters: Annotated[int, typer.Option(min=8, help="Of the model.")] = 5_000_000,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Computing of each peer for one global step.")
+    ] = 3.0,
+    pairs: Annotated[int, typer.Option(min=1, help="Loops beside a round, and without.")] = 8,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """How much of a swarm's time is computing, synchronous and with delayed updates.
+
+    Links of 100 Mbit/s and 40 ms there and back, float16, a real optimizer. Computing is filled
+    up by sleeping and then counts as computing; the last rows compute without, beside a round.
+
+    Example: manyhands bench overlap --steps 20
+    """
+    from tools.bench.overlap import OverlapOptions, run_overlap
+
+    options = OverlapOptions(
+        steps=steps, peers=peers, parameters=parameters, compute_s=seconds, pairs=pairs
+    )
+    with _steps() as shown:
+        report = run_overlap(options, shown)
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from tools.bench.links import Bucket, pump
+from tools.bench.links import Bucket, Links, pump
 
 RATE = 1_000_000.0
 
@@ -30,14 +30,16 @@ def test_a_bucket_makes_up_for_a_short_delay_but_saves_nothing() -> None:
     assert bucket.take(1_000_000, 3_600.0) > 3_600.9
 
 
-async def carried_in_s(connections: int, up: Bucket, downs: list[Bucket], size: int) -> float:
+async def carried_in_s(
+    connections: int, up: Bucket, downs: list[Bucket], size: int, delay_s: float = 0.0
+) -> float:
     """How long it takes until so many bytes have come through each connection."""
     begun_s = trio.current_time()
     async with trio.open_nursery() as nursery:
         for number in range(connections):
             sender, near = memory_stream_pair()
             far, receiver = memory_stream_pair()
-            nursery.start_soon(pump, near, far, (up, downs[number]))
+            nursery.start_soon(pump, near, far, (up, downs[number]), delay_s)
             nursery.start_soon(send, sender, size)
             nursery.start_soon(expect, receiver, size)
     return trio.current_time() - begun_s
@@ -70,3 +72,30 @@ async def test_connections_of_a_peer_share_its_link(
 async def test_the_slower_end_counts(autojump_clock: MockClock) -> None:
     took_s = await carried_in_s(1, Bucket(10 * RATE), [Bucket(RATE)], 1_024_000)
     assert took_s == pytest.approx(1.024, rel=0.05)
+
+
+async def test_a_delay_comes_on_top_once_and_not_for_each_piece(autojump_clock: MockClock) -> None:
+    took_s = await carried_in_s(1, Bucket(RATE), [Bucket(RATE)], 1_024_000, delay_s=0.25)
+    assert took_s == pytest.approx(1.024 + 0.25, rel=0.01)
+
+
+async def test_a_peer_that_comes_later_is_reached_where_it_was_placed(
+    nursery: trio.Nursery,
+) -> None:
+    async def greet(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"hello")
+        await stream.aclose()
+
+    links = Links([0, 0], RATE)
+    ports = await links.listen(nursery)
+    assert await said_at(ports[1][0]) == b""
+    listeners = await nursery.start(trio.serve_tcp, greet, 0)
+    links.place(0, listeners[0].socket.getsockname()[1])
+    assert await said_at(ports[1][0]) == b"hello"
+    assert links.down[1].passed_bytes == links.up[0].passed_bytes == 5
+
+
+async def said_at(port: int) -> bytes:
+    """What whoever listens behind this port says; nothing where nobody does."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        return b"".join([part async for part in stream])

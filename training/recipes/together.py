@@ -1,0 +1,136 @@
+"""How the peers of a recipe step together: the global batch, or a strategy instead of one.
+
+Options are checked as strictly as the recipe's own keys: by their names, their types and what the
+batch schedule or the strategy itself says of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+import torch
+from torch import nn
+
+from training.errors import RecipeError
+from training.optimizer import SwarmOptimizer
+from training.progress import BatchSchedule, FixedBatch, NoiseScaleBatch, RampBatch
+from training.recipe import Recipe
+from training.strategies import (
+    DiLoCo,
+    ElasticAveraging,
+    FederatedAveraging,
+    LeaderSGD,
+    LocalSGD,
+    Strategy,
+    StreamingDiLoCo,
+)
+from training.strategies.optimizer import LocalOptimizer
+from training.swarm import Swarm
+
+BATCHES: dict[str, type[RampBatch] | type[NoiseScaleBatch]] = {
+    "ramp": RampBatch,
+    "noise-scale": NoiseScaleBatch,
+}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "local-sgd": LocalSGD,
+    "diloco": DiLoCo,
+    "streaming-diloco": StreamingDiLoCo,
+    "elastic": ElasticAveraging,
+    "leader": LeaderSGD,
+    "federated": FederatedAveraging,
+}
+
+T = TypeVar("T")
+
+
+def build_batch(recipe: Recipe) -> BatchSchedule | None:
+    """The global batch of each step; None where a strategy has the peers step by themselves.
+
+    Raises:
+        RecipeError: the batch does not take these options.
+    """
+    if recipe.global_batch is None:
+        return None
+    if recipe.batch is None:
+        return FixedBatch(recipe.global_batch)
+    kind = BATCHES[recipe.batch.name]
+    given = {"first": recipe.global_batch}
+    return _made("batch.options", recipe.batch.name, kind, recipe.batch.options, given=given)
+
+
+def build_strategy(recipe: Recipe) -> Strategy | None:
+    """What peers that step by themselves exchange; None where they step together.
+
+    Raises:
+        RecipeError: the strategy does not take these options.
+    """
+    if recipe.strategy is None:
+        return None
+    name = recipe.strategy.name
+    return _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
+
+
+def wrap(
+    own_optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    model: nn.Module,
+    swarm: Swarm,
+    batch: BatchSchedule | None,
+    strategy: Strategy | None,
+) -> SwarmOptimizer | LocalOptimizer:
+    """The swarm's optimizer, with what build_batch() and build_strategy() made of the recipe.
+
+    Raises:
+        SpecDiffers: others train something else under this name.
+    """
+    if strategy is not None:
+        return swarm.optimizer(own_optimizer, model=model, strategy=strategy)
+    assert batch is not None, "a recipe has a global batch or a strategy"
+    return swarm.optimizer(
+        own_optimizer,
+        model=model,
+        global_batch=batch,
+        lr_rule=recipe.lr_rule,
+        delayed=recipe.delayed,
+    )
+
+
+def _made(
+    key: str,
+    name: str,
+    kind: type[T],
+    options: Mapping[str, Any],
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> T:
+    """A dataclass from a table of options, and from what other keys of the recipe say.
+
+    Args:
+        key: of the table, for complaints.
+        name: what the options are of.
+    """
+    given = given or {}
+    types = {option: hint for option, hint in get_type_hints(kind).items() if option not in given}
+    values: dict[str, Any] = dict(given)
+    for option, value in options.items():
+        path = f"{key}.{option}"
+        if option not in types:
+            raise RecipeError(
+                f"{path}: is not an option of {name}; allowed: {', '.join(types) or 'none'}"
+            )
+        hint = types[option]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+            values[option] = _made(path, f"{name}.{option}", hint, value)
+            continue
+        try:
+            values[option] = msgspec.convert(value, hint)
+        except msgspec.ValidationError as exc:
+            raise RecipeError(f"{path}: {exc}, {value!r}") from exc
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as exc:
+        raise RecipeError(f"{key}: {name} does not take them: {exc}") from exc
