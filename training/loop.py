@@ -177,7 +177,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
             if report.stepped and report.global_step % recipe.checkpoint_every == 0:
                 _save(recipe, options, model, optimizer, batches, average, log)
 
-        equal = _agree_at_the_end(swarm, optimizer, recipe.steps, log)
+        equal = agree_at_the_end(swarm, optimizer, recipe.steps, log)
         figures = _figures(task, model, average)
         _save(recipe, options, model, optimizer, batches, average, log)
         parameter_hash = optimizer.state_hash()
@@ -222,7 +222,7 @@ def _wait_for_peers(swarm: Swarm, count: int) -> None:
         time.sleep(POLL_S)
 
 
-def _agree_at_the_end(swarm: Swarm, optimizer: SwarmOptimizer, steps: int, log: RunLog) -> bool:
+def agree_at_the_end(swarm: Swarm, optimizer: SwarmOptimizer, steps: int, log: RunLog) -> bool:
     """Wait for peers that are a step behind, then average the parameters once more.
 
     Optimizers give slightly different bits on different machines; after this round all peers that
