@@ -34,7 +34,7 @@ LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 POLL_S = 0.25
 MEMORY_EVERY_S = 5.0
 MEMORY_BYTES_MAX = 14 * 10**9
-SILENCE_S_MAX = 120.0
+SILENCE_S_MAX = 200.0
 """Longer than a round with its retries; then the run has failed."""
 STEP_SAMPLES_PER_PEER = 32
 NOTES_SHOWN = 8
@@ -187,6 +187,7 @@ class Run:
                 command += ["--micro-batch", str(options.micro_batch)]
                 command += ["--global-batch", str(options.global_batch)]
                 command += ["--pause-s", str(options.pause_s), "--seed", str(options.seed)]
+                command += ["--silence-s", str(options.silence_s)]
                 await children.start_module(order.process, command)
 
 
@@ -205,6 +206,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, default=STEP_SAMPLES_PER_PEER)
     parser.add_argument("--global-batch", type=int, help="32 samples for each peer, if not given")
     parser.add_argument("--pause-s", type=float, default=1.5, help="a micro-batch takes that, mean")
+    parser.add_argument(
+        "--silence-s", type=float, default=20.0, help="who says nothing for so long is lost"
+    )
     parser.add_argument("--seed", type=int, default=1, help="chooses victims and speeds")
     parser.add_argument("--save", type=Path, help="write all figures there, as JSON")
     parser.add_argument("--plot", type=Path, help="draw throughput over time there, as SVG")
@@ -213,8 +217,8 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not 2 <= options.processes <= options.peers:
         parser.error("--processes must be at least 2 and at most --peers")
-    if options.minutes <= 0 or options.pause_s <= 0:
-        parser.error("--minutes and --pause-s must be positive")
+    if min(options.minutes, options.pause_s, options.silence_s) <= 0:
+        parser.error("--minutes, --pause-s and --silence-s must be positive")
     if options.global_batch is None:
         options.global_batch = STEP_SAMPLES_PER_PEER * options.peers
     return options

@@ -43,7 +43,7 @@ def verdict(story: Story) -> str | None:
 def figures(story: Story, *, seconds: float, memory_bytes_max: int) -> dict[str, Any]:
     """Everything that was measured; seconds count from the first process's start."""
     sessions = list(story.sessions.values())
-    samples = sum(count for _, count in story.samples)
+    samples = sum(count for _, _, count in story.samples)
     trained_s = _trained_s(story)
     succeeded = [one for one in story.rounds.values() if one.succeeded]
     took_s = sorted(one.seconds for one in succeeded)
@@ -103,7 +103,12 @@ def _session(name: str, one: Session) -> dict[str, Any]:
 def _trained_s(story: Story) -> float:
     """From the first join to the last step."""
     joined = [one.joined_s for one in story.sessions.values() if one.joined_s is not None]
-    return max((at_s for at_s, _ in story.samples), default=0.0) - min(joined, default=0.0)
+    return _last_s(story) - min(joined, default=0.0)
+
+
+def _last_s(story: Story) -> float:
+    """When the last step was taken."""
+    return max((until_s for _, until_s, _ in story.samples), default=0.0)
 
 
 def _alive(story: Story) -> list[tuple[float, int]]:
@@ -132,19 +137,22 @@ def _possible(story: Story, from_s: float, until_s: float) -> float:
 
 
 def _share_of_possible(story: Story, samples: int) -> float | None:
-    last_s = max((at_s for at_s, _ in story.samples), default=0.0)
-    possible = _possible(story, 0.0, last_s)
+    possible = _possible(story, 0.0, _last_s(story))
     return round(samples / possible, 3) if possible else None
 
 
 def throughput(story: Story) -> list[dict[str, float]]:
     """Samples per second in each slice of the time, what was possible, and the peers there."""
-    last_s = max((at_s for at_s, _ in story.samples), default=0.0)
+    last_s = _last_s(story)
     slice_s = max(last_s / SLICES, SLICE_S_MIN)
     slices = []
     for index in range(math.ceil(last_s / slice_s)):
         from_s, until_s = index * slice_s, (index + 1) * slice_s
-        samples = sum(count for at_s, count in story.samples if from_s < at_s <= until_s)
+        samples = sum(
+            count * max(min(ended_s, until_s) - max(began_s, from_s), 0.0) / (ended_s - began_s)
+            for began_s, ended_s, count in story.samples
+            if ended_s > began_s
+        )
         alive = [count for at_s, count in _alive(story) if at_s <= (from_s + until_s) / 2]
         slices.append(
             {

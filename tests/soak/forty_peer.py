@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import torch
 
+from averaging import AveragerConfig
 from p2p import P2PError
 from training import ProgressConfig, SwarmConfig, TrainingError, join
 from training.loop import agree_at_the_end
@@ -34,8 +35,7 @@ RECIPE = "digits"
 POLL_S = 0.1
 PACE_SPREAD = 0.5
 """Peers are up to so much faster or slower than the mean: nobody's computers are alike."""
-# Where dozens of peers share two cores a sign of life takes longer than where each has its own.
-CONFIG = SwarmConfig(progress=ProgressConfig(heartbeat_s=4.0, report_timeout_s=8.0))
+ROUND_DEADLINE_S = 90.0
 
 
 class Orders:
@@ -103,7 +103,8 @@ class Peer:
         own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
         log = RunLog(self._say)
         log.prepared()
-        with join(RUN, initial_peers=[self._options.address], config=CONFIG) as swarm:
+        config = _config(self._options.silence_s)
+        with join(RUN, initial_peers=[self._options.address], config=config) as swarm:
             optimizer = swarm.optimizer(
                 own_optimizer, model=model, global_batch=recipe.global_batch
             )
@@ -126,6 +127,15 @@ class Peer:
             )
 
 
+def _config(silence_s: float) -> SwarmConfig:
+    """As usual but for the patience: where dozens of peers share two cores, each is silent long."""
+    return SwarmConfig(
+        round_deadline_s=ROUND_DEADLINE_S,
+        averager=AveragerConfig(silence_s=silence_s, linger_s=4 * silence_s),
+        progress=ProgressConfig(heartbeat_s=silence_s / 4, report_timeout_s=silence_s / 2),
+    )
+
+
 def _recipe(options: argparse.Namespace) -> Recipe:
     changes = {"micro_batch": options.micro_batch, "global_batch": options.global_batch}
     return override(load_recipe(RECIPE), changes, source="options")
@@ -142,6 +152,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, required=True)
     parser.add_argument("--global-batch", type=int, required=True)
     parser.add_argument("--pause-s", type=float, required=True)
+    parser.add_argument("--silence-s", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -121,8 +121,8 @@ class Story:
             raise ValueError("at least two processes are needed, and a peer in each")
         self.sessions: dict[str, Session] = {}
         self.rounds: dict[tuple[int, tuple[str, ...], bool], Round] = {}
-        self.samples: list[tuple[float, int]] = []
-        """What peers put into steps, and when."""
+        self.samples: list[tuple[float, float, int]] = []
+        """What peers put into steps, and from when until when they computed it."""
         self.catch_ups_s: list[float] = []
         """How long each catch-up took."""
         self.reasons: dict[str, int] = {}
@@ -232,7 +232,7 @@ class Story:
             case "step":
                 one.step, one.samples = event["step"], one.samples + event["samples"]
                 one.first_step_s = now_s if one.first_step_s is None else one.first_step_s
-                self.samples.append((now_s, event["samples"]))
+                self.samples.append((now_s - event["seconds"], now_s, event["samples"]))
                 self._add_round(event["step"], event["round"])
             case "round_failed":
                 one.rounds_failed += 1

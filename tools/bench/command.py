@@ -329,6 +329,36 @@ def strategies(
     _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def equivalence(
+    steps: Annotated[int, typer.Option(min=20, help="Global steps of each run.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each case; means count.")] = 3,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="One of digits, albert-tiny, swav-tiny; all, if none.")
+    ] = None,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Whether 1, 4 and 8 peers, and peers that die and join, learn what one process learns.
+
+    Real processes on this machine train three recipes at reduced steps; half an hour with all.
+
+    Example: manyhands bench equivalence --recipe digits
+    """
+    from tools.bench.equivalence import FIGURES, EquivalenceOptions, run_equivalence
+
+    recipes = tuple(recipe or FIGURES)
+    if unknown := set(recipes) - FIGURES.keys():
+        raise typer.BadParameter(f"{min(unknown)} is none of {', '.join(FIGURES)}")
+    with _steps() as shown:
+        report = run_equivalence(
+            EquivalenceOptions(recipes=recipes, steps=steps, seeds=seeds), shown
+        )
+    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 def _steps() -> Steps:
     from tools.bench.progress import Steps
 
