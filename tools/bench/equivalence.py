@@ -24,8 +24,18 @@ from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
 from training.recipe import Recipe, load_recipe, override
 
-COLUMNS = ("recipe", "setup", "figure", "mean", "spread", "difference", "joins", "deaths")
-COLUMNS += ("samples_per_step", "seconds")
+COLUMNS = (
+    "recipe",
+    "setup",
+    "figure",
+    "mean",
+    "spread",
+    "difference",
+    "joins",
+    "deaths",
+    "samples_per_step",
+    "seconds",
+)
 FIGURES = {"digits": "accuracy", "albert-tiny": "loss", "swav-tiny": "knn_accuracy"}
 """What each recipe is judged by."""
 DIFFERENCE_MAX = {"digits": 0.02, "albert-tiny": 0.1, "swav-tiny": 0.05}
