@@ -1,4 +1,4 @@
-"""`manyhands bench equivalence`: do several peers learn what one process learns?
+"""`manyhands bench equivalence`: whether several peers learn what one process learns.
 
 Each recipe is trained by an ordinary loop of PyTorch without a swarm, by 1, 4 and 8 peers, and by
 four of which one is killed or joined by another every few steps. All take as many global steps of
