@@ -1,8 +1,8 @@
 """`manyhands bench equivalence`: whether several peers learn what one process learns.
 
 Each recipe is trained by an ordinary loop of PyTorch without a swarm, by 1, 4 and 8 peers, and by
-four of which one is killed or joined by another every few steps. All take as many global steps of
-as many samples; who draws which sample differs, so figures are compared over several seeds.
+four of which one is killed or joined by another every few steps. All take as many global steps, of
+at least as many samples; which ones differs, so figures are compared over several seeds.
 Source: Diskin et al., "Distributed Deep Learning in Open Collaborations", 2021, section 4.
 """
 
