@@ -24,7 +24,7 @@ export OMP_NUM_THREADS := 1
 # processes, and pytest takes longer to compile the tests than to run most of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test fuzz check bench netlab soak interop docs lint format types layers clean
+.PHONY: help setup demo test fuzz check bench netlab soak forty interop docs lint format types layers clean
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -87,6 +87,9 @@ soak: setup ## checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fa
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 	@$(BIN)/python -m tests.soak.rounds --probe all --rounds $(SOAK_ROUNDS)
 	@$(BIN)/python -m tests.soak.schedules --count $(SOAK_SCHEDULES)
+
+forty: setup ## 40 trainers that come, are killed and are replaced, a quarter of an hour; FORTY="--peers 8 …"
+	@$(BIN)/python -m tests.soak.forty $(FORTY)
 
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

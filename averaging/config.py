@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from averaging.allreduce.config import AllreduceConfig
+from averaging.allreduce.config import AllreduceConfig, BallotTimes
 from averaging.matchmaking import MatchmakingConfig
 from averaging.robust.rule import Rule
 from averaging.tensors import FLOAT_DTYPES
@@ -28,7 +28,8 @@ class AveragerConfig:
     join_window_s: float = 5.0
     """The longest wait for strangers, and for a better-ranked peer that is not yet looking."""
     silence_s: float = 2.5
-    """A member from which nothing came for so long is lost."""
+    """A member from which nothing came for so long is lost. Where machines are too busy to answer
+    in time, raise it: whatever else a round waits for grows as much, and members ping less."""
     linger_s: float = 10.0
     """How long a result is kept to serve members that lack a piece of it."""
     partition_patience_s: float = 60.0
@@ -74,9 +75,23 @@ class AveragerConfig:
 
     def allreduce(self) -> AllreduceConfig:
         """The part for averaging in a group."""
+        # Who may be silent for long may also take long to answer. With the usual times each
+        # question to such a member is asked again and again, and they keep it from answering.
+        slower = max(1.0, self.silence_s / AllreduceConfig.silence_s)
+        usual = BallotTimes()
         return AllreduceConfig(
             silence_s=self.silence_s,
-            ping_s=min(AllreduceConfig.ping_s, self.silence_s / 4),
+            ping_s=min(AllreduceConfig.ping_s * slower, self.silence_s / 4),
+            ask_timeout_s=AllreduceConfig.ask_timeout_s * slower,
+            farewell_s=AllreduceConfig.farewell_s * slower,
+            grace_s=AllreduceConfig.grace_s * slower,
+            start_patience_s=max(AllreduceConfig.start_patience_s, self.silence_s),
+            times=BallotTimes(
+                ask_interval_s=usual.ask_interval_s * slower,
+                ask_interval_s_max=usual.ask_interval_s_max * slower,
+                vote_patience_s=usual.vote_patience_s * slower,
+                plan_patience_s=usual.plan_patience_s * slower,
+            ),
             linger_s=self.linger_s,
             votes_min=self.group_size_min,
             rule=self.rule,

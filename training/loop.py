@@ -221,7 +221,7 @@ class _Trainer:
         optimizer, log = self.optimizer, self.log
         equal = None
         if isinstance(optimizer, SwarmOptimizer):
-            equal = _agree_at_the_end(self.swarm, optimizer, self.recipe.steps, log)
+            equal = agree_at_the_end(self.swarm, optimizer, self.recipe.steps, log)
             # With delayed updates the round that was under way has brought one more.
             log.step = optimizer.global_step
         figures = _figures(self.task, self.model, self.average)
@@ -290,7 +290,7 @@ def _wait_for_peers(swarm: Swarm, count: int) -> None:
         time.sleep(POLL_S)
 
 
-def _agree_at_the_end(swarm: Swarm, optimizer: SwarmOptimizer, steps: int, log: RunLog) -> bool:
+def agree_at_the_end(swarm: Swarm, optimizer: SwarmOptimizer, steps: int, log: RunLog) -> bool:
     """Wait for peers that are a step behind, then average the parameters once more.
 
     Optimizers give slightly different bits on different machines; after this round all peers that

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from averaging import (
     TensorSpec,
     open_averager,
 )
+from averaging.allreduce.config import AllreduceConfig
 from averaging.matchmaking.group import quorum_reached
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import simulated
@@ -37,6 +39,24 @@ def step_of(swarm: Swarm, **wishes: Any) -> Any:
         return await averager.step(tensors, expected=swarm.ids, **wishes)
 
     return step
+
+
+# --- patience ---------------------------------------------------------------------------------
+
+
+def test_whoever_may_be_silent_for_longer_may_answer_later() -> None:
+    """Four times the silence makes all waits four times as long, and pings as much rarer."""
+    usual, slow = AveragerConfig().allreduce(), AveragerConfig(silence_s=10.0).allreduce()
+    assert usual == AllreduceConfig()
+    for name in ("silence_s", "ping_s", "ask_timeout_s", "farewell_s", "grace_s"):
+        assert getattr(slow, name) == 4 * getattr(usual, name)
+    assert AveragerConfig(silence_s=20.0).allreduce().start_patience_s == 20
+    assert asdict(slow.times) == {name: 4 * value for name, value in asdict(usual.times).items()}
+
+
+def test_a_short_silence_hurries_nobody_but_the_pings() -> None:
+    hasty = AveragerConfig(silence_s=1.0).allreduce()
+    assert hasty == replace(AllreduceConfig(), silence_s=1.0, ping_s=0.25)
 
 
 # --- rules ------------------------------------------------------------------------------------

@@ -1,17 +1,13 @@
-"""The commands of `manyhands bench`."""
+"""The commands of `manyhands bench`: network, averaging and DHT; those of training are added."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tools.output import console
-
-if TYPE_CHECKING:
-    from tools.bench.progress import Steps
-    from tools.bench.report import Report
+from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
+from tools.bench.training_command import add_to
 
 app = typer.Typer(
     name="bench",
@@ -19,18 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")
-]
-Markdown = Annotated[
-    bool, typer.Option("--markdown", help="Print the table as in benchmarks/RESULTS.md.")
-]
-# So that a published table and the figures behind it come from one run.
-Save = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the JSON object to this file, too.")
-]
-Check = Annotated[bool, typer.Option("--check", help="Exit with 1 when a budget is missed.")]
 
 
 @app.command()
@@ -55,9 +39,9 @@ def bulk(
     """
     from tools.bench.bulk import BulkOptions, run_bulk
 
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_bulk(BulkOptions(full=full, seconds=seconds), steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -79,9 +63,9 @@ def rpc(
     from tools.bench.rpc import RpcOptions, run_rpc
 
     options = RpcOptions(calls=calls, connections=connections)
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_rpc(RpcOptions.full(options) if full else options, steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -130,9 +114,9 @@ def allreduce(
         full=full or elements is not None,
         hivemind_python=hivemind_python,
     )
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_allreduce(options, steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -169,9 +153,9 @@ def dht(
         seed=seed,
         hivemind_python=hivemind_python,
     )
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_dht(options, steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -195,9 +179,9 @@ def recovery(
     from tools.bench.recovery import RecoveryOptions, run_recovery
 
     options = RecoveryOptions(peers=peers, elements=elements, repeats=repeats, seed=seed)
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_recovery(options, steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -225,11 +209,11 @@ def scaling(
 
     sizes = tuple(sorted(peers or ScalingOptions.peers))
     options = ScalingOptions(peers=sizes, elements=elements, megabytes_per_s=rate, rounds=rounds)
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_scaling(options, steps)
     if save is not None and report.rows:
         save_plot(report.rows, options, save.with_suffix(".svg"))
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
 @app.command()
@@ -255,121 +239,9 @@ def balance(
     """
     from tools.bench.balance import BalanceOptions, run_balance
 
-    with _steps() as steps:
+    with shown_steps() as steps:
         report = run_balance(BalanceOptions(elements=elements, rate_bytes_per_s=rate), steps)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
-@app.command()
-def dedloc(
-    steps: Annotated[
-        int, typer.Option(min=2, help="Global steps of each swarm that does not change.")
-    ] = 20,
-    hours: Annotated[
-        float, typer.Option(min=0.1, help="Simulated hours of the swarm that does.")
-    ] = 24.0,
-    samples_per_s: Annotated[
-        float, typer.Option(min=0.1, help="Of each peer's GPU: an assumption.")
-    ] = 8.0,
-    seed: Annotated[int, typer.Option(help="Decides how long each micro-batch takes.")] = 0,
-    full: Annotated[
-        bool, typer.Option("--full", help="Peers come and go with delayed updates, too.")
-    ] = False,
-    measured: Annotated[bool, typer.Option(help="Move bytes, too: a minute of waiting.")] = True,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw three SVGs in this folder.")
-    ] = None,
-    check: Check = False,
-    as_markdown: Markdown = False,
-    save: Save = None,
-    as_json: Json = False,
-) -> None:
-    """The five swarms of the DeDLOC paper: simulated at full size, and measured small.
-
-    ALBERT-large among 16 to 24 peers with fast, unequal, helped and changing links. Simulated is
-    the time, not the training: batches by our rules, spans by our plan, transfers that share links
-    fairly. *Optimum* is the paper's linear program; four minutes.
-
-    Example: manyhands bench dedloc --plot docs/results
-    """
-    from tools.bench.dedloc import DedlocOptions, run_dedloc
-    from tools.bench.dedloc_plot import save_plots
-    from tools.bench.dedloc_world import Assumptions
-
-    assumed = Assumptions(samples_per_s=samples_per_s, steps=steps, hours=hours, seed=seed)
-    options = DedlocOptions(assumed=assumed, full=full, measured=measured)
-    with _steps() as shown:
-        report = run_dedloc(options, shown)
-    if plot is not None:
-        save_plots(report.rows, hours, plot)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
-
-
-@app.command()
-def strategies(
-    steps: Annotated[int, typer.Option(min=30, help="Local steps of each worker.")] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each case; means count.")] = 3,
-    check: Check = False,
-    as_markdown: Markdown = False,
-    save: Save = None,
-    as_json: Json = False,
-) -> None:
-    """What local strategies learn from as many samples, and what they send.
-
-    Four workers in this process, each with a quarter of the digits; two minutes. *Published* counts
-    as papers do, a broadcast being one; the bytes count every transfer.
-
-    Example: manyhands bench strategies --seeds 1
-    """
-    from tools.bench.strategies import StrategiesOptions, run_strategies
-
-    options = StrategiesOptions(steps=steps, seeds=seeds)
-    with _steps() as shown:
-        report = run_strategies(options, shown)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
-
-
-@app.command()
-def overlap(
-    steps: Annotated[int, typer.Option(min=1, help="Global steps of each swarm.")] = 8,
-    peers: Annotated[int, typer.Option(min=2, max=64, help="Processes that train.")] = 4,
-    parameters: Annotated[int, typer.Option(min=8, help="Of the model.")] = 5_000_000,
-    seconds: Annotated[
-        float, typer.Option(min=0.01, help="Computing of each peer for one global step.")
-    ] = 3.0,
-    pairs: Annotated[int, typer.Option(min=1, help="Loops beside a round, and without.")] = 8,
-    check: Check = False,
-    as_markdown: Markdown = False,
-    save: Save = None,
-    as_json: Json = False,
-) -> None:
-    """How much of a swarm's time is computing, synchronous and with delayed updates.
-
-    Links of 100 Mbit/s and 40 ms there and back, float16, a real optimizer. Computing is filled
-    up by sleeping and then counts as computing; the last rows compute without, beside a round.
-
-    Example: manyhands bench overlap --steps 20
-    """
-    from tools.bench.overlap import OverlapOptions, run_overlap
-
-    options = OverlapOptions(
-        steps=steps, peers=peers, parameters=parameters, compute_s=seconds, pairs=pairs
-    )
-    with _steps() as shown:
-        report = run_overlap(options, shown)
-    _end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
-
-
-def _steps() -> Steps:
-    from tools.bench.progress import Steps
-
-    return Steps(console(as_json=True))
-
-
-def _end(
-    report: Report, *, check: bool, save: Path | None, as_markdown: bool, as_json: bool
-) -> None:
-    report.show("json" if as_json else "markdown" if as_markdown else "table")
-    if save is not None:
-        report.save(save)
-    raise typer.Exit(report.exit_code(check=check))
+add_to(app)

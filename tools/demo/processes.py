@@ -60,11 +60,11 @@ class Child:
             return ""
         return " ".join(lines[-LOG_TAIL_LINES:])
 
-    async def tell(self) -> None:
+    async def tell(self, line: str = "") -> None:
         """Write a line to it; a process that has ended meanwhile hears nothing."""
         assert self.process.stdin is not None
         try:
-            await self.process.stdin.send_all(b"\n")
+            await self.process.stdin.send_all(f"{line}\n".encode())
         except trio.BrokenResourceError:
             logger.info("child_gone name=%s", self.name)
 
@@ -99,11 +99,21 @@ class Children:
         Args:
             inside: a command that runs it elsewhere, such as in a network namespace.
         """
-        command = [*inside, sys.executable, "-m", "tools.cli", *arguments]
-        command += ["--verbose", "--stop-with-stdin"]
+        command = ["tools.cli", *arguments, "--verbose", "--stop-with-stdin"]
+        return await self.start_module(name, command, stdout=stdout, inside=inside)
+
+    async def start_module(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        stdout: int = subprocess.DEVNULL,
+        inside: Sequence[str] = (),
+    ) -> Child:
+        """Start a module of Python, the first of the command, in the same way."""
         with (self.folder / f"{name}.log").open("wb") as log:
             process = await trio.lowlevel.open_process(
-                command,
+                [*inside, sys.executable, "-m", *command],
                 # Its end tells the child that we are gone.
                 stdin=subprocess.PIPE,
                 stdout=stdout,
