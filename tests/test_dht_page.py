@@ -8,13 +8,14 @@ import pytest
 from prometheus_client import REGISTRY
 
 from p2p import DhtConfig
-from p2p.dht import StoreLimits, hearsay, lookup, record, routing, schema
+from p2p.dht import StoreLimits, contact, hearsay, lookup, record, routing, schema
 from p2p.rpc import Method
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocols" / "dht.md").read_text("utf-8")
 OWNERS: dict[str, Any] = {
     "DhtConfig": DhtConfig(),
     "StoreLimits": StoreLimits(),
+    "contact": contact,
     "hearsay": hearsay,
     "lookup": lookup,
     "record": record,
