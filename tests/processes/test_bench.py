@@ -67,7 +67,9 @@ def test_allreduce() -> None:
         assert row["rounds"] == 2
         assert 0 < row["step_seconds_min"] <= row["step_seconds_median"]
         assert row["error_max"] < (1e-5 if row["dtype"] == "float32" else 1e-2)
-    assert {row["sent_bytes_per_peer"] for row in told["rows"][:4:2]} == {4_000, 2_000}
+    # What the other lacks yet when the first voter has its result is sent afterwards.
+    for row, vector_bytes in zip(told["rows"][:4:2], (4_000, 2_000), strict=True):
+        assert vector_bytes / 2 <= row["sent_bytes_per_peer"] <= vector_bytes
     assert len(told["budgets"]) == 2
 
 
