@@ -46,9 +46,14 @@ $(INTEROP_STAMP): $(STAMP) scripts/interop-setup scripts/system-packages-interop
 demo: setup ## train a network on handwritten digits with three peers on this machine
 	@$(BIN)/manyhands demo
 
-test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes one at a time
+test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes, and networks beside them
 	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
-	@$(BIN)/pytest -rs -m "not netlab" tests/processes tests/netlab tests/interop
+	@# Networks in namespaces wait most of the time, so they do it beside the processes.
+	@told=$$(mktemp); \
+	$(BIN)/pytest -rs -m "not netlab" tests/netlab >$$told 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null' INT TERM; \
+	$(BIN)/pytest -rs tests/processes tests/interop; code=$$?; \
+	wait $$beside || code=$$?; cat $$told; rm -f $$told; exit $$code
 
 interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
 	@$(BIN)/pytest -rs tests/interop
