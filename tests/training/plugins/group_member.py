@@ -6,6 +6,7 @@ python -m tests.training.plugins.group_member RANK FOLDER
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -83,8 +84,12 @@ def main(rank: int, folder: Path) -> None:
             "parameters": [parameter.tolist() for parameter in model.module.parameters()],
             "failure": fail(optimizer, rank),
         }
-    dist.destroy_process_group()
     (folder / f"{rank}.json").write_text(json.dumps(said))
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    # Threads of gloo may outlive the group, and abort the interpreter as it ends.
+    os._exit(0)
 
 
 if __name__ == "__main__":
