@@ -1,23 +1,70 @@
-"""Averaging of vectors among peers: groups, all-reduce with an agreed outcome, state download."""
+"""Averaging of vectors among peers: groups, all-reduce with an agreed outcome, state download.
 
-from averaging.allreduce.balance import Capacity, planned_seconds
-from averaging.averager import Averager, PreparedRound, open_averager
-from averaging.config import AveragerConfig
-from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
-from averaging.matchmaking.plan import plan_spans
-from averaging.report import MemberReport, RoundReport
-from averaging.round_id import RoundId
-from averaging.state import (
-    DonorConfig,
-    FetchConfig,
-    Manifest,
-    Snapshot,
-    StateDonor,
-    StateTable,
-    fetch_state,
-    open_state_donor,
-)
-from averaging.tensors import TensorSpec
+The names below are loaded when they are first asked for. So codecs can be used where the network
+layer is not installed, such as on a machine that only measures them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from averaging.allreduce.balance import Capacity, planned_seconds
+    from averaging.averager import Averager, PreparedRound, open_averager
+    from averaging.config import AveragerConfig
+    from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+    from averaging.matchmaking.plan import plan_spans
+    from averaging.report import MemberReport, RoundReport
+    from averaging.round_id import RoundId
+    from averaging.state import (
+        DonorConfig,
+        FetchConfig,
+        Manifest,
+        Snapshot,
+        StateDonor,
+        StateTable,
+        fetch_state,
+        open_state_donor,
+    )
+    from averaging.tensors import TensorSpec
+
+_HOMES = {
+    "averaging.allreduce.balance": (
+        "Capacity",
+        "planned_seconds",
+    ),
+    "averaging.averager": (
+        "Averager",
+        "PreparedRound",
+        "open_averager",
+    ),
+    "averaging.config": ("AveragerConfig",),
+    "averaging.errors": (
+        "AveragingError",
+        "MatchmakingFailed",
+        "RoundFailed",
+        "StateUnavailable",
+    ),
+    "averaging.matchmaking.plan": ("plan_spans",),
+    "averaging.report": (
+        "MemberReport",
+        "RoundReport",
+    ),
+    "averaging.round_id": ("RoundId",),
+    "averaging.state": (
+        "DonorConfig",
+        "FetchConfig",
+        "Manifest",
+        "Snapshot",
+        "StateDonor",
+        "StateTable",
+        "fetch_state",
+        "open_state_donor",
+    ),
+    "averaging.tensors": ("TensorSpec",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Averager",
@@ -44,3 +91,16 @@ __all__ = [
     "plan_spans",
     "planned_seconds",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name from the module that it lives in, and keep it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,64 @@
+"""What every codec does: a run of a vector to fewer bytes, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from averaging.codecs.classes import Constants
+
+
+class FrameInvalid(ValueError):
+    """The bytes are not what this codec writes for so many elements."""
+
+
+class Codec(ABC):
+    """Turns runs of a vector into frames of bytes; pure, so it may run in any thread.
+
+    It keeps nothing from one call to the next: what an encoding lost is carried on by error
+    feedback (`averaging.codecs.feedback`), which knows who was included.
+    """
+
+    name: str
+    """How configuration, commands and groups call it, with its numbers: topk:0.01."""
+
+    same_everywhere: bool
+    """A frame is decoded to the same bits on every machine and device: it may carry results."""
+
+    @abstractmethod
+    def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The frame of these values; the same one again for the same values and seed.
+
+        Args:
+            values: float32, 1-D, contiguous, finite, of at least one element, on any device.
+            seed: from 0 to 2**63 - 1, for codecs that draw; who needs it to decode reads it
+                from the frame.
+
+        Returns:
+            uint8, 1-D, contiguous, on the CPU.
+        """
+
+    @abstractmethod
+    def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
+        """Overwrite out with what the frame says.
+
+        The frame may be from a liar: its size, counts, indices (in range, rising) and scales
+        (finite) are checked before anything is allocated, and nothing larger than out ever is.
+
+        Args:
+            frame: uint8, 1-D, contiguous, on the CPU.
+            out: float32, 1-D, contiguous, of as many elements as were encoded, on any device.
+
+        Raises:
+            FrameInvalid: it is no such frame; out may be partly written.
+        """
+
+    @abstractmethod
+    def size_limit_bytes(self, count: int) -> int:
+        """What a frame of so many elements takes at most."""
+
+    def constants(self, count: int) -> Constants:
+        """The classes of compressors that it belongs to, for vectors of so many elements."""
+        del count
+        return Constants()
