@@ -252,6 +252,16 @@ class DhtCore:
         nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
         return nearest[:count]
 
+    def nearest_found(self, lookup: Search) -> list[Contact]:
+        """The replicas of a key as a lookup found them, those that were silent among them.
+
+        A record is offered to those who answered. But most who were silent live, and hold what
+        was put before: they are to be given it, too, or readers go on finding the old version.
+        """
+        found = [*lookup.answered(), *lookup.late, *lookup.silent]
+        found.sort(key=lambda contact: contact.key ^ lookup.target)
+        return found[: self.config.replicas]
+
     def with_ourselves(self, contacts: Iterable[Contact], target: int) -> list[Contact | None]:
         """The contacts, and None for us where we are as near; clients hold nothing."""
         listed = list(contacts)

@@ -10,7 +10,9 @@
 
 The *front* is the ``width`` nearest candidates that neither failed nor are late, no more than two
 of one address range while there are others. The lookup is done when the whole front has answered;
-or, when looking for a value, as soon as ``holders_wanted`` peers hold the same version of it.
+or, when looking for a value, as soon as ``holders_wanted`` of the front, ourselves included, hold
+the same version of it. Who is not of the front any more does not count: a former replica may well
+hold what the owner has replaced since.
 
 Who names peers that turn out dead is believed less: once three peers named by nobody else have
 failed, the rest of what it named waits behind all other candidates. A liar thus costs a lookup
@@ -23,6 +25,7 @@ Scale, 2013 (hedged requests).
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -113,6 +116,8 @@ class _Candidate:
     """Who told us of it; empty when it came from our own table."""
     hops: int = 1
     """How many peers in a row had to be asked, this one included, on the shortest way to it."""
+    version: Hashable = None
+    """Of the value, as it answered; None if it holds none."""
 
 
 _distance_of = attrgetter("distance")
@@ -148,7 +153,9 @@ class Lookup:
         self._waited_for: dict[PeerId, _Candidate] = {}
         """Those that are asked or late."""
         self._dead_named: dict[PeerId, int] = {}
-        self._versions: list[Hashable] = [] if own_version is None else [own_version]
+        self._own_version = own_version
+        self._holders = int(own_version is not None)
+        """How many, near or not, hold any version."""
         self._queries = 0
         self._front: list[_Candidate] | None = None
         for seed in seeds:
@@ -162,11 +169,8 @@ class Lookup:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to learn."""
-        if self._holders_wanted and len(self._versions) >= self._holders_wanted:
-            # Holders that disagree are a reason to hear all of the nearest ones.
-            agreed = max(self._versions.count(version) for version in set(self._versions))
-            if agreed >= self._holders_wanted:
-                return True
+        if self._agreed:
+            return True
         if self._queries >= QUERIES_MAX:
             return self._asked == 0
         front = self._current_front()
@@ -174,6 +178,15 @@ class Lookup:
             # Slow peers are better than none.
             return False
         return all(candidate.state is _State.ANSWERED for candidate in front)
+
+    @property
+    def _agreed(self) -> bool:
+        """Whether enough of the nearest hold one version; if they differ, all are to be heard."""
+        if not self._holders_wanted or self._holders < self._holders_wanted:
+            return False
+        versions = [candidate.version for candidate in self._current_front()]
+        held = Counter(one for one in [self._own_version, *versions] if one is not None)
+        return any(count >= self._holders_wanted for count in held.values())
 
     @property
     def deadline_s(self) -> float | None:
@@ -250,8 +263,8 @@ class Lookup:
             self._front = None
         candidate.state = _State.ANSWERED
         self._waited_for.pop(peer_id, None)
-        if version is not None:
-            self._versions.append(version)
+        candidate.version = version
+        self._holders += version is not None
         for contact in named:
             self._add(contact, peer_id)
 

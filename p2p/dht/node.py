@@ -212,7 +212,7 @@ async def open_dht(
         nursery.start_soon(upkeep.run)
         nursery.start_soon(keep_gauges, state)
         reader = Reader(state, client, nursery)
-        writer = Writer(state, client, reader, sequence_floor=snapshot.sequence)
+        writer = Writer(state, client, reader, nursery, sequence_floor=snapshot.sequence)
         nursery.start_soon(reader.keep_used_fresh)
         nursery.start_soon(saved.save_often, lambda: writer.sequencer.last)
         try:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from p2p.dht.contact import Contact
 from p2p.dht.store import StoreCode
 from p2p.peer_id import PeerId
 
@@ -37,6 +38,7 @@ class Offer:
         self._wanted = replicas
         self._pending: dict[PeerId, bool] = {}
         """Who was asked, and whether it is late."""
+        self._heard: set[PeerId] = set()
         self._replicas = 0
         self._newer = 0
         self._refused: dict[PeerId, str] = {}
@@ -61,8 +63,10 @@ class Offer:
     def on_answer(self, peer_id: PeerId, code: StoreCode, sequence: int, reason: str) -> None:
         """A node said what became of the record there."""
         if code is StoreCode.REFUSED:
+            self._heard.add(peer_id)
             self.on_failure(peer_id, reason)
         elif self._pending.pop(peer_id, None) is not None:
+            self._heard.add(peer_id)
             self._replicas += code is StoreCode.STORED
             self._newer += code is StoreCode.OLDER
             self.newer_sequence = max(self.newer_sequence, sequence)
@@ -76,6 +80,10 @@ class Offer:
         """A node does not hold the record: its place is free for the next in line."""
         if self._pending.pop(peer_id, None) is not None:
             self._refused[peer_id] = reason
+
+    def unheard(self, contacts: Iterable[Contact]) -> list[Contact]:
+        """Who of these has not said what became of the record there, asked or not."""
+        return [contact for contact in contacts if contact.peer_id not in self._heard]
 
     def report(self, sequence: int) -> PutReport:
         """What came of it."""

@@ -21,6 +21,8 @@ from p2p.peer_id import PeerId
 
 # Lookups or calls under way at once for one bulk write.
 _AT_ONCE_MAX = 8
+# Calls under way at once to replicas that were silent when a record was offered to them.
+_REMINDERS_MAX = 32
 # More than these take longer to send and to check than a query does.
 _FEW_RECORDS = 16
 
@@ -42,17 +44,28 @@ class _Parcel:
     record: Record
     expires_at_s: float
     nearest: list[Contact | None] = field(default_factory=list)
+    """To whom to offer it, one after the other."""
+    replicas: list[Contact] = field(default_factory=list)
+    """Who should hold it; perhaps somebody who was silent when we looked for the nearest."""
 
 
 class Writer:
     """Writes of one node."""
 
     def __init__(
-        self, state: DhtState, client: DhtClient, reader: Reader, *, sequence_floor: int = 0
+        self,
+        state: DhtState,
+        client: DhtClient,
+        reader: Reader,
+        nursery: trio.Nursery,
+        *,
+        sequence_floor: int = 0,
     ) -> None:
         self._state = state
         self._client = client
         self._reader = reader
+        self._nursery = nursery
+        self._reminders = 0
         self.sequencer = Sequencer(max(state.config.sequence_floor, sequence_floor))
 
     async def put(self, items: Sequence[PutItem]) -> list[PutReport]:
@@ -86,6 +99,7 @@ class Writer:
                 offers[index] = offer
         for item in items:
             self._reader.cache.on_written(item.key, item.subkey)
+        self._remind(parcels, offers)
         return [
             offer.report(parcel.record.sequence)
             for parcel, offer in zip(parcels, offers, strict=True)
@@ -123,13 +137,17 @@ class Writer:
                 nearest = self._state.replicas_of(target, len(self._state.table))
                 for parcel in by_target[target]:
                     parcel.nearest = nearest
+                    parcel.replicas = [
+                        one for one in nearest[: self._state.config.replicas] if one is not None
+                    ]
             return
         limiter = trio.CapacityLimiter(_AT_ONCE_MAX)
         reader = self._reader
 
-        def found(target: int, contacts: list[Contact]) -> None:
+        def found(target: int, contacts: list[Contact], replicas: list[Contact]) -> None:
             for parcel in by_target[target]:
                 parcel.nearest = reader.with_ourselves(contacts, target)
+                parcel.replicas = replicas
 
         def matters(targets: list[int]) -> bool:
             return any(
@@ -145,13 +163,14 @@ class Writer:
                     lookup = await self._client.find_nearest(
                         targets[0], width, with_care=matters(targets)
                     )
-                    found(targets[0], lookup.answered())
+                    found(targets[0], lookup.answered(), self._state.core.nearest_found(lookup))
                     return
                 while targets:
                     near = await reader.neighbourhood(targets[0], with_care=matters(targets))
                     covered = [one for one in targets if one == targets[0] or near.covers(one)]
                     for target in covered:
-                        found(target, near.nearest(target))
+                        nearest = near.nearest(target)
+                        found(target, nearest, nearest[: self._state.config.replicas])
                     targets = [one for one in targets if one not in covered]
 
         async with trio.open_nursery() as nursery:
@@ -187,6 +206,23 @@ class Writer:
                     nursery.start_soon(deliver, peer_id, indices)
                 await woken.wait()
         return offers
+
+    def _remind(self, parcels: Sequence[_Parcel], offers: Sequence[Offer]) -> None:
+        """Give the records once more to replicas that said nothing, without waiting for them."""
+        missed: dict[PeerId, tuple[Contact, list[tuple[_Parcel, Offer]]]] = {}
+        for parcel, offer in zip(parcels, offers, strict=True):
+            for contact in offer.unheard(parcel.replicas):
+                missed.setdefault(contact.peer_id, (contact, []))[1].append((parcel, offer))
+        for contact, its_parcels in missed.values():
+            if self._reminders < _REMINDERS_MAX:
+                self._reminders += 1
+                self._nursery.start_soon(self._remind_one, contact, its_parcels)
+
+    async def _remind_one(self, contact: Contact, parcels: Sequence[tuple[_Parcel, Offer]]) -> None:
+        try:
+            await self._deliver(contact, parcels)
+        finally:
+            self._reminders -= 1
 
     async def _deliver_in_time(
         self,

@@ -247,11 +247,13 @@ class SimulatedPeer:
         target = record_key(key)
         if core.knows_everybody(begun_s):
             nearest = core.replicas_of(target, begun_s, len(core.table))
+            wanted = [one for one in nearest[: core.config.replicas] if one is not None]
         else:
             lookup = yield from self.find_nearest(
                 target, core.config.replicas, Purpose.PUT, with_care=True
             )
             nearest = core.with_ourselves(lookup.answered(), target)
+            wanted = core.nearest_found(lookup)
         own_id = self.contact.peer_id
         contacts = {own_id if one is None else one.peer_id: one for one in nearest}
         offer = Offer(contacts, replicas=core.config.replicas)
@@ -282,6 +284,9 @@ class SimulatedPeer:
             stall_s=stall_s,
             resume=resume,
         ).go_on()
+        left_s = begun_s + life_s - self._heap.now_s
+        for contact in offer.unheard(wanted):
+            self._ask(contact, Kind.STORE, [(record, left_s)], Purpose.PUT)(_forget)
         return record, offer.report(record.sequence)
 
     # --- upkeep -------------------------------------------------------------------------------

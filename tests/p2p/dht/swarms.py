@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import trio
+
 from p2p import Identity, Node, PeerId, RpcService, wall_time_s
 from p2p.dht import Dht, DhtConfig, open_dht, schema
 from p2p.dht.key import key_to_bytes, record_key
@@ -58,14 +60,27 @@ class Liar:
     """Answers the DHT's calls as an honest node would, but for what it holds.
 
     Records that it is given are said to be stored. What is asked for is answered with nothing,
-    with the first version that it saw (``stale``), or with the forgery that it is given.
+    with the first version that it saw (``stale``), or with the forgery that it is given. The
+    first ``deaf_to`` times that it is to store something, it says nothing.
     """
 
-    def __init__(self, *, stale: bool = False, forgery: schema.WireRecord | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        stale: bool = False,
+        forgery: schema.WireRecord | None = None,
+        deaf_to: int = 0,
+    ) -> None:
         self._stale = stale
+        self._deaf_to = deaf_to
         self._forgery = forgery
         self._contacts: tuple[schema.WireContact, ...] = ()
         self._first: dict[bytes, dict[str | None, schema.WireRecord]] = {}
+
+    @property
+    def heard_of(self) -> int:
+        """How many keys it was given something of."""
+        return len(self._first)
 
     def names(self, peer_id: PeerId, addresses: tuple[str, ...]) -> None:
         """Name this peer in every answer."""
@@ -100,6 +115,9 @@ class Liar:
         return schema.FoundValues(_wall_ms(), tuple(found))
 
     async def _on_store(self, caller: PeerId, request: schema.Store) -> schema.Stored:
+        if self._deaf_to:
+            self._deaf_to -= 1
+            await trio.sleep_forever()
         answers = []
         for item in request.items:
             key = key_to_bytes(record_key(item.key))

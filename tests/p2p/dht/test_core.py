@@ -88,3 +88,19 @@ def test_a_refused_record_is_not_stored() -> None:
     refused = core.accept(RECORD, 60, "because", source="somebody", now_s=0.0)
     assert (refused.code, refused.reason, len(core.store)) == (StoreCode.REFUSED, "because", 0)
     assert core.accept(RECORD, 60, None, source="somebody", now_s=0.0).code is StoreCode.STORED
+
+
+def test_replicas_that_were_silent_are_replicas_still() -> None:
+    core = core_of(Role())
+    meet(core, *range(1, 6))
+    target = record_key("k")
+    by_distance = sorted(core.table.contacts, key=lambda one: one.key ^ target)
+    lookup = core.lookup(target, 3, 0.0)
+    first, *others = by_distance[:3]
+    assert set(lookup.next_queries(0.0)) == {first, *others}
+    for one in others:
+        lookup.on_answer(one.peer_id, [])
+    lookup.on_deadline(CONFIG.stall_s)
+    assert lookup.silent == [first]
+    assert first not in lookup.answered()
+    assert core.nearest_found(lookup) == by_distance[:3]

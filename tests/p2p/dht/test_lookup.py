@@ -208,6 +208,22 @@ def test_our_own_copy_counts_as_a_holder() -> None:
     assert lookup.done
 
 
+def test_former_replicas_that_agree_do_not_end_a_search() -> None:
+    """They hold what the owner has replaced since; the nearest, whom they name, hold the new."""
+    former = [contact(key) for key in (20, 21, 22)]
+    lookup = lookup_of(0, former, holders_wanted=2, parallelism=3)
+    lookup.next_queries(0.0)
+    nearest_four = [contact(key) for key in (1, 2, 3, 4)]
+    for one in former:
+        lookup.on_answer(one.peer_id, nearest_four, "old")
+    assert not lookup.done
+    assert {one.key for one in lookup.next_queries(0.0)} == {1, 2, 3}
+    lookup.on_answer(contact(1).peer_id, [], "new")
+    assert not lookup.done
+    lookup.on_answer(contact(2).peer_id, [], "new")
+    assert lookup.done
+
+
 @given(worlds, st.integers(0, 255), st.integers())
 def test_a_value_at_the_nearest_is_always_found(keys: set[int], target: int, seed: int) -> None:
     rng = random.Random(seed)

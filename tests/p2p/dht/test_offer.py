@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import PeerId
+from p2p.dht.contact import Contact
 from p2p.dht.offer import Offer
 from p2p.dht.store import StoreCode
 
@@ -70,3 +71,15 @@ def test_the_last_one_left_is_waited_for() -> None:
     offer.on_failure(alice, "gone")
     assert offer.settled
     assert offer.report(0).replicas == 0
+
+
+def test_who_said_nothing_is_known() -> None:
+    alice, bob, carol, dave = (
+        Contact(PeerId(name), 0) for name in ("alice", "bob", "carol", "dave")
+    )
+    offer = Offer([alice.peer_id, bob.peer_id, carol.peer_id], replicas=3)
+    offer.next_peers()
+    offer.on_answer(alice.peer_id, StoreCode.STORED, 0, "")
+    offer.on_answer(bob.peer_id, StoreCode.REFUSED, 0, "no room")
+    offer.on_failure(carol.peer_id, "silent")
+    assert offer.unheard([alice, bob, carol, dave]) == [carol, dave]

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from p2p.dht import Dht, DhtConfig, open_dht, owned_subkey
 from p2p.dht.key import record_key
-from tests.p2p.dht.swarms import QUICK, open_swarm
+from tests.p2p.dht.swarms import QUICK, Liar, open_swarm
 
 FEW = replace(QUICK, replicas=2, read_replicas=1)
 
@@ -168,3 +168,15 @@ async def test_a_reader_mends_a_replica_that_lags_behind(autojump_clock: MockClo
         held = lost._state.store.get(record_key("k"), subkey, trio.current_time())
         assert held is not None
         assert held.record.value == b"new"
+
+
+async def test_a_replica_that_missed_a_record_is_given_it_again(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        _, alice = await swarm.add()
+        await swarm.add()
+        deaf = Liar(deaf_to=1)
+        await swarm.add_liar(deaf)
+        report = await alice.put("k", b"v", ttl_s=600)
+        assert report.replicas == 2
+        await trio.sleep(1)
+        assert deaf.heard_of == 1
