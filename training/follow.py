@@ -73,7 +73,8 @@ async def catch_up(session: Session, hint: RoundId | None = None) -> CaughtUp | 
         hint: the round in which others said they are.
 
     Returns:
-        None when there is nobody who is ahead: then everything stays as it was.
+        None when there is nobody who is ahead, or agrees with most where we do not: then everything
+        stays as it was.
 
     Raises:
         CatchUpFailed: there are such peers, but none gave its state in time.
@@ -100,7 +101,10 @@ def _goal(session: Session, hint: RoundId | None) -> tuple[Position, tuple[PeerI
     view = session.tracker.view()
     if view.ahead is not None:
         return view.ahead, view.donors
-    return session.tracker.holders(hint.number) if hint is not None else None
+    if hint is not None:
+        return session.tracker.holders(hint.number)
+    agreeing = session.drift.agreeing
+    return (session.own.position, agreeing) if agreeing else None
 
 
 @dataclass

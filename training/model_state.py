@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 from averaging import StateTable
+from training.progress import Sketch
+from training.sketch import sketch_of
 
 Array = np.ndarray[Any, Any]
 Scalar = bool | int | float | str | None
@@ -27,6 +29,8 @@ Scalars = tuple[tuple[str, str, Scalar], ...]
 
 # AdamW with amsgrad keeps four things for a parameter; nothing common keeps more.
 _MOMENTS_MAX = 8
+# Of some hundred float32 operations in another order.
+_ROUNDING_MIN = 1e-6
 _KEY_LENGTH_MAX = 64
 
 
@@ -93,6 +97,19 @@ class ModelState:
         for parameter in self._parameters.values():
             digest.update(to_array(parameter).data)
         return digest.hexdigest()
+
+    def sketch(self) -> Sketch:
+        """Of all parameters, in order of names."""
+        return sketch_of(self._parameters.values())
+
+    @property
+    def rounding(self) -> float:
+        """How far rounding may lead the parameters, as a part of their norm."""
+        coarsest = max(
+            (torch.finfo(p.dtype).eps for p in self._parameters.values() if p.is_floating_point()),
+            default=0.0,
+        )
+        return max(coarsest / 4, _ROUNDING_MIN)
 
     def digest(self) -> bytes:
         """SHA-256 of everything: names, kinds and values."""

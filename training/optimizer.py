@@ -11,6 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -23,7 +24,8 @@ from training.delayed import open_background_rounds
 from training.learning_rate import LrRule, check_lr_rule
 from training.progress import BatchSchedule, BatchView, PeerProgress
 from training.replica import Replica
-from training.session import SessionPlan, open_session
+from training.session import open_session
+from training.session_plan import SessionPlan
 from training.state_metadata import position_from_dict, position_to_dict
 from training.step_report import StepReport
 from training.stepping import Stepper
@@ -47,12 +49,14 @@ class SwarmOptimizer(torch.optim.Optimizer):
         schedule: BatchSchedule,
         lr_rule: LrRule = "constant",
         delayed: bool = False,
+        reaverage_every: int = 0,
         run: str,
         portal: Portal,
         network: tuple[Node, Dht | None],
         config: SwarmConfig,
     ) -> None:
         check_lr_rule(lr_rule)
+        _check_reaverage_every(reaverage_every, delayed=delayed)
         self._wrapped = wrapped
         # Not Optimizer.__init__: groups and state are the wrapped optimizer's. This is what
         # unpickling does, and it sets up the hooks that schedulers and profilers look for.
@@ -62,13 +66,17 @@ class SwarmOptimizer(torch.optim.Optimizer):
         self._owner = threading.get_ident()
         self._replica = Replica(wrapped, model, schedule, lr_rule)
         spec = self._replica.gradients.spec
-        identity = "\0".join([type(wrapped).__name__, repr(schedule), lr_rule, str(delayed), ""])
+        identity = "\0".join(
+            [type(wrapped).__name__, repr(schedule), lr_rule, str(delayed), f"{reaverage_every}\0"]
+        )
         plan = SessionPlan(
             run=run,
             spec=spec,
             spec_hash=hashlib.sha256(identity.encode() + spec.hash).digest(),
             schedule=schedule,
             position=self._replica.position,
+            sketch=() if delayed else self._replica.sketch(),
+            rounding=self._replica.state.rounding,
             check_state=self._replica.complaint,
             take_snapshot=self._replica.take_snapshot,
         )
@@ -81,6 +89,8 @@ class SwarmOptimizer(torch.optim.Optimizer):
             background=portal.enter(open_background_rounds(self._session)) if delayed else None,
             failures_max=config.failures_max,
         )
+        self._reaverage_every = reaverage_every
+        self._reaverage_tried_at = 0
         self._synchronized = False
         self._computing_since_s = time.perf_counter()
 
@@ -171,6 +181,8 @@ class SwarmOptimizer(torch.optim.Optimizer):
             self.zero_grad()
             return self._stepper.report(caught_up=True)
         report = self._stepper.step(samples, computed_s)
+        if self._reaverages_now():
+            report = replace(report, reaveraged=self._stepper.try_reaverage())
         self._computing_since_s = time.perf_counter()
         return report
 
@@ -201,6 +213,14 @@ class SwarmOptimizer(torch.optim.Optimizer):
         caught_up = self.synchronize()
         return self._stepper.reaverage(caught_up=caught_up)
 
+    def _reaverages_now(self) -> bool:
+        """Whether all are to average their states here, and we have neither done nor tried it."""
+        step = self._replica.position.step
+        if not self._reaverage_every or step % self._reaverage_every or self._replica.equalized:
+            return False
+        tried, self._reaverage_tried_at = self._reaverage_tried_at, step
+        return tried != step
+
     def state_hash(self) -> str:
         """SHA-256 of the parameters' bytes in order of their names, in hex."""
         return self._replica.state.parameter_hash()
@@ -214,3 +234,13 @@ class SwarmOptimizer(torch.optim.Optimizer):
         """Cross the portal; a snapshot that somebody wants meanwhile is copied by this thread."""
         jobs = self._jobs if threading.get_ident() == self._owner else None
         return self._portal.call(function, *args, jobs=jobs)
+
+
+def _check_reaverage_every(steps: int, *, delayed: bool) -> None:
+    if steps < 0:
+        raise ValueError(f"reaverage_every must be a number of global steps, or 0: {steps}")
+    if steps and delayed:
+        raise ValueError(
+            "reaverage_every cannot go with delayed updates: there is always a round under way "
+            "then; call reaverage() where you can wait for it"
+        )

@@ -134,8 +134,8 @@ class RankedOptimizer(torch.optim.Optimizer):
         self._reduce_gradients(counted, total)
         # With no sample at all the gradients are no numbers, and are left out there, too.
         report = self._on_first(lambda swarm: swarm.step(samples=max(total, 1)))
-        if report.stepped or report.caught_up:
-            self._send(everything=report.caught_up)
+        if report.stepped or report.caught_up or report.reaveraged:
+            self._send(everything=report.caught_up or report.reaveraged)
         self.zero_grad()
         return replace(report, skipped=skips)
 

@@ -126,6 +126,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How the learning rate follows a batch that changes: training/learning_rate.py."""
     delayed: Annotated[bool, Meta(description="true or false")] = False
     """Average while the next global batch is computed, on parameters one step old."""
+    reaverage_every: Annotated[
+        int, Meta(ge=0, le=10**9, description="a whole number from 0 to 1 000 000 000")
+    ] = 0
+    """Average parameters, buffers and moments after every so many global steps; 0: never."""
     strategy: StrategyRecipe | None = None
     """Steps of one's own instead of a global batch."""
     model_options: Options = msgspec.field(default_factory=dict)
@@ -205,6 +209,14 @@ def override(recipe: Recipe, changes: Mapping[str, object], *, source: str) -> R
     return _recipe(msgspec.to_builtins(recipe) | wanted, source=source)
 
 
+_OF_GLOBAL_BATCHES = (
+    ("batch", None),
+    ("lr_rule", "constant"),
+    ("delayed", False),
+    ("reaverage_every", 0),
+)
+
+
 def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
     """Check each key by itself, and then what must hold between keys."""
     recipe = _checked(Recipe, table, source=source, prefix="")
@@ -219,8 +231,13 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
             f"{source}: global_batch: give either that, or a strategy with which each peer takes "
             "steps of its own"
         )
+    if recipe.delayed and recipe.reaverage_every:
+        raise RecipeError(
+            f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
+            "under way"
+        )
     if recipe.strategy is not None:
-        for key, default in (("batch", None), ("lr_rule", "constant"), ("delayed", False)):
+        for key, default in _OF_GLOBAL_BATCHES:
             if getattr(recipe, key) != default:
                 raise RecipeError(
                     f"{source}: {key}: is of no use with a strategy, which has no global batch"

@@ -16,7 +16,7 @@ from training.follow import CaughtUp
 from training.gradients import Gradients
 from training.learning_rate import LrRule, rate_factor
 from training.model_state import Array, ModelState
-from training.progress import BatchSchedule, Position
+from training.progress import BatchSchedule, Position, Sketch
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 
 
@@ -50,6 +50,10 @@ class Replica:
     def target(self) -> int:
         """The global batch of the step that comes next."""
         return self.position.target(self._schedule)
+
+    def sketch(self) -> Sketch:
+        """Of all parameters, as they are now."""
+        return self.state.sketch()
 
     def move(self, position: Position, *, equalized: bool) -> None:
         """The state is that of another position now."""

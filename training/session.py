@@ -17,7 +17,6 @@ import trio
 
 from averaging import (
     Averager,
-    Manifest,
     RoundFailed,
     RoundId,
     RoundReport,
@@ -28,18 +27,20 @@ from averaging import (
 )
 from p2p import Dht, Node, PeerId, open_service_nursery, short
 from training.config import SwarmConfig
+from training.drift_watch import DriftWatch
 from training.errors import SpecDiffers
 from training.model_state import Array
 from training.progress import (
-    BatchSchedule,
     BatchView,
     PeerRecord,
     Position,
     Role,
+    Sketch,
     Tracker,
     open_tracker,
     step_norms,
 )
+from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
 logger = logging.getLogger(__name__)
@@ -74,23 +75,6 @@ class RoundResult:
     position: Position
 
 
-@dataclass(frozen=True, kw_only=True)
-class SessionPlan:
-    """What a session needs to know of the model and the run."""
-
-    run: str
-    spec: TensorSpec
-    """The gradients."""
-    spec_hash: bytes
-    """What all peers must share: the spec, the optimizer, the global batch, how it steps."""
-    schedule: BatchSchedule
-    position: Position
-    check_state: Callable[[Manifest], str | None]
-    """Says why an offered state is not one of this model."""
-    take_snapshot: Callable[[], Snapshot]
-    """Runs on the caller's thread; the same object as long as the state is the same."""
-
-
 class Session:
     """One model's part in a run; its methods are called through the portal."""
 
@@ -113,6 +97,7 @@ class Session:
         self._copying = trio.Lock()
         self._moved = trio.Event()
         self._took_part = False
+        self.drift = DriftWatch(plan.sketch, plan.rounding)
         self._state_averager = StateAverager(
             node, dht, f"{plan.run}/state", config.averager, nursery
         )
@@ -165,7 +150,7 @@ class Session:
         ready = view.ahead is None and self.is_ready(view)
         # One message tells both: what we have, and that we wait.
         self.tracker.report(replace(own, waits=ready), target=self.target)
-        if view.ahead is not None:
+        if view.ahead is not None or self.drift.is_astray(self.tracker):
             return Advice.CATCH_UP
         return Advice.ROUND if ready else Advice.ACCUMULATE
 
@@ -258,20 +243,36 @@ class Session:
         moved = replace(position, round=RoundId(position.round.number + 1, report.digest))
         return RoundResult(report, True, moved)
 
-    async def commit(self, result: RoundResult, samples: int) -> None:
-        """The result has been applied; `samples` are left in the accumulators."""
-        self.on_committed(result, holds_state=True, samples=samples)
+    async def commit(
+        self, result: RoundResult, samples: int, sketch: Sketch = (), *, equalized: bool = False
+    ) -> None:
+        """The result has been applied; `samples` are left in the accumulators.
+
+        Args:
+            sketch: of the parameters now.
+            equalized: all who took part hold the same bits now.
+        """
+        if equalized:
+            self.drift.on_equal(sketch)
+        self.on_committed(result, holds_state=True, samples=samples, sketch=sketch)
         self.on_state_written()
 
-    async def settle(self, position: Position, past: Sequence[RoundId] = ()) -> None:
-        """Our state was replaced by one of this position."""
-        own = replace(self.own, position=position, samples=0, holds_state=True, waits=False)
+    async def settle(
+        self, position: Position, past: Sequence[RoundId] = (), sketch: Sketch = ()
+    ) -> None:
+        """Our state was replaced by one of this position, with parameters of this sketch."""
+        self.drift.on_equal(sketch)
+        own = replace(
+            self.own, position=position, samples=0, holds_state=True, waits=False, sketch=sketch
+        )
         self.tracker.on_moved(own, past)
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---
 
-    def on_committed(self, result: RoundResult, *, holds_state: bool, samples: int = 0) -> None:
+    def on_committed(
+        self, result: RoundResult, *, holds_state: bool, samples: int = 0, sketch: Sketch = ()
+    ) -> None:
         """A round of ours led on: remember who delivered, tell where we are."""
         self._took_part |= len(result.report.members) > 1
         lost = set(result.report.lost)
@@ -288,6 +289,7 @@ class Session:
             holds_state=holds_state,
             # Who has no state yet has nothing to compute, and comes to each round at once.
             waits=not holds_state,
+            sketch=sketch,
         )
         self.tracker.on_round(delivered, own)
 
@@ -359,7 +361,9 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Everything that one model needs to train in a run, while the block lasts."""
     role: Role = "client" if node.client_mode else "node"
-    own = PeerRecord(position=plan.position, spec_hash=plan.spec_hash, role=role)
+    own = PeerRecord(
+        position=plan.position, spec_hash=plan.spec_hash, role=role, sketch=plan.sketch
+    )
     async with open_service_nursery() as nursery:
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (

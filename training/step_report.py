@@ -30,6 +30,8 @@ class StepReport:
     taken, or that has failed."""
     caught_up: bool = False
     """The swarm was elsewhere, and its state was taken over; what was accumulated is gone."""
+    reaveraged: bool = False
+    """The state itself was averaged after the step: all who took part hold the same bits."""
     began: bool = False
     """With delayed updates: the round of the batch that this call filled is under way."""
     waited_s: float = 0.0

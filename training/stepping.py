@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from averaging import RoundFailed, RoundId, RoundReport
 from training.delayed import BackgroundRound, BackgroundRounds
 from training.errors import SwarmStuck
 from training.follow import CaughtUp, catch_up
-from training.progress import Position, SpeedMeter
+from training.progress import Position, Sketch, SpeedMeter
 from training.replica import Replica
 from training.session import Advice, RoundResult, Session
 from training.step_report import StepReport
@@ -93,9 +94,18 @@ class Stepper:
             raise
         replica.state.load_floats(state)
         replica.move(result.position, equalized=True)
-        self._call(self._session.commit, result, self._gradients.samples)
+        self._commit(result, self._gradients.samples, equalized=True)
         report: RoundReport = result.report
         return report
+
+    def try_reaverage(self) -> bool:
+        """As reaverage(), but a failure is logged, and the next step taken without."""
+        try:
+            self.reaverage(caught_up=False)
+        except RoundFailed as failure:
+            logger.warning("reaveraging_failed %s", failure.report)
+            return False
+        return True
 
     def restart(self, position: Position) -> None:
         """The state was replaced by one of this position; a round under way is given up."""
@@ -104,7 +114,7 @@ class Stepper:
             self._under_way, self._unapplied = None, None
         self._gradients.clear()
         self._replica.move(position, equalized=False)
-        self._call(self._session.settle, position)
+        self._call(self._session.settle, position, (), self._sketch())
 
     # --- one step after the other ---
 
@@ -125,12 +135,12 @@ class Stepper:
             return self._on_failure(failure)
         if not result.accepted:
             report = self._on_discarded(result)
-            self._call(self._session.commit, result, samples)
+            self._commit(result, samples)
             return report
         self._failures = 0
         self._replica.step(means, result.position)
         self._gradients.clear()
-        self._call(self._session.commit, result, 0)
+        self._commit(result, 0)
         return self.report(stepped=True, samples=samples, round=result.report)
 
     # --- delayed updates ---
@@ -239,9 +249,18 @@ class Stepper:
             return False
         self._replica.take_over(caught)
         self._failures = 0
-        self._call(self._session.settle, caught.position, caught.past)
+        self._call(self._session.settle, caught.position, caught.past, self._sketch())
         logger.info("caught_up step=%d rounds=%d", self._replica.position.step, len(caught.rounds))
         return True
+
+    def _commit(self, result: RoundResult, samples: int, *, equalized: bool = False) -> None:
+        """Tell the session that a round's result is applied, and how the parameters look now."""
+        commit = partial(self._session.commit, sketch=self._sketch(), equalized=equalized)
+        self._call(commit, result, samples)
+
+    def _sketch(self) -> Sketch:
+        """Of the parameters, where they are those of our position; delayed ones lag behind it."""
+        return self._replica.sketch() if self._background is None else ()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Cross the portal, and count how long it took."""

@@ -129,6 +129,7 @@ class Swarm:
         global_batch: int | BatchSchedule,
         lr_rule: LrRule = "constant",
         delayed: bool = False,
+        reaverage_every: int = 0,
     ) -> SwarmOptimizer: ...
 
     @overload
@@ -144,6 +145,7 @@ class Swarm:
         global_batch: int | BatchSchedule | None = None,
         lr_rule: LrRule = "constant",
         delayed: bool = False,
+        reaverage_every: int = 0,
         strategy: Strategy | None = None,
     ) -> SwarmOptimizer | LocalOptimizer:
         """Train a model together with all peers that do the same under this run's name.
@@ -154,6 +156,8 @@ class Swarm:
             global_batch: samples that all peers together put into one step.
             lr_rule: how the learning rate follows a batch that changes, from the first one's.
             delayed: average while the next global batch is computed, on parameters one step old.
+            reaverage_every: after every so many global steps the parameters, buffers and moments
+                themselves are averaged, which undoes what rounding let drift apart; 0: never.
             strategy: instead of a global batch: each peer takes steps of its own, and the swarm
                 exchanges from time to time, as the strategy says.
 
@@ -182,6 +186,7 @@ class Swarm:
             schedule=schedule,
             lr_rule=lr_rule,
             delayed=delayed,
+            reaverage_every=reaverage_every,
             run=self.run,
             portal=self._portal,
             network=self._network,

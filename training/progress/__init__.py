@@ -8,6 +8,7 @@ from training.progress.batch_schedule import (
     RampBatch,
     StepNorms,
 )
+from training.progress.drift import Sketch
 from training.progress.global_batch import BatchView, GlobalBatch
 from training.progress.norms import step_norms
 from training.progress.position import PeerProgress, PeerRecord, Position, Role
@@ -27,6 +28,7 @@ __all__ = [
     "ProgressConfig",
     "RampBatch",
     "Role",
+    "Sketch",
     "SpeedMeter",
     "StepNorms",
     "Tracker",

@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 
 from averaging import RoundId
 from p2p import PeerId
+from training.progress.drift import Sketch, agreeing
 from training.progress.position import PeerProgress, PeerRecord, Position
 
 # Long enough that one bad round makes nobody a stranger, short enough to forget who left.
@@ -82,7 +83,7 @@ class _Peer:
         if self.presumed is None or not behind:
             return self.said
         waits = self.said.waits and not self.said.holds_state
-        return replace(self.said, position=self.presumed, samples=0, waits=waits)
+        return replace(self.said, position=self.presumed, samples=0, waits=waits, sketch=())
 
 
 class GlobalBatch:
@@ -229,6 +230,28 @@ class GlobalBatch:
             return None
         newest = _agreed(claims, dict.fromkeys(claims, 1.0))
         return newest, tuple(p for p, claim in claims.items() if claim.round == newest.round)
+
+    def agreeing(self, reference: Sketch, rounding: float) -> tuple[PeerId, ...]:
+        """Who holds the same parameters where we are, if most do and we do not.
+
+        Args:
+            reference, rounding: as `drift.agreeing` takes them.
+        """
+        here = {
+            peer_id: peer.record.sketch
+            for peer_id, peer in sorted(self._peers.items())
+            if not peer.unreachable and peer.record.holds_state
+            if peer.record.spec_hash == self._own.spec_hash
+            if peer.record.position == self._own.position
+        }
+        sketches = {**here, self.own_id: self._own.sketch}
+        return agreeing(
+            self.own_id,
+            sketches,
+            self._weights(sketches),
+            reference=reference,
+            rounding=rounding,
+        )
 
     def _ahead(self, others: dict[PeerId, Position]) -> Position | None:
         """Where to go, if the swarm is elsewhere than we are."""

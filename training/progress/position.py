@@ -8,6 +8,7 @@ from typing import Literal
 from averaging import RoundId
 from p2p import PeerId
 from training.progress.batch_schedule import BatchMemory, BatchSchedule
+from training.progress.drift import Sketch
 
 Role = Literal["node", "client"]
 
@@ -44,6 +45,8 @@ class PeerRecord:
     """It has stopped computing and waits for the round at hand."""
     period_s: float = 0.0
     """How long it computes between two moments at which it could join a round; 0: unknown."""
+    sketch: Sketch = ()
+    """Of its parameters at this position; empty if it does not say."""
     sequence: int = 0
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 from averaging import RoundId
 from p2p import Message, MessageInvalid, Method, decode_untrusted
 from training.progress.batch_schedule import NUMBER_MAX
+from training.progress.drift import SKETCH_SIZE
 from training.progress.position import PeerRecord, Position, Role
 
 MAJOR = 1
@@ -27,6 +28,8 @@ RECORD_BYTES_MAX = 4096
 ADDRESSES_MAX = 16
 LIFE_S_MAX = 600.0
 BATCH_MEMORY_MAX = 8
+# Squares of differences are still finite.
+_SKETCHED_MAX = 1e150
 
 Hash = Annotated[bytes, Meta(min_length=HASH_SIZE_BYTES, max_length=HASH_SIZE_BYTES)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -34,6 +37,10 @@ Number = Annotated[int, Meta(ge=0, le=2**62)]
 BatchMemory = Annotated[
     tuple[Annotated[float, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)], ...],
     Meta(max_length=BATCH_MEMORY_MAX),
+]
+SketchOnWire = Annotated[
+    tuple[Annotated[float, Meta(ge=-_SKETCHED_MAX, le=_SKETCHED_MAX)], ...],
+    Meta(max_length=SKETCH_SIZE),
 ]
 
 
@@ -58,6 +65,8 @@ class Progress(Message, frozen=True):
     ]
     batch_memory: BatchMemory = ()
     """What the schedule of batches remembers there."""
+    sketch: SketchOnWire = ()
+    """Of the parameters there; empty where that is unknown, or they are not finite."""
 
 
 class ProgressAnswer(Message, frozen=True):
@@ -103,6 +112,7 @@ def message_of(record: PeerRecord, *, life_s: float, addresses: tuple[str, ...])
         life_s,
         addresses[:ADDRESSES_MAX],
         record.position.batch_memory,
+        record.sketch if all(abs(one) <= _SKETCHED_MAX for one in record.sketch) else (),
     )
 
 
@@ -122,6 +132,7 @@ def record_of(message: Progress) -> PeerRecord:
         holds_state=message.holds_state,
         waits=message.waits,
         period_s=message.period_s,
+        sketch=message.sketch,
         sequence=message.sequence,
     )
 

@@ -36,6 +36,7 @@ from p2p import (
 )
 from training.progress import schema
 from training.progress.courier import Courier
+from training.progress.drift import Sketch
 from training.progress.global_batch import BatchView, GlobalBatch, worth_telling
 from training.progress.position import PeerRecord, Position
 from training.progress.schema import Progress, ProgressAnswer
@@ -120,6 +121,10 @@ class Tracker:
     def holders(self, number: int) -> tuple[Position, tuple[PeerId, ...]] | None:
         """Where most of those are that hold a state of this round or a later one, and who."""
         return self._core.holders(number)
+
+    def agreeing(self, reference: Sketch, rounding: float) -> tuple[PeerId, ...]:
+        """As GlobalBatch.agreeing()."""
+        return self._core.agreeing(reference, rounding)
 
     def on_own(self, own: PeerRecord) -> None:
         """Our progress changed; nothing is told yet."""

@@ -96,6 +96,7 @@ def wrap(
         global_batch=batch,
         lr_rule=recipe.lr_rule,
         delayed=recipe.delayed,
+        reaverage_every=recipe.reaverage_every,
     )
 
 

@@ -24,7 +24,8 @@ from p2p import MessageInvalid, PeerId
 from training.follow import CaughtUp
 from training.model_state import Array, ModelState
 from training.progress import BatchMemory, BatchView, Position, StepNorms
-from training.session import RoundResult, SessionPlan
+from training.session import RoundResult
+from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.flat import FlatParameters
 from training.strategies.strategy import Exchange, Strategy, Tactic, Vector

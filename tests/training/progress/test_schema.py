@@ -21,22 +21,25 @@ RECORD = PeerRecord(
     holds_state=False,
     waits=True,
     period_s=0.25,
+    sketch=(1.5,) * 16,
     sequence=1_735_689_600_000,
 )
 MESSAGE = schema.message_of(RECORD, life_s=30.0, addresses=("/ip4/1.2.3.4/tcp/5",))
 MEMORY_BYTES = "92cb4050000000000000cbbfe0000000000000"
+SKETCH_BYTES = "dc0010" + "cb3ff8000000000000" * 16
 # Bytes as version 1 of the protocol sends them; a change that breaks this needs a new version.
 RECORDED: list[tuple[Message, str]] = [
     (
         MESSAGE,
-        "9f09c420"
+        "dc001009c420"
         + "01" * 32
         + "08cd0800c420"
         + "02" * 32
         + "64cb4029000000000000a6636c69656e74c2c3cb3fd0000000000000"
         + "cf000001941f297c00cb403e00000000000091b2"
         + b"/ip4/1.2.3.4/tcp/5".hex()
-        + MEMORY_BYTES,
+        + MEMORY_BYTES
+        + SKETCH_BYTES,
     ),
     (schema.ProgressAnswer(), "91c0"),
 ]
@@ -48,9 +51,11 @@ def test_recorded_bytes(message: Message, recorded: str) -> None:
     assert decode_untrusted(bytes.fromhex(recorded), type(message), size_bytes_max=999) == message
 
 
-def test_older_versions_know_no_schedules_memory() -> None:
-    old = bytes.fromhex("9e" + RECORDED[0][1].removeprefix("9f").removesuffix(MEMORY_BYTES))
-    assert schema.decode_record_untrusted(old) == msgspec.structs.replace(MESSAGE, batch_memory=())
+def test_older_versions_know_no_schedules_memory_and_no_sketch() -> None:
+    fields = RECORDED[0][1].removeprefix("dc0010").removesuffix(MEMORY_BYTES + SKETCH_BYTES)
+    assert schema.decode_record_untrusted(bytes.fromhex("9e" + fields)) == msgspec.structs.replace(
+        MESSAGE, batch_memory=(), sketch=()
+    )
 
 
 def test_a_record_survives_the_wire() -> None:
