@@ -13,15 +13,17 @@ Nothing is clipped in here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from training.optimizers.per_parameter import PerParameterOptimizer
+
 WEIGHT_NORM_MAX = 10_000.0  # clamp_value in DeDLOC's albert/arguments.py
 
 
-class Lamb(torch.optim.Optimizer):
+class Lamb(PerParameterOptimizer):
     """Layer-wise adaptive moments for large batches.
 
     Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
@@ -68,45 +70,33 @@ class Lamb(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(  # type: ignore[override]
-        self, closure: Callable[[], float] | None = None
-    ) -> float | None:
-        """Take one step with the parameters' gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update(parameter, self.state[parameter], group)
-        return loss
-
-
-def _update(parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """One parameter and its moments, changed in place."""
-    gradient = parameter.grad
-    assert gradient is not None
-    if not state:
-        # A tensor as in PyTorch's own optimizers, whose load_state_dict() treats this key so.
-        state["step"] = torch.zeros((), dtype=torch.float32)
-        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    first_beta, second_beta = group["betas"]
-    state["step"] += 1
-    mean, square = state["exp_avg"], state["exp_avg_sq"]
-    mean.mul_(first_beta).add_(gradient, alpha=1 - first_beta)
-    square.mul_(second_beta).addcmul_(gradient, gradient, value=1 - second_beta)
-    update = mean / (square.sqrt() + group["eps"])
-    if parameter.ndim > 1 or group["decay_1d"]:
-        update.add_(parameter, alpha=group["weight_decay"])
-    rate = group["lr"]
-    if group["debias"]:
-        count = float(state["step"])
-        rate *= math.sqrt(1 - second_beta**count) / (1 - first_beta**count)
-    # Without looking at the numbers here, so that an accelerator need not be waited for.
-    weight_norm = torch.linalg.vector_norm(parameter).clamp(max=group["clamp_value"])
-    update_norm = torch.linalg.vector_norm(update)
-    trust = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0)
-    parameter.sub_(update.mul_(trust), alpha=rate)
+    @staticmethod
+    def update(
+        parameter: torch.Tensor,
+        gradient: torch.Tensor,
+        state: dict[str, Any],
+        group: dict[str, Any],
+    ) -> None:
+        """One parameter and its moments, changed in place; the gradient stays as it is."""
+        if not state:
+            # A tensor as in PyTorch's own optimizers, whose load_state_dict() treats this key so.
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        first_beta, second_beta = group["betas"]
+        state["step"] += 1
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.mul_(first_beta).add_(gradient, alpha=1 - first_beta)
+        square.mul_(second_beta).addcmul_(gradient, gradient, value=1 - second_beta)
+        update = mean / (square.sqrt() + group["eps"])
+        if parameter.ndim > 1 or group["decay_1d"]:
+            update.add_(parameter, alpha=group["weight_decay"])
+        rate = group["lr"]
+        if group["debias"]:
+            count = float(state["step"])
+            rate *= math.sqrt(1 - second_beta**count) / (1 - first_beta**count)
+        # Without looking at the numbers here, so that an accelerator need not be waited for.
+        weight_norm = torch.linalg.vector_norm(parameter).clamp(max=group["clamp_value"])
+        update_norm = torch.linalg.vector_norm(update)
+        trust = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0)
+        parameter.sub_(update.mul_(trust), alpha=rate)

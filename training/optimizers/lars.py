@@ -13,13 +13,14 @@ first publication it stands inside; with a constant rate that is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from training.optimizers.per_parameter import PerParameterOptimizer
 
-class Lars(torch.optim.Optimizer):
+
+class Lars(PerParameterOptimizer):
     """Layer-wise adaptive rates for large batches.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017,
@@ -63,38 +64,28 @@ class Lars(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(  # type: ignore[override]
-        self, closure: Callable[[], float] | None = None
-    ) -> float | None:
-        """Take one step with the parameters' gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update(parameter, self.state[parameter], group)
-        return loss
-
-
-def _update(parameter: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """One parameter and its momentum, changed in place; the gradient stays as it is."""
-    gradient = parameter.grad
-    assert gradient is not None
-    update = gradient.clone()
-    if parameter.ndim > 1 or not group["exclude_1d"]:
-        decay = group["weight_decay"]
-        # Without looking at the numbers here, so that an accelerator need not be waited for.
-        weight_norm = torch.linalg.vector_norm(parameter)
-        gradient_norm = torch.linalg.vector_norm(gradient)
-        length = gradient_norm + decay * weight_norm + group["eps"]
-        scale = group["trust_coefficient"] * weight_norm / length
-        update.add_(parameter, alpha=decay)
-        update.mul_(torch.where((weight_norm > 0) & (gradient_norm > 0), scale, 1.0))
-    if not state:
-        state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    momentum = state["momentum_buffer"]
-    momentum.mul_(group["momentum"]).add_(update)
-    parameter.sub_(momentum, alpha=group["lr"])
+    @staticmethod
+    def update(
+        parameter: torch.Tensor,
+        gradient: torch.Tensor,
+        state: dict[str, Any],
+        group: dict[str, Any],
+    ) -> None:
+        """One parameter and its momentum, changed in place; the gradient stays as it is."""
+        update = gradient.clone()
+        if parameter.ndim > 1 or not group["exclude_1d"]:
+            decay = group["weight_decay"]
+            # Without looking at the numbers here, so that an accelerator need not be waited for.
+            weight_norm = torch.linalg.vector_norm(parameter)
+            gradient_norm = torch.linalg.vector_norm(gradient)
+            length = gradient_norm + decay * weight_norm + group["eps"]
+            scale = group["trust_coefficient"] * weight_norm / length
+            update.add_(parameter, alpha=decay)
+            update.mul_(torch.where((weight_norm > 0) & (gradient_norm > 0), scale, 1.0))
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(
+                parameter, memory_format=torch.preserve_format
+            )
+        momentum = state["momentum_buffer"]
+        momentum.mul_(group["momentum"]).add_(update)
+        parameter.sub_(momentum, alpha=group["lr"])
