@@ -2,20 +2,20 @@
 
     N  samples      D  numbers of an input      L  numbers of an activation      B  rows of a block
 
-With a_ij = ‖x_i − x_j‖ and b_ij = ‖z_i − z_j‖ of the inputs x and the activations z, both centred so
-that each row and each column of A and B sums to 0:
+With a_ij = ‖x_i − x_j‖ and b_ij = ‖z_i − z_j‖ of inputs x and activations z, and A and B what they
+become when centred so that each row and each column sums to 0:
 
     DCOR(x, z) = sqrt( Σ A_ij B_ij / sqrt( Σ A_ij² · Σ B_ij² ) )
 
-It is 1 when the activations are the inputs, turned, moved and scaled, and small when distances between
-activations say little about distances between inputs. NoPeek trains on α DCOR + (1 − α) task.
+It is 1 when the activations are the inputs, turned, moved and scaled, and small when distances
+between activations say little about those between inputs. NoPeek trains on α DCOR + (1 − α) task.
 
 What the number hides:
 
-- **A floor.** Of a sample it is above 0 even for independent data, the more so the fewer samples and
-  the more dimensions: with 64 and 32 of them, 0.85 for 128 samples. `measure_leakage` therefore
-  gives the bias-corrected statistic and a baseline of shuffled pairs beside it, on as many
-  samples each time.
+- **A floor.** Of a sample it is above 0 even for independent data, the more so the fewer samples
+  and the more dimensions: with 64 and 32 of them, 0.76 for 128 samples. `measure_leakage`
+  therefore gives the bias-corrected statistic and a baseline of shuffled pairs beside it, on as
+  many samples each time.
 - **Scale.** Activations that are not normalised can make it small by collapsing: from α = 0.5 on,
   layers of ReLU die, and the accuracy with them. End the client's part in a LayerNorm. For the
   same reason an attack must not divide each activation by its own deviation, which may be 0.
@@ -39,7 +39,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 SQUARED_DISTANCE_MIN = 1e-7
-"""Squared distances below count as this: the root's slope at 0 is infinite. As in the paper's code."""
+"""Squared distances count as this at least: the root's slope at 0 is infinite.
+
+Source: the code of NoPeek's authors.
+"""
 BLOCK_ROWS = 1024
 """Rows of distances that are held at a time; a usual batch is one block."""
 _DISTANCE_MIN = math.sqrt(SQUARED_DISTANCE_MIN)
@@ -209,9 +212,7 @@ def _as_rows(
             f"as many activations as inputs are needed, and at least {samples_min}; "
             f"got {len(activations)} and {len(inputs)}"
         )
-    dtype = torch.promote_types(
-        torch.promote_types(inputs.dtype, activations.dtype), torch.float32
-    )
+    dtype = torch.promote_types(torch.promote_types(inputs.dtype, activations.dtype), torch.float32)
     return inputs.to(dtype).reshape(len(inputs), -1), activations.to(dtype).reshape(len(inputs), -1)
 
 

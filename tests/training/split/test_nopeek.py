@@ -268,9 +268,7 @@ def test_a_client_alone_gets_the_gradient_of_the_joint_loss(alpha: float) -> Non
     client.zero_grad()
     z = client(x)
     sent = z.detach().requires_grad_()
-    (returned,) = torch.autograd.grad(
-        nn.functional.cross_entropy(server(sent), labels), sent
-    )
+    (returned,) = torch.autograd.grad(nn.functional.cross_entropy(server(sent), labels), sent)
     z.backward(nopeek_gradient(returned, x, z, alpha=alpha))
     for parameter, gradient in zip(client.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-12)

@@ -1,0 +1,74 @@
+"""The benchmark of NoPeek: its claim in small, and budgets that can be missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.bench.private import nopeek
+from tools.bench.private.nopeek import PERCEPTRON, RIDGE, NoPeekOptions, run_nopeek
+from tools.bench.report import Row
+from tools.failures import CommandError
+from training.split.attacks import perceptron_decoder, ridge_decoder
+
+
+def test_hiding_costs_little_and_makes_the_linear_attack_worse() -> None:
+    """At fewer epochs and a larger rate than in the benchmark, with the cheapest attack."""
+    cases: list[str] = []
+    options = NoPeekOptions(epochs=25, rate=3e-3, seeds=1, attacks={RIDGE: ridge_decoder})
+    rows, budgets = run_nopeek(options, cases.append)
+    assert len(cases) == len(rows) == len(nopeek.ALPHAS)
+    assert [str(one) for one in budgets if not one.holds] == []
+    assert rows[-1]["accuracy"] > 0.95
+    # What the server is to learn, it learns: labels are not hidden.
+    assert rows[-1]["labels_found"] > 0.95
+
+
+@pytest.mark.slow
+def test_hiding_makes_a_network_worse_too() -> None:
+    """As in the benchmark, but for one seed and without the two other attacks."""
+    attacks = {RIDGE: ridge_decoder, PERCEPTRON: perceptron_decoder}
+    rows, budgets = run_nopeek(NoPeekOptions(seeds=1, attacks=attacks), lambda _: None)
+    assert len(budgets) == 5
+    assert [str(one) for one in budgets if not one.holds] == []
+    assert rows[-1]["dcor"] > rows[-1]["dcor_bias_corrected"] > rows[-1]["dcor_shuffled"]
+
+
+def made_up(alpha: float, **changed: float) -> Row:
+    hidden = alpha / 0.5
+    row = {
+        "alpha": alpha,
+        "accuracy": 0.97,
+        "dcor": 0.8 - 0.45 * hidden,
+        "ridge_error": 0.02 + 0.02 * hidden,
+        "perceptron_error": 0.01 + 0.01 * hidden,
+    }
+    return row | changed
+
+
+def test_budgets_hold_or_are_missed() -> None:
+    first = [made_up(alpha) for alpha in nopeek.ALPHAS[:-1]]
+    assert all(one.holds for one in nopeek.budgets([*first, made_up(0.5)]))
+    for wrong in (
+        {"accuracy": 0.94},
+        {"dcor": 0.45},
+        {"ridge_error": 0.03},
+        {"perceptron_error": 0.015},
+    ):
+        judged = nopeek.budgets([*first, made_up(0.5, **wrong)])
+        assert len([one for one in judged if not one.holds]) == 1, wrong
+    rising = [made_up(0.0), made_up(0.1, dcor=0.3), made_up(0.5)]
+    assert [one.holds for one in nopeek.budgets(rising)] == [True] * 4 + [False]
+
+
+def test_pictures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nopeek, "ALPHAS", (0.0, 0.5))
+    options = NoPeekOptions(epochs=1)
+    path = tmp_path / "new" / "digits.svg"
+    nopeek.save_reconstructions(options, path, attack=ridge_decoder)
+    drawn = path.read_text("utf-8")
+    assert drawn.count("<g ") == 3 * 8
+    assert all(name in drawn for name in ("original", "α = 0<", "α = 0.5<"))
+    with pytest.raises(CommandError, match="cannot be written"):
+        nopeek.save_reconstructions(options, tmp_path, attack=ridge_decoder)
