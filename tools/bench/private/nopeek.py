@@ -38,8 +38,6 @@ from training.split.attacks import (
 )
 from training.split.nopeek import measure_leakage, nopeek_loss
 
-ALPHAS = (0.0, 0.1, 0.3, 0.5)
-"""How much hiding counts in the loss; the first must be 0, which the others are compared with."""
 PERCEPTRON, RIDGE, NEIGHBOURS, CONVOLUTIONS = "perceptron", "ridge", "neighbours", "convolutions"
 ATTACKS: dict[str, Decoder] = {
     RIDGE: ridge_decoder,
@@ -73,6 +71,8 @@ _PICTURES = 8
 class NoPeekOptions:
     """How much is measured."""
 
+    alphas: Sequence[float] = (0.0, 0.1, 0.3, 0.5)
+    """How much hiding counts in the loss, rising from 0, which the last is compared with."""
     epochs: int = 60
     """Over the training inputs, for each α."""
     rate: float = 1e-3
@@ -108,7 +108,7 @@ def run_nopeek(
         on_case: told what is measured from now on.
     """
     rows = []
-    for alpha in ALPHAS:
+    for alpha in options.alphas:
         on_case(f"NoPeek, α = {alpha}")
         rows.append(measure(alpha, options))
     return rows, budgets(rows)
@@ -184,7 +184,7 @@ def train_parts(data: LabelledData, alpha: float, options: NoPeekOptions, *, see
 def _batches(samples: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        yield from torch.randperm(samples, generator=generator).split(BATCH)
+        yield from torch.split(torch.randperm(samples, generator=generator), BATCH)
 
 
 def budgets(rows: Sequence[Row]) -> list[Budget]:
@@ -227,7 +227,7 @@ def reconstructions(options: NoPeekOptions, attack: Decoder) -> dict[str, torch.
     """The first test pictures, and what an attack makes of them for each α, (pictures, 8, 8)."""
     data = digits()
     drawn = {"original": data.test_inputs[:_PICTURES, 0]}
-    for alpha in ALPHAS:
+    for alpha in options.alphas:
         parts = train_parts(data, alpha, options, seed=0)
         auxiliary = Pairs(parts.activations(data.train_inputs), data.train_inputs)
         victims = Pairs(parts.activations(data.test_inputs), data.test_inputs)

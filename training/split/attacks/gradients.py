@@ -1,7 +1,7 @@
 """Gradient leakage: a sample read back from the gradient that it made.
 
-Whoever sees the gradient of one sample by the parameters can see the sample: of a linear layer it is
-a quotient, of other networks it can be searched for. What helps is averages over many samples,
+Whoever sees the gradient of one sample by the parameters can see the sample: of a linear layer it
+is a quotient, of other networks it can be searched for. What helps is averages over many samples,
 noise, and sums that hide their terms.
 
     O  outputs of a layer      D  numbers of an input      K  labels

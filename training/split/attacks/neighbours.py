@@ -26,7 +26,7 @@ def neighbour_decoder(
     known_NL = auxiliary.activations.detach().flatten(1)
     inputs_ND = auxiliary.inputs.flatten(1)
     guesses = []
-    for block_BL in activations.detach().flatten(1).split(_BLOCK_ROWS):
+    for block_BL in torch.split(activations.detach().flatten(1), _BLOCK_ROWS):
         nearest_BK = torch.cdist(block_BL, known_NL).topk(neighbours, largest=False).indices
         guesses.append(inputs_ND[nearest_BK].mean(dim=1))
     return torch.cat(guesses)

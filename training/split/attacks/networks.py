@@ -136,7 +136,7 @@ def _train(
         for epoch in range(epochs):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - epoch / epochs)
-            for batch in torch.randperm(len(shown[0]), generator=generator).split(BATCH):
+            for batch in torch.split(torch.randperm(len(shown[0]), generator=generator), BATCH):
                 loss = nn.functional.mse_loss(network(shown[0][batch]), shown[1][batch])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

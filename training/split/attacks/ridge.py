@@ -35,7 +35,8 @@ def ridge_decoder(auxiliary: Pairs, activations: torch.Tensor) -> torch.Tensor:
     samples = len(known_NL)
 
     def kept(penalty: float) -> torch.Tensor:
-        return sizes_R.square() / (sizes_R.square() + penalty * samples)
+        kept_R: torch.Tensor = sizes_R.square() / (sizes_R.square() + penalty * samples)
+        return kept_R
 
     def validation_error(penalty: float) -> float:
         lost_RD = (1 - kept(penalty))[:, None] * seen_RD
@@ -48,5 +49,7 @@ def ridge_decoder(auxiliary: Pairs, activations: torch.Tensor) -> torch.Tensor:
     penalty = min(PENALTIES, key=validation_error)
     shrunk_R = sizes_R / (sizes_R.square() + penalty * samples)
     weights_LD = vh_RL.T @ (shrunk_R[:, None] * seen_RD)
-    guesses_MD = scaling.apply(activations.detach().double().flatten(1)) @ weights_LD + mean_D
+    guesses_MD: torch.Tensor = (
+        scaling.apply(activations.detach().double().flatten(1)) @ weights_LD + mean_D
+    )
     return guesses_MD.to(auxiliary.inputs.dtype)
