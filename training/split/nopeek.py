@@ -43,7 +43,7 @@ SQUARED_DISTANCE_MIN = 1e-7
 
 Source: the code of NoPeek's authors.
 """
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256
 """Rows of distances that are held at a time; a usual batch is one block."""
 _DISTANCE_MIN = math.sqrt(SQUARED_DISTANCE_MIN)
 
@@ -231,7 +231,9 @@ class _Distances:
         self.rows_ND = rows_ND - rows_ND.mean(dim=0)
         self.squares_N = self.rows_ND.square().sum(dim=1)
         if means_N is None:
-            means_N = torch.cat([self.block(rows).mean(dim=1) for rows in self.blocks()])
+            means_N = torch.empty_like(self.squares_N)
+            for rows in self.blocks():
+                means_N[rows] = self.block(rows).mean(dim=1)
         self.means_N = means_N
 
     def blocks(self) -> Iterator[slice]:
@@ -311,7 +313,9 @@ def _pull(
     """Where each row is pulled by all others, for a correlation of 1, (N, D)."""
     if both_sum <= 0 or own_sum <= 0:
         return torch.zeros_like(own.rows_ND)
-    pulls = []
+    # Written in place: small results kept between large blocks would split the freed memory, and
+    # every block would need new.
+    pulls_ND = torch.empty_like(own.rows_ND)
     for rows in own.blocks():
         block_BN = own.block(rows)
         slope_BN = other.centre(other.block(rows), rows) / both_sum
@@ -320,5 +324,5 @@ def _pull(
         weight_BN = torch.where(block_BN > 0, slope_BN / (block_BN + _DISTANCE_MIN), 0)
         with torch.autocast(own.rows_ND.device.type, enabled=False):
             towards_BD = weight_BN @ own.rows_ND
-        pulls.append(weight_BN.sum(dim=1, keepdim=True) * own.rows_ND[rows] - towards_BD)
-    return torch.cat(pulls)
+        pulls_ND[rows] = weight_BN.sum(dim=1, keepdim=True) * own.rows_ND[rows] - towards_BD
+    return pulls_ND

@@ -28,7 +28,6 @@ from training.split.attacks import (
     Decoder,
     Labelled,
     Pairs,
-    convolution_decoder,
     infer_labels,
     neighbour_decoder,
     perceptron_decoder,
@@ -38,11 +37,11 @@ from training.split.attacks import (
 )
 from training.split.nopeek import measure_leakage, nopeek_loss
 
-PERCEPTRON, RIDGE, NEIGHBOURS, CONVOLUTIONS = "perceptron", "ridge", "neighbours", "convolutions"
+RIDGE, PERCEPTRON, PATIENT, NEIGHBOURS = "ridge", "perceptron", "patient", "neighbours"
 ATTACKS: dict[str, Decoder] = {
     RIDGE: ridge_decoder,
     PERCEPTRON: perceptron_decoder,
-    CONVOLUTIONS: partial(convolution_decoder, channels=16),
+    PATIENT: partial(perceptron_decoder, epochs=150),
     NEIGHBOURS: neighbour_decoder,
 }
 COLUMNS = (
@@ -60,7 +59,7 @@ LEAKAGE_SAMPLES = 256
 """The figures of distance correlation depend on how many samples they are of."""
 ERROR_RATIO_MIN = 1.7
 JUDGED_ATTACKS = (RIDGE, PERCEPTRON)
-"""Those that learn the way back; look-up is hindered less, and no promise is made of it."""
+"""As in the claim that is reproduced. No promise is made of look-up, nor of who trains longer."""
 ACCURACY_LOST_MAX = 0.02
 DCOR_RATIO_MAX = 0.5
 """All three as measured on this task before; at the largest α, against none."""
@@ -77,8 +76,8 @@ class NoPeekOptions:
     """Over the training inputs, for each α."""
     rate: float = 1e-3
     """Adam's."""
-    seeds: int = 2
-    """Figures are means of so many runs."""
+    seeds: int = 3
+    """Figures are means of so many runs; ratios of errors vary by 0.1 from one to the next."""
     attacks: Mapping[str, Decoder] = field(default_factory=lambda: ATTACKS)
 
 

@@ -14,27 +14,38 @@ from training.split.attacks import perceptron_decoder, ridge_decoder
 
 
 def test_hiding_costs_little_and_makes_the_linear_attack_worse() -> None:
-    """At fewer epochs and a larger rate than in the benchmark, with the cheapest attack."""
+    """In small: a third of the epochs, one seed, the cheapest attack, and room for what seeds change."""
     cases: list[str] = []
     options = NoPeekOptions(
-        alphas=(0.0, 0.2, 0.5), epochs=25, rate=3e-3, seeds=1, attacks={RIDGE: ridge_decoder}
+        alphas=(0.0, 0.2, 0.5), epochs=20, rate=4e-3, seeds=1, attacks={RIDGE: ridge_decoder}
     )
-    rows, budgets = run_nopeek(options, cases.append)
-    assert len(cases) == len(rows) == 3
-    assert [str(one) for one in budgets if not one.holds] == []
-    assert rows[-1]["accuracy"] > 0.95
+    (plain, some, hidden), _ = run_nopeek(options, cases.append)
+    assert len(cases) == 3
+    assert plain["dcor"] > some["dcor"] > hidden["dcor"]
+    assert hidden["dcor"] < 0.6 * plain["dcor"]
+    assert hidden["ridge_error"] > 1.4 * plain["ridge_error"]
+    assert hidden["accuracy"] > plain["accuracy"] - 0.05 > 0.9
     # What the server is to learn, it learns: labels are not hidden.
-    assert rows[-1]["labels_found"] > 0.95
+    assert hidden["labels_found"] > 0.9
 
 
 @pytest.mark.slow
-def test_hiding_makes_a_network_worse_too() -> None:
-    """As in the benchmark, but for one seed and without the two other attacks."""
+@pytest.mark.timeout(300)
+def test_hiding_keeps_its_promises() -> None:
+    """As in the benchmark, at both ends of α, with the attacks that are judged.
+
+    Another machine's rounding makes each run another one, so a tenth is allowed.
+    """
     attacks = {RIDGE: ridge_decoder, PERCEPTRON: perceptron_decoder}
-    rows, budgets = run_nopeek(NoPeekOptions(seeds=1, attacks=attacks), lambda _: None)
-    assert len(budgets) == 5
-    assert [str(one) for one in budgets if not one.holds] == []
-    assert rows[-1]["dcor"] > rows[-1]["dcor_bias_corrected"] > rows[-1]["dcor_shuffled"]
+    (plain, hidden), _ = run_nopeek(
+        NoPeekOptions(alphas=(0.0, 0.5), attacks=attacks), lambda _: None
+    )
+    for name in nopeek.JUDGED_ATTACKS:
+        ratio = hidden[f"{name}_error"] / plain[f"{name}_error"]
+        assert ratio > 0.9 * nopeek.ERROR_RATIO_MIN, name
+    assert hidden["dcor"] < 1.1 * nopeek.DCOR_RATIO_MAX * plain["dcor"]
+    assert plain["accuracy"] - hidden["accuracy"] < 1.1 * nopeek.ACCURACY_LOST_MAX
+    assert hidden["dcor"] > hidden["dcor_bias_corrected"] > hidden["dcor_shuffled"]
 
 
 def made_up(alpha: float, **changed: float) -> Row:
