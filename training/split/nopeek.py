@@ -16,9 +16,9 @@ What the number hides:
   and the more dimensions: with 64 and 32 of them, 0.76 for 128 samples. `measure_leakage`
   therefore gives the bias-corrected statistic and a baseline of shuffled pairs beside it, on as
   many samples each time.
-- **Scale.** Activations that are not normalised can make it small by collapsing: from α = 0.5 on,
-  layers of ReLU die, and the accuracy with them. End the client's part in a LayerNorm. For the
-  same reason an attack must not divide each activation by its own deviation, which may be 0.
+- **Scale.** Activations that are not normalised can make it small by collapsing: the larger α, the
+  more units of a ReLU die, and the accuracy with them. End the client's part in a LayerNorm. For
+  the same reason an attack must not divide each activation by its own deviation, which may be 0.
 - **No guarantee.** It is a heuristic: what lowers this number makes some attacks worse.
 
 Memory is that of B × N distances, forward and backward: they are computed anew, not kept.
