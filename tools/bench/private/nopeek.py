@@ -79,6 +79,14 @@ class NoPeekOptions:
     seeds: int = 3
     """Figures are means of so many runs; ratios of errors vary by 0.1 from one to the next."""
     attacks: Mapping[str, Decoder] = field(default_factory=lambda: ATTACKS)
+    """By their names in the rows."""
+
+    def __post_init__(self) -> None:
+        rising = all(before < after for before, after in pairwise(self.alphas))
+        if len(self.alphas) < 2 or self.alphas[0] != 0 or not rising:
+            raise ValueError(f"alphas must rise from 0, and be two at least; not {self.alphas}")
+        if self.seeds < 1 or not self.attacks:
+            raise ValueError("at least one seed and one attack are needed")
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def direction_classifier(auxiliary: Labelled, seen: torch.Tensor) -> torch.Tenso
 
     Gradients of one label point one way, however certain the model is.
 
-    Source: Li et al., "Label leakage and protection in two-party split learning", 2022, section 3,
-    whose attack takes one gradient of each class.
+    Source: Li et al., "Label leakage and protection in two-party split learning", 2022, for two
+    labels and one known gradient.
     """
     known_NL = nn.functional.normalize(auxiliary.seen.detach().double().flatten(1))
     label_count = int(auxiliary.labels.max()) + 1
@@ -123,7 +123,7 @@ def norm_leak(gradients: torch.Tensor, labels: torch.Tensor) -> float:
         The area under the ROC curve: 0.5 says nothing, 1 tells all; below 0.5 the shorter ones
         have label 1.
 
-    Source: Li et al., as above, section 3.
+    Source: Li et al., as for `direction_classifier`.
     """
     norms_N = gradients.double().flatten(1).norm(dim=1)
     ones, zeros = norms_N[labels == 1], norms_N[labels == 0].sort().values

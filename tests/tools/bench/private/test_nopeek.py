@@ -14,7 +14,7 @@ from training.split.attacks import perceptron_decoder, ridge_decoder
 
 
 def test_hiding_costs_little_and_makes_the_linear_attack_worse() -> None:
-    """In small: a third of the epochs, one seed, the cheapest attack, and room for what seeds change."""
+    """In small: fewer epochs, one seed, the cheapest attack, and room for what seeds change."""
     cases: list[str] = []
     options = NoPeekOptions(
         alphas=(0.0, 0.2, 0.5), epochs=20, rate=4e-3, seeds=1, attacks={RIDGE: ridge_decoder}
@@ -73,6 +73,14 @@ def test_budgets_hold_or_are_missed() -> None:
         assert len([one for one in judged if not one.holds]) == 1, wrong
     rising = [made_up(0.0), made_up(0.1, dcor=0.3), made_up(0.5)]
     assert [one.holds for one in nopeek.budgets(rising)] == [True] * 4 + [False]
+
+
+def test_misuse_is_told() -> None:
+    for alphas in ((0.0,), (0.1, 0.5), (0.0, 0.5, 0.3)):
+        with pytest.raises(ValueError, match="rise from 0"):
+            NoPeekOptions(alphas=alphas)
+    with pytest.raises(ValueError, match="one attack"):
+        NoPeekOptions(attacks={})
 
 
 def test_pictures_are_written(tmp_path: Path) -> None:
