@@ -1,0 +1,1 @@
+"""Benchmarks of learning privately: what it hides, from whom, and what it costs."""
