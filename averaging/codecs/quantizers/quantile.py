@@ -1,0 +1,93 @@
+"""A table of 256 values, each the mean of about as many elements, and 8 bits for each element."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from averaging.codecs.codec import Codec
+from averaging.codecs.quantizers.pieces import (
+    LARGEST,
+    PIECE_ELEMENTS,
+    SCALE_BYTES,
+    check_size,
+    floats_of,
+    largest_of,
+    pieces,
+)
+
+BUCKETS: Final = 256
+_CELLS: Final = 65_536
+"""A cell is all floats that share their upper 16 bits: sign, exponent, 7 bits of the fraction."""
+_COUNTED: Final = 16 * PIECE_ELEMENTS
+"""Elements that are counted at once: each time costs as much as reading half a million."""
+
+
+class Quantile(Codec):
+    """Cuts the sorted elements in 256 buckets of about one size, and sends each bucket's mean.
+
+    Bucket edges are edges of cells, so that a table of all cells finds an element's bucket: it
+    takes no sorting and no search. A cell with more elements than a bucket is a bucket.
+    Frame: the table as float32, then the buckets' numbers.
+
+    It is in no class: what a bucket holds depends on the data alone. Everything happens on the
+    CPU, so that a GPU's sums in other orders cannot give other means.
+    """
+
+    same_everywhere = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The same for every seed: nothing is drawn."""
+        del seed
+        values, count = values.cpu(), values.numel()
+        counts = torch.zeros(_CELLS, dtype=torch.int64)
+        for start in range(0, count, _COUNTED):
+            some = values[start : start + _COUNTED]
+            largest_of(some)
+            counts += torch.bincount(_cells_of(some), minlength=_CELLS)
+        buckets = _buckets_of(counts)
+        frame = torch.empty(self.size_limit_bytes(count), dtype=torch.uint8)
+        body = frame[SCALE_BYTES * BUCKETS :]
+        sums = torch.zeros(BUCKETS, dtype=torch.float64)
+        for start, stop in pieces(count):
+            some = values[start:stop]
+            chosen = torch.index_select(buckets, 0, _cells_of(some))
+            sums += torch.bincount(chosen, weights=some.to(torch.float64), minlength=BUCKETS)
+            body[start:stop].copy_(chosen)
+        sizes = torch.zeros(BUCKETS, dtype=torch.int64).index_add_(0, buckets, counts)
+        means = (sums / sizes.clamp(min=1)).to(torch.float32)
+        frame[: SCALE_BYTES * BUCKETS].copy_(means.view(torch.uint8))
+        return frame
+
+    def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
+        """See Codec."""
+        check_size(frame, self.size_limit_bytes(out.numel()))
+        table = floats_of(frame, BUCKETS, low=-LARGEST, high=LARGEST).to(out.device)
+        body = frame[SCALE_BYTES * BUCKETS :].to(out.device)
+        for start, stop in pieces(out.numel()):
+            buckets = body[start:stop].to(torch.int32)
+            torch.index_select(table, 0, buckets, out=out[start:stop])
+
+    def size_limit_bytes(self, count: int) -> int:
+        """Exactly what each frame takes."""
+        return SCALE_BYTES * BUCKETS + count
+
+
+def _cells_of(values: torch.Tensor) -> torch.Tensor:
+    """The cell of each element, from 0 to 65,535: int32."""
+    return (values.view(torch.int32) >> 16).bitwise_and_(_CELLS - 1)
+
+
+def _buckets_of(counts: torch.Tensor) -> torch.Tensor:
+    """Which bucket each cell is in, from how many elements the cells hold: int32."""
+    half = _CELLS // 2
+    # From the most negative number to the most positive one.
+    ordered = torch.cat([counts[half:].flip(0), counts[:half]])
+    # Twice where the middle of a cell stands among all elements.
+    middles = 2 * ordered.cumsum(0) - ordered
+    buckets = (middles * BUCKETS // (2 * int(counts.sum()))).clamp_(max=BUCKETS - 1)
+    return torch.cat([buckets[half:], buckets[:half].flip(0)]).to(torch.int32)
