@@ -48,9 +48,9 @@ BASE_MIN, BASE_MAX = 1.05, 256.0
 """Nearer levels than this could be two in one cell; see _Steps."""
 _RANGE_LOG2: Final = 126
 """The last level is at least 2**−126 of the top."""
-_SPAN: Final = 2.0**16
+_SPAN: Final = 2.0**26
 """Where the top is moved before levels are found: for every top that there may be, the factor to
-it and all levels below it are normal float32 numbers."""
+it, all levels below it and their inverses are normal float32 numbers."""
 _CELL_BITS: Final = 16
 _FRACTION_BITS: Final = DRAW_BITS
 _HALF_DRAW: Final = 1 << (DRAW_BITS - 1)

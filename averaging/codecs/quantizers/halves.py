@@ -24,8 +24,10 @@ from averaging.codecs.quantizers.pieces import (
 _BITS = {torch.float16: 10, torch.bfloat16: 7}
 """Of the fraction."""
 _TOP_EXPONENT = 14
-"""The largest value is scaled to between 2**14 and 2**15: under float16's end at 65504, with room
-for what is averaged later, and as far as can be from the subnormal numbers below 2**-14."""
+"""The largest value is scaled to between 2**14 and 2**15: under float16's end at 65504, and as
+far as can be from the subnormal numbers below 2**-14."""
+_BELOW_TOP = 2.0**15 - 2.0**4
+"""The last float16 below it, for when float32 ends there: nothing may be rounded to 2**128."""
 
 
 class Half(Codec):
@@ -49,20 +51,22 @@ class Half(Codec):
         del seed
         count = values.numel()
         frame = frame_on(values, self.size_limit_bytes(count))
-        factor = 1.0
+        factor, end = 1.0, self._end
         if self._scaled:
             largest = max(largest_of(values[start:stop]) for start, stop in pieces(count))
             scale = 2.0 ** (math.frexp(largest)[1] - 1 - _TOP_EXPONENT) if largest else 0.0
             factor = 1 / scale if scale else 0.0
+            if scale * 2.0 ** (_TOP_EXPONENT + 1) > LARGEST:
+                end = _BELOW_TOP
             frame[: self._header].copy_(float_bytes(scale))
         halves = frame[self._header :].view(self._dtype)
         room = torch.empty(min(count, PIECE_ELEMENTS), device=values.device)
         for start, stop in pieces(count):
             some = room[: stop - start]
             if self._scaled:
-                torch.mul(values[start:stop], factor, out=some)
+                torch.mul(values[start:stop], factor, out=some).clamp_(-end, end)
             else:
-                torch.clamp(values[start:stop], -self._end, self._end, out=some)
+                torch.clamp(values[start:stop], -end, end, out=some)
             halves[start:stop].copy_(some)
         return frame.cpu()
 
