@@ -252,7 +252,7 @@ def codecs(
     codec: Annotated[
         list[str] | None, typer.Option(help="Such as int8 or topk:0.01; repeatable. All, if none.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Of each; medians count.")] = 7,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each; the fastest counts.")] = 7,
     hivemind_python: Annotated[
         str | None, typer.Option(metavar="PATH", help="A Python that has hivemind, to measure it.")
     ] = None,

@@ -52,7 +52,6 @@ _SPAN: Final = 2.0**26
 """Where the top is moved before levels are found: for every top that there may be, the factor to
 it, all levels below it and their inverses are normal float32 numbers."""
 _CELL_BITS: Final = 16
-_FRACTION_BITS: Final = DRAW_BITS
 _HALF_DRAW: Final = 1 << (DRAW_BITS - 1)
 
 
@@ -108,7 +107,7 @@ class Geometric(Codec):
         for part, place in piece_places(count, self._width):
             rooms.cut(part.stop - part.start)
             torch.mul(values[part], factor, out=rooms.sizes)
-            rooms.sizes.abs_().clamp_(max=_SPAN)
+            self._stretch(rooms.sizes.abs_(), rooms.more)
             if not self._grid.nearest:
                 draws(seed, part.start, rooms.draws)
             if self._steps is None:
@@ -189,24 +188,33 @@ class Geometric(Codec):
         ordered = [-one for one in levels] + [0.0] + levels[::-1]
         return torch.tensor(ordered, dtype=torch.float64).to(torch.float32)
 
-    def _find_powers_of_two(self, rooms: _Rooms) -> None:
-        """Overwrite rooms.levels with the level of each of rooms.sizes, which it changes.
+    def _stretch(self, sizes: torch.Tensor, room: torch.Tensor) -> None:
+        """Change sizes so that zero, too, is a level with b times the next: the last one, u.
 
-        With u the last level, x ≥ u lies between the powers 2^e and 2^(e+1), and its fraction says
-        how far; so the float's bits plus a draw of as many bits as the fraction has, carry into the
-        exponent with just the chance that is due. Doubling all of these makes room for x + u in
-        place of x < u, whose fraction is x/u: the larger of 2x and x + u is the right one of both.
+        An x ≥ u becomes bx, one level up; and x < u, so far x/u of the way from zero to u, becomes
+        u + (b − 1)x, so far of the way from u to bu. The larger of both is always the right one.
         """
-        last = _SPAN * 2.0 ** (1 - self._grid.levels)
-        torch.add(rooms.sizes, last, out=rooms.more)
-        torch.maximum(rooms.sizes.mul_(2), rooms.more, out=rooms.more)
-        exponent = 127 + round(math.log2(last))
+        base = self._grid.base
+        torch.mul(sizes, base - 1, out=room).add_(_last(self._grid))
+        torch.maximum(sizes.mul_(base), room, out=sizes)
+
+    def _find_powers_of_two(self, rooms: _Rooms) -> None:
+        """Overwrite rooms.levels with the level of each of rooms.sizes, stretched.
+
+        A float's fraction says how far it is from one power of two to the next; so its bits plus a
+        draw of as many bits carry into the exponent with just the chance that is due.
+        """
         push = 0 if self._grid.nearest else rooms.draws
-        torch.add(rooms.more.view(torch.int32), push, out=rooms.levels)
-        rooms.levels.sub_((exponent << _FRACTION_BITS) - _HALF_DRAW)
-        rooms.levels.bitwise_right_shift_(_FRACTION_BITS)
-        # A size just below the top has all ones, and may have been rounded to the top.
+        torch.add(rooms.sizes.view(torch.int32), push, out=rooms.levels)
+        exponent = 127 + round(math.log2(_last(self._grid)))
+        rooms.levels.sub_((exponent << DRAW_BITS) - _HALF_DRAW).bitwise_right_shift_(DRAW_BITS)
+        # A size at the top may have been rounded to just above it.
         rooms.levels.clamp_(max=self._grid.levels)
+
+
+def _last(grid: Grid) -> float:
+    """The last level above zero, when the top is at _SPAN."""
+    return _SPAN / grid.base ** (grid.levels - 1)
 
 
 class _Rooms:
@@ -238,25 +246,27 @@ class _Steps:
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._nearest = grid.nearest
-        points = [0.0]
-        points += [_SPAN / grid.base**down for down in range(grid.levels - 1, -1, -1)]
-        points_P = torch.tensor(points, dtype=torch.float64).to(torch.float32)
-        low, high = points_P[:-1], points_P[1:]
-        edges = ((low + high) / 2 if grid.nearest else high).view(torch.int32).to(torch.int64)
-        cell_count = (int(points_P.view(torch.int32)[-1]) >> _CELL_BITS) + 1
-        starts = torch.arange(cell_count + 1, dtype=torch.int64) << _CELL_BITS
+        self._base, self._nearest = grid.base, grid.nearest
+        # Of stretched sizes: zero is at the first of these, the top at the last.
+        points = [_last(grid) * grid.base**up for up in range(grid.levels + 1)]
+        points_P = torch.tensor(points, dtype=torch.float64)
+        middles = points_P[:-1] * ((1 + grid.base) / 2)
+        edges_float = (middles if grid.nearest else points_P[1:]).to(torch.float32)
+        edges = edges_float.view(torch.int32).to(torch.int64)
+        # One cell more: a size at the top may have been rounded to just above it.
+        end = int(points_P[-1:].to(torch.float32).view(torch.int32)) >> _CELL_BITS
+        starts = torch.arange(end + 3, dtype=torch.int64) << _CELL_BITS
         passed = torch.searchsorted(edges, starts, right=True)
         inside = passed.diff()
         assert int(inside.max()) <= 1
         edge = edges[passed[:-1].clamp(max=edges.numel() - 1)]
-        table = (passed[:-1] << _CELL_BITS) + inside * (starts[1:] - edge)
-        self._table = table.to(torch.int32)
-        self._low = points_P
-        self._per_gap = torch.cat([2.0**DRAW_BITS / (high - low), torch.zeros(1)])
+        self._table = ((passed[:-1] << _CELL_BITS) + inside * (starts[1:] - edge)).to(torch.int32)
+        self._per_gap = (2.0**DRAW_BITS / ((grid.base - 1) * points_P)).to(torch.float32)
+        # From the top nothing goes up.
+        self._per_gap[-1] = 0
 
     def find(self, rooms: _Rooms) -> None:
-        """Overwrite rooms.levels with the level of each of rooms.sizes, which it changes."""
+        """Overwrite rooms.levels with the level of each of rooms.sizes, stretched; change those."""
         device, levels, bits = rooms.sizes.device, rooms.levels, rooms.sizes.view(torch.int32)
         cells = torch.bitwise_right_shift(bits, _CELL_BITS, out=rooms.more.view(torch.int32))
         torch.index_select(self._table.to(device), 0, cells, out=levels)
@@ -264,11 +274,10 @@ class _Steps:
         levels.add_(cells).bitwise_right_shift_(_CELL_BITS)
         if self._nearest:
             return
-        torch.index_select(self._low.to(device), 0, levels, out=rooms.more)
-        rooms.sizes.sub_(rooms.more)
+        # With p the point below x, the chance to go up is (x / p − 1) / (b − 1).
         torch.index_select(self._per_gap.to(device), 0, levels, out=rooms.more)
-        rooms.sizes.mul_(rooms.more)
-        # −1 where the draw, from 0 on, is smaller than the chance to go up.
-        chance = rooms.more.view(torch.int32).copy_(rooms.sizes)
-        rooms.draws.add_(_HALF_DRAW).sub_(chance).bitwise_right_shift_(31)
+        rooms.sizes.mul_(rooms.more).sub_(2.0**DRAW_BITS / (self._base - 1))
+        # −1 where the draw, from 0 on, is smaller than the chance.
+        chances = rooms.more.view(torch.int32).copy_(rooms.sizes)
+        rooms.draws.add_(_HALF_DRAW).sub_(chances).bitwise_right_shift_(31)
         levels -= rooms.draws
