@@ -22,18 +22,20 @@ _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)
 """Odd multipliers that mix well: C. Wellons, "Prospecting for Hash Functions", 2018."""
 
 
-def draws(seed: int, start: int, out: torch.Tensor) -> None:
+def draws(seed: int, start: int, out: torch.Tensor, room: torch.Tensor) -> None:
     """Overwrite out with numbers drawn evenly from −2**22 to 2**22 − 1.
 
     Args:
         start: the piece's first element.
         out: int32, 1-D, of at most a piece.
+        room: as large, and overwritten.
     """
     key = _mixed_64(_mixed_64(seed) + start // PIECE_ELEMENTS)
     torch.bitwise_xor(_places(out.device)[: out.numel()], _signed_32(key), out=out)
     out.mul_(_FIRST)
     # torch shifts signs in; the mask takes them out again.
-    out.bitwise_xor_((out >> 15).bitwise_and_(0x1FFFF))
+    torch.bitwise_right_shift(out, 15, out=room)
+    out.bitwise_xor_(room.bitwise_and_(0x1FFFF))
     out.mul_(_SECOND)
     out.bitwise_right_shift_(32 - DRAW_BITS)
 

@@ -38,6 +38,7 @@ from averaging.codecs.quantizers.pieces import (
     largest_of,
     pieces,
     rounded_up,
+    symbol_rooms,
 )
 from averaging.codecs.quantizers.sums import sum_of
 
@@ -106,10 +107,10 @@ class Geometric(Codec):
         rooms = _Rooms(min(count, PIECE_ELEMENTS), values.device)
         for part, place in piece_places(count, self._width):
             rooms.cut(part.stop - part.start)
+            if not self._grid.nearest:
+                draws(seed, part.start, rooms.draws, rooms.levels)
             torch.mul(values[part], factor, out=rooms.sizes)
             self._stretch(rooms.sizes.abs_(), rooms.more)
-            if not self._grid.nearest:
-                draws(seed, part.start, rooms.draws)
             if self._steps is None:
                 self._find_powers_of_two(rooms)
             else:
@@ -130,13 +131,13 @@ class Geometric(Codec):
         top = float(floats_of(frame, 1, low=0.0, high=LARGEST)[0])
         table = self._values_below(top).to(out.device)
         body = frame[SCALE_BYTES:].to(out.device)
-        symbols = torch.empty(min(count, PIECE_ELEMENTS), dtype=torch.uint8, device=out.device)
+        symbols, indices = symbol_rooms(count, out.device)
         for part, place in piece_places(count, self._width):
-            some = symbols[: part.stop - part.start]
+            some, index = symbols[: part.stop - part.start], indices[: part.stop - part.start]
             unpack(body[place], self._width, some)
             if int(some.max()) >= table.numel():
                 raise FrameInvalid(f"a level is beyond {self._grid.levels}")
-            torch.index_select(table, 0, some.to(torch.int32), out=out[part])
+            torch.index_select(table, 0, index.copy_(some), out=out[part])
 
     def size_limit_bytes(self, count: int) -> int:
         """Exactly what each frame takes."""

@@ -76,6 +76,15 @@ def floats_of(frame: torch.Tensor, count: int, *, low: float, high: float) -> to
     return values
 
 
+def symbol_rooms(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memory for one piece's symbols, uint8, and for them as indices, int32."""
+    size = min(count, PIECE_ELEMENTS)
+    return (
+        torch.empty(size, dtype=torch.uint8, device=device),
+        torch.empty(size, dtype=torch.int32, device=device),
+    )
+
+
 def frame_on(values: torch.Tensor, size_bytes: int) -> torch.Tensor:
     """An empty frame where the values are, so that only finished bytes leave a GPU."""
     return torch.empty(size_bytes, dtype=torch.uint8, device=values.device)

@@ -11,7 +11,6 @@ from averaging.codecs.codec import Codec
 from averaging.codecs.quantizers.packing import pack, packed_bytes, piece_places, unpack
 from averaging.codecs.quantizers.pieces import (
     LARGEST,
-    PIECE_ELEMENTS,
     SCALE_BYTES,
     check_size,
     float_bytes,
@@ -20,6 +19,7 @@ from averaging.codecs.quantizers.pieces import (
     largest_of,
     pieces,
     rounded,
+    symbol_rooms,
 )
 from averaging.codecs.quantizers.sums import sum_of
 
@@ -51,9 +51,7 @@ class Signs(Codec):
         del seed
         count = values.numel()
         frame = frame_on(values, self.size_limit_bytes(count))
-        size = min(count, PIECE_ELEMENTS)
-        bits = torch.empty(size, dtype=torch.int32, device=values.device)
-        symbols = torch.empty(size, dtype=torch.uint8, device=values.device)
+        symbols, bits = symbol_rooms(count, values.device)
         negative_count = 0
         for part, place in piece_places(count, 1):
             some, symbol = bits[: part.stop - part.start], symbols[: part.stop - part.start]
@@ -73,12 +71,11 @@ class Signs(Codec):
         scales = floats_of(frame, self._header // SCALE_BYTES, low=low, high=LARGEST)
         table = (scales if self._two_means else torch.cat([scales, -scales])).to(out.device)
         body = frame[self._header :].to(out.device)
-        size = min(count, PIECE_ELEMENTS)
-        symbols = torch.empty(size, dtype=torch.uint8, device=out.device)
+        symbols, indices = symbol_rooms(count, out.device)
         for part, place in piece_places(count, 1):
-            some = symbols[: part.stop - part.start]
+            some, index = symbols[: part.stop - part.start], indices[: part.stop - part.start]
             unpack(body[place], 1, some)
-            torch.index_select(table, 0, some.to(torch.int32), out=out[part])
+            torch.index_select(table, 0, index.copy_(some), out=out[part])
 
     def size_limit_bytes(self, count: int) -> int:
         """Exactly what each frame takes."""

@@ -120,8 +120,9 @@ class Uniform(Codec):
         block, count = self._block, values.numel()
         assert block is not None
         largest = torch.empty(self._scale_count(count), device=values.device)
+        room = torch.empty(min(count, PIECE_ELEMENTS), device=values.device)
         for start, stop in pieces(count):
-            some = values[start:stop].abs()
+            some = torch.abs(values[start:stop], out=room[: stop - start])
             first, rows = start // block, some.numel() // block
             if rows:
                 blocks = some[: rows * block].view(rows, block)

@@ -15,7 +15,7 @@ M64, M32 = (1 << 64) - 1, (1 << 32) - 1
 def drawn(seed: int, start: int = 0, count: int = PIECE_ELEMENTS) -> torch.Tensor:
     """As float64, from −1 to 1."""
     out = torch.empty(count, dtype=torch.int32)
-    draws(seed, start, out)
+    draws(seed, start, out, torch.empty_like(out))
     assert int(out.min()) >= -HALF
     assert int(out.max()) < HALF
     return (out.to(torch.float64) + 0.5) / HALF
@@ -32,7 +32,7 @@ def test_draws_are_a_hash_of_seed_and_place() -> None:
     """In Python's unbounded integers: so torch's 32-bit ones overflow as they should."""
     for seed, piece, place in ((0, 0, 0), (5, 0, 1), (2**63 - 1, 3, 65_535), (12, 7, 4321)):
         out = torch.empty(place + 1, dtype=torch.int32)
-        draws(seed, piece * PIECE_ELEMENTS, out)
+        draws(seed, piece * PIECE_ELEMENTS, out, torch.empty_like(out))
         value = (splitmix(splitmix(seed) + piece) ^ splitmix(place)) & M32
         value = value * 0x7FEB352D & M32
         value = (value ^ value >> 15) * 0x846CA68B & M32
