@@ -1,7 +1,7 @@
 """Random numbers that are the same on every device: a hash of the seed and the element's place.
 
-Each piece of elements has a key of its own, hashed from seed and piece. The 32-bit hash of the
-place in the piece, which is a constant table, is mixed with it by two multiplications, which all
+Each tile of elements has a key of its own, hashed from seed and tile. The 32-bit hash of the
+place in the tile, which is a constant table, is mixed with it by two multiplications, which all
 devices do alike.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from averaging.codecs.quantizers.pieces import PIECE_ELEMENTS
+from averaging.codecs.quantizers.tiles import TILE_ELEMENTS
 
 DRAW_BITS: Final = 23
 """A draw is one of 2**23 numbers, as many as a float32 has between two powers of two."""
@@ -26,11 +26,11 @@ def draws(seed: int, start: int, out: torch.Tensor, room: torch.Tensor) -> None:
     """Overwrite out with numbers drawn evenly from −2**22 to 2**22 − 1.
 
     Args:
-        start: the piece's first element.
-        out: int32, 1-D, of at most a piece.
+        start: the tile's first element.
+        out: int32, 1-D, of at most a tile.
         room: as large, and overwritten.
     """
-    key = _mixed_64(_mixed_64(seed) + start // PIECE_ELEMENTS)
+    key = _mixed_64(_mixed_64(seed) + start // TILE_ELEMENTS)
     torch.bitwise_xor(_places(out.device)[: out.numel()], _signed_32(key), out=out)
     out.mul_(_FIRST)
     # torch shifts signs in; the mask takes them out again.
@@ -42,8 +42,8 @@ def draws(seed: int, start: int, out: torch.Tensor, room: torch.Tensor) -> None:
 
 @cache
 def _places(device: torch.device) -> torch.Tensor:
-    """A hash of each place in a piece: shape (PIECE_ELEMENTS,), int32."""
-    hashes = _mixed_64(np.arange(PIECE_ELEMENTS, dtype=np.uint64))
+    """A hash of each place in a tile: shape (TILE_ELEMENTS,), int32."""
+    hashes = _mixed_64(np.arange(TILE_ELEMENTS, dtype=np.uint64))
     return torch.from_numpy(hashes.astype(np.uint32).view(np.int32)).to(device)
 
 

@@ -26,21 +26,21 @@ import torch
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.quantizers.draws import DRAW_BITS, draws
-from averaging.codecs.quantizers.packing import pack, packed_bytes, piece_places, unpack, width_of
-from averaging.codecs.quantizers.pieces import (
+from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.quantizers.sums import sum_of
+from averaging.codecs.quantizers.tiles import (
     LARGEST,
-    PIECE_ELEMENTS,
     SCALE_BYTES,
+    TILE_ELEMENTS,
     check_size,
     float_bytes,
     floats_of,
     frame_on,
     largest_of,
-    pieces,
     rounded_up,
     symbol_rooms,
+    tiles,
 )
-from averaging.codecs.quantizers.sums import sum_of
 
 Norm = Literal["1", "2", "inf"]
 LEVELS_MAX: Final = 127
@@ -104,8 +104,8 @@ class Geometric(Codec):
         factor = _SPAN / top if top else 0.0
         frame = frame_on(values, self.size_limit_bytes(count))
         frame[:SCALE_BYTES].copy_(float_bytes(top))
-        rooms = _Rooms(min(count, PIECE_ELEMENTS), values.device)
-        for part, place in piece_places(count, self._width):
+        rooms = _Rooms(min(count, TILE_ELEMENTS), values.device)
+        for part, place in tile_places(count, self._width):
             rooms.cut(part.stop - part.start)
             if not self._grid.nearest:
                 draws(seed, part.start, rooms.draws, rooms.levels)
@@ -132,7 +132,7 @@ class Geometric(Codec):
         table = self._values_below(top).to(out.device)
         body = frame[SCALE_BYTES:].to(out.device)
         symbols, indices = symbol_rooms(count, out.device)
-        for part, place in piece_places(count, self._width):
+        for part, place in tile_places(count, self._width):
             some, index = symbols[: part.stop - part.start], indices[: part.stop - part.start]
             unpack(body[place], self._width, some)
             if int(some.max()) >= table.numel():
@@ -165,7 +165,7 @@ class Geometric(Codec):
 
     def _top_of(self, values: torch.Tensor) -> float:
         """A float32 of at least the largest absolute value; 0 where all is to be zero."""
-        largest = max(largest_of(values[start:stop]) for start, stop in pieces(values.numel()))
+        largest = max(largest_of(values[start:stop]) for start, stop in tiles(values.numel()))
         if not largest:
             return 0.0
         if self._grid.power_top:
@@ -219,7 +219,7 @@ def _last(grid: Grid) -> float:
 
 
 class _Rooms:
-    """Memory for one piece, used again for the next."""
+    """Memory for one tile, used again for the next."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._sizes = torch.empty(count, device=device)
@@ -231,7 +231,7 @@ class _Rooms:
         self.cut(count)
 
     def cut(self, count: int) -> None:
-        """From now on a piece has so many elements."""
+        """From now on a tile has so many elements."""
         self.sizes, self.more = self._sizes[:count], self._more[:count]
         self.draws, self.levels = self._draws[:count], self._levels[:count]
         self.symbols, self.signs = self._symbols[:count], self._signs[:count]

@@ -8,17 +8,17 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.quantizers.pieces import (
+from averaging.codecs.quantizers.tiles import (
     LARGEST,
-    PIECE_ELEMENTS,
     SCALE_BYTES,
     SMALLEST,
+    TILE_ELEMENTS,
     check_size,
     float_bytes,
     floats_of,
     frame_on,
     largest_of,
-    pieces,
+    tiles,
 )
 
 _BITS = {torch.float16: 10, torch.bfloat16: 7}
@@ -53,15 +53,15 @@ class Half(Codec):
         frame = frame_on(values, self.size_limit_bytes(count))
         factor, end = 1.0, self._end
         if self._scaled:
-            largest = max(largest_of(values[start:stop]) for start, stop in pieces(count))
+            largest = max(largest_of(values[start:stop]) for start, stop in tiles(count))
             scale = 2.0 ** (math.frexp(largest)[1] - 1 - _TOP_EXPONENT) if largest else 0.0
             factor = 1 / scale if scale else 0.0
             if scale * 2.0 ** (_TOP_EXPONENT + 1) > LARGEST:
                 end = _BELOW_TOP
             frame[: self._header].copy_(float_bytes(scale))
         halves = frame[self._header :].view(self._dtype)
-        room = torch.empty(min(count, PIECE_ELEMENTS), device=values.device)
-        for start, stop in pieces(count):
+        room = torch.empty(min(count, TILE_ELEMENTS), device=values.device)
+        for start, stop in tiles(count):
             some = room[: stop - start]
             if self._scaled:
                 torch.mul(values[start:stop], factor, out=some).clamp_(-end, end)
@@ -82,7 +82,7 @@ class Half(Codec):
             body = body.clone()
         self._check(body.view(torch.int16), scale)
         halves = body.view(self._dtype).to(out.device)
-        for start, stop in pieces(count):
+        for start, stop in tiles(count):
             values = out[start:stop]
             values.copy_(halves[start:stop])
             if self._scaled:
@@ -111,9 +111,9 @@ class Half(Codec):
 
     def _check(self, bits: torch.Tensor, scale: float) -> None:
         """Raises FrameInvalid if a value is not finite, or would not be when it is scaled."""
-        room = torch.empty(min(bits.numel(), PIECE_ELEMENTS), dtype=torch.int16)
+        room = torch.empty(min(bits.numel(), TILE_ELEMENTS), dtype=torch.int16)
         largest = 0
-        for start, stop in pieces(bits.numel()):
+        for start, stop in tiles(bits.numel()):
             some = room[: stop - start]
             # Without the sign, floats are in the order of their bits.
             largest = max(largest, int(torch.bitwise_and(bits[start:stop], 0x7FFF, out=some).max()))

@@ -1,6 +1,6 @@
-"""Small integers packed in as few bits as they need, a piece at a time.
+"""Small integers packed in as few bits as they need, a tile at a time.
 
-A width is written as a sum of 8, 4, 2 and 1. Each part of a piece stands apart: with v bits a
+A width is written as a sum of 8, 4, 2 and 1. Each part of a tile stands apart: with v bits a
 part, 8 / v rows of one length lie on top of each other in the bytes, so that packing is adding
 rows. What the last row lacks is zero.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from averaging.codecs.codec import FrameInvalid
-from averaging.codecs.quantizers.pieces import pieces
+from averaging.codecs.quantizers.tiles import tiles
 
 
 def width_of(symbol_count: int) -> int:
@@ -21,25 +21,25 @@ def width_of(symbol_count: int) -> int:
 
 
 def packed_bytes(count: int, width: int) -> int:
-    """What so many symbols take, pieces apart."""
-    return sum(_piece_bytes(stop - start, width) for start, stop in pieces(count))
+    """What so many symbols take, tiles apart."""
+    return sum(_tile_bytes(stop - start, width) for start, stop in tiles(count))
 
 
-def piece_places(count: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """For each piece, which elements it holds and where its bytes lie behind the header."""
+def tile_places(count: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """For each tile, which elements it holds and where its bytes lie behind the header."""
     begin = 0
-    for start, stop in pieces(count):
-        end = begin + _piece_bytes(stop - start, width)
+    for start, stop in tiles(count):
+        end = begin + _tile_bytes(stop - start, width)
         yield slice(start, stop), slice(begin, end)
         begin = end
 
 
 def pack(symbols: torch.Tensor, width: int, out: torch.Tensor) -> None:
-    """Overwrite out with one piece of symbols.
+    """Overwrite out with one tile of symbols.
 
     Args:
         symbols: uint8, 1-D, each below 2**width.
-        out: uint8, of the piece's bytes.
+        out: uint8, of the tile's bytes.
     """
     count, begin = symbols.numel(), 0
     for shift, bits in _parts(width):
@@ -55,7 +55,7 @@ def pack(symbols: torch.Tensor, width: int, out: torch.Tensor) -> None:
 
 
 def unpack(packed: torch.Tensor, width: int, symbols: torch.Tensor) -> None:
-    """Overwrite symbols, uint8, with those of one piece.
+    """Overwrite symbols, uint8, with those of one tile.
 
     Raises:
         FrameInvalid: bits that belong to no symbol are set.
@@ -92,5 +92,5 @@ def _rows(count: int, bits: int) -> int:
     return (count + per_byte - 1) // per_byte
 
 
-def _piece_bytes(count: int, width: int) -> int:
+def _tile_bytes(count: int, width: int) -> int:
     return sum(_rows(count, bits) for _, bits in _parts(width))

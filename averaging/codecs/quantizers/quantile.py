@@ -7,34 +7,34 @@ from typing import Final
 import torch
 
 from averaging.codecs.codec import Codec
-from averaging.codecs.quantizers.pieces import (
+from averaging.codecs.quantizers.tiles import (
     LARGEST,
-    PIECE_ELEMENTS,
     SCALE_BYTES,
+    TILE_ELEMENTS,
     check_size,
     floats_of,
     largest_of,
-    pieces,
     symbol_rooms,
+    tiles,
 )
 
-BUCKETS: Final = 256
+BINS: Final = 256
 _CELL_BITS: Final = 15
 _CELLS: Final = 1 << _CELL_BITS
 """A cell is all floats that share their upper 15 bits: sign, exponent, 6 bits of the fraction. With
-one bit more, buckets are no closer, and the tables take longer than a small frame's elements."""
-_COUNTED: Final = 16 * PIECE_ELEMENTS
+one bit more, bins are no closer, and the tables take longer than a small frame's elements."""
+_COUNTED: Final = 16 * TILE_ELEMENTS
 """Elements that are counted at once: each time costs as much as reading thousands."""
 
 
 class Quantile(Codec):
-    """Cuts the sorted elements in 256 buckets of about one size, and sends each bucket's mean.
+    """Cuts the sorted elements in 256 bins of about one size, and sends each bin's mean.
 
-    Bucket edges are edges of cells, so that a table of all cells finds an element's bucket: it
-    takes no sorting and no search. A cell with more elements than a bucket is a bucket.
-    Frame: the table as float32, then the buckets' numbers.
+    Bin edges are edges of cells, so that a table of all cells finds an element's bin: it
+    takes no sorting and no search. A cell with more elements than a bin is a bin.
+    Frame: the table as float32, then the bins' numbers.
 
-    It is in no class: what a bucket holds depends on the data alone. Everything happens on the
+    It is in no class: what a bin holds depends on the data alone. Everything happens on the
     CPU, so that a GPU's sums in other orders cannot give other means.
     """
 
@@ -52,33 +52,33 @@ class Quantile(Codec):
             some = values[start : start + _COUNTED]
             largest_of(some)
             counts += torch.bincount(_cells_of(some), minlength=_CELLS)
-        buckets = _buckets_of(counts)
+        bins = _bins_of(counts)
         frame = torch.empty(self.size_limit_bytes(count), dtype=torch.uint8)
-        body = frame[SCALE_BYTES * BUCKETS :]
-        sums = torch.zeros(BUCKETS, dtype=torch.float64)
-        for start, stop in pieces(count):
+        body = frame[SCALE_BYTES * BINS :]
+        sums = torch.zeros(BINS, dtype=torch.float64)
+        for start, stop in tiles(count):
             some = values[start:stop]
-            chosen = torch.index_select(buckets, 0, _cells_of(some))
-            sums += torch.bincount(chosen, weights=some.to(torch.float64), minlength=BUCKETS)
+            chosen = torch.index_select(bins, 0, _cells_of(some))
+            sums += torch.bincount(chosen, weights=some.to(torch.float64), minlength=BINS)
             body[start:stop].copy_(chosen)
-        sizes = torch.zeros(BUCKETS, dtype=torch.int64).index_add_(0, buckets, counts)
+        sizes = torch.zeros(BINS, dtype=torch.int64).index_add_(0, bins, counts)
         means = (sums / sizes.clamp(min=1)).to(torch.float32)
-        frame[: SCALE_BYTES * BUCKETS].copy_(means.view(torch.uint8))
+        frame[: SCALE_BYTES * BINS].copy_(means.view(torch.uint8))
         return frame
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec."""
         check_size(frame, self.size_limit_bytes(out.numel()))
-        table = floats_of(frame, BUCKETS, low=-LARGEST, high=LARGEST).to(out.device)
-        body = frame[SCALE_BYTES * BUCKETS :].to(out.device)
+        table = floats_of(frame, BINS, low=-LARGEST, high=LARGEST).to(out.device)
+        body = frame[SCALE_BYTES * BINS :].to(out.device)
         _, indices = symbol_rooms(out.numel(), out.device)
-        for start, stop in pieces(out.numel()):
-            buckets = indices[: stop - start].copy_(body[start:stop])
-            torch.index_select(table, 0, buckets, out=out[start:stop])
+        for start, stop in tiles(out.numel()):
+            bins = indices[: stop - start].copy_(body[start:stop])
+            torch.index_select(table, 0, bins, out=out[start:stop])
 
     def size_limit_bytes(self, count: int) -> int:
         """Exactly what each frame takes."""
-        return SCALE_BYTES * BUCKETS + count
+        return SCALE_BYTES * BINS + count
 
 
 def _cells_of(values: torch.Tensor) -> torch.Tensor:
@@ -86,12 +86,12 @@ def _cells_of(values: torch.Tensor) -> torch.Tensor:
     return (values.view(torch.int32) >> (32 - _CELL_BITS)).bitwise_and_(_CELLS - 1)
 
 
-def _buckets_of(counts: torch.Tensor) -> torch.Tensor:
-    """Which bucket each cell is in, from how many elements the cells hold: int32."""
+def _bins_of(counts: torch.Tensor) -> torch.Tensor:
+    """Which bin each cell is in, from how many elements the cells hold: int32."""
     half = _CELLS // 2
     # From the most negative number to the most positive one.
     ordered = torch.cat([counts[half:].flip(0), counts[:half]])
     # Twice where the middle of a cell stands among all elements.
     middles = 2 * ordered.cumsum(0) - ordered
-    buckets = (middles * BUCKETS // (2 * int(counts.sum()))).clamp_(max=BUCKETS - 1)
-    return torch.cat([buckets[half:], buckets[:half].flip(0)]).to(torch.int32)
+    bins = (middles * BINS // (2 * int(counts.sum()))).clamp_(max=BINS - 1)
+    return torch.cat([bins[half:], bins[:half].flip(0)]).to(torch.int32)

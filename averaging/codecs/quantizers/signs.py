@@ -8,8 +8,9 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec
-from averaging.codecs.quantizers.packing import pack, packed_bytes, piece_places, unpack
-from averaging.codecs.quantizers.pieces import (
+from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack
+from averaging.codecs.quantizers.sums import sum_of
+from averaging.codecs.quantizers.tiles import (
     LARGEST,
     SCALE_BYTES,
     check_size,
@@ -17,11 +18,10 @@ from averaging.codecs.quantizers.pieces import (
     floats_of,
     frame_on,
     largest_of,
-    pieces,
     rounded,
     symbol_rooms,
+    tiles,
 )
-from averaging.codecs.quantizers.sums import sum_of
 
 _SIGN_BIT: Final = 31
 
@@ -53,7 +53,7 @@ class Signs(Codec):
         frame = frame_on(values, self.size_limit_bytes(count))
         symbols, bits = symbol_rooms(count, values.device)
         negative_count = 0
-        for part, place in piece_places(count, 1):
+        for part, place in tile_places(count, 1):
             some, symbol = bits[: part.stop - part.start], symbols[: part.stop - part.start]
             torch.bitwise_right_shift(values[part].view(torch.int32), _SIGN_BIT, out=some)
             symbol.copy_(some)
@@ -72,7 +72,7 @@ class Signs(Codec):
         table = (scales if self._two_means else torch.cat([scales, -scales])).to(out.device)
         body = frame[self._header :].to(out.device)
         symbols, indices = symbol_rooms(count, out.device)
-        for part, place in piece_places(count, 1):
+        for part, place in tile_places(count, 1):
             some, index = symbols[: part.stop - part.start], indices[: part.stop - part.start]
             unpack(body[place], 1, some)
             torch.index_select(table, 0, index.copy_(some), out=out[part])
@@ -90,7 +90,7 @@ class Signs(Codec):
 
     def _means(self, values: torch.Tensor, negative_count: int) -> tuple[float, ...]:
         count = values.numel()
-        if not max(largest_of(values[start:stop]) for start, stop in pieces(count)):
+        if not max(largest_of(values[start:stop]) for start, stop in tiles(count)):
             return (0.0, 0.0) if self._two_means else (0.0,)
         if not self._two_means:
             return (rounded(sum_of(values, torch.Tensor.abs_) / count),)

@@ -13,17 +13,17 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.quantizers.packing import pack, packed_bytes, piece_places, unpack, width_of
-from averaging.codecs.quantizers.pieces import (
+from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.quantizers.tiles import (
     LARGEST,
-    PIECE_ELEMENTS,
     SCALE_BYTES,
     SMALLEST,
+    TILE_ELEMENTS,
     check_size,
     floats_of,
     frame_on,
     largest_of,
-    pieces,
+    tiles,
 )
 
 BLOCK_MIN: Final = 16
@@ -41,9 +41,9 @@ class Uniform(Codec):
     same_everywhere = True
 
     def __init__(self, name: str, largest: int, block: int | None = None) -> None:
-        if block is not None and (not BLOCK_MIN <= block <= PIECE_ELEMENTS or block & (block - 1)):
+        if block is not None and (not BLOCK_MIN <= block <= TILE_ELEMENTS or block & (block - 1)):
             raise ValueError(
-                f"a block is a power of two from {BLOCK_MIN} to {PIECE_ELEMENTS}, not {block}"
+                f"a block is a power of two from {BLOCK_MIN} to {TILE_ELEMENTS}, not {block}"
             )
         self.name = name
         self._largest, self._block = largest, block
@@ -60,10 +60,10 @@ class Uniform(Codec):
         frame = frame_on(values, self.size_limit_bytes(count))
         header = SCALE_BYTES * scales.numel()
         frame[:header].copy_(scales.view(torch.uint8))
-        size = min(count, PIECE_ELEMENTS)
+        size = min(count, TILE_ELEMENTS)
         scaled = torch.empty(size, device=values.device)
         symbols = torch.empty(size, dtype=torch.int8, device=values.device)
-        for part, place in piece_places(count, self._width):
+        for part, place in tile_places(count, self._width):
             some = scaled[: part.stop - part.start]
             self._times(values[part], inverses, part.start, some)
             whole = symbols[: some.numel()]
@@ -79,8 +79,8 @@ class Uniform(Codec):
         scale_count = self._scale_count(count)
         scales = floats_of(frame, scale_count, low=0.0, high=self._scale_max).to(out.device)
         body = frame[SCALE_BYTES * scale_count :].to(out.device)
-        symbols = torch.empty(min(count, PIECE_ELEMENTS), dtype=torch.uint8, device=out.device)
-        for part, place in piece_places(count, self._width):
+        symbols = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.uint8, device=out.device)
+        for part, place in tile_places(count, self._width):
             some = symbols[: part.stop - part.start]
             unpack(body[place], self._width, some)
             if int(some.max()) > 2 * self._largest:
@@ -109,7 +109,7 @@ class Uniform(Codec):
     def _scales_of(self, values: torch.Tensor) -> torch.Tensor:
         """float32, where the values are."""
         if self._block is None:
-            parts = (largest_of(values[start:stop]) for start, stop in pieces(values.numel()))
+            parts = (largest_of(values[start:stop]) for start, stop in tiles(values.numel()))
             largest = torch.tensor([max(parts)], device=values.device)
         else:
             largest = self._largest_of_blocks(values)
@@ -120,8 +120,8 @@ class Uniform(Codec):
         block, count = self._block, values.numel()
         assert block is not None
         largest = torch.empty(self._scale_count(count), device=values.device)
-        room = torch.empty(min(count, PIECE_ELEMENTS), device=values.device)
-        for start, stop in pieces(count):
+        room = torch.empty(min(count, TILE_ELEMENTS), device=values.device)
+        for start, stop in tiles(count):
             some = torch.abs(values[start:stop], out=room[: stop - start])
             first, rows = start // block, some.numel() // block
             if rows:
@@ -136,10 +136,10 @@ class Uniform(Codec):
     def _times(
         self, values: torch.Tensor, factors: torch.Tensor, start: int, out: torch.Tensor
     ) -> None:
-        """Overwrite out with a piece's values times their blocks' factors.
+        """Overwrite out with a tile's values times their blocks' factors.
 
         Args:
-            start: where the piece starts.
+            start: where the tile starts.
             out: may be the values themselves.
         """
         if self._block is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
+from averaging.codecs.quantizers import MAKERS
 from averaging.codecs.registry import CODEC_NAMES, codec_named
 from tests.averaging.codecs.inequalities import check_codec, compressor_of, families
 from tests.averaging.codecs.quantizers.cases import NAMES, normal
 
+PAGE = Path(__file__).parents[4] / "docs/protocols/codecs.md"
 COUNTS = (1, 2, 3, 7, 8, 9, 63, 64, 65, 1000, 4097, 65_535, 65_536, 65_537, 131_088)
 HEADER_BYTES = {
     "float16": 0,
@@ -90,10 +94,10 @@ def test_a_seed_decides_all_and_nothing_is_changed(name: str) -> None:
     "name",
     [name for name in NAMES if name not in ("quantile8", "sign", "onebit")],
 )
-def test_pieces_do_not_matter(name: str) -> None:
+def test_tiles_do_not_matter(name: str) -> None:
     """The start of a long vector comes out as it does alone, if its scales are the same."""
     values = normal(65_536 + 4096)
-    # The extremes and all sums are in the first piece.
+    # The extremes and all sums are in the first tile.
     values[65_536:] = 0
     whole, alone = (
         compressor_of(codec_named(name))(part, 3) for part in (values, values[:65_536].clone())
@@ -197,6 +201,16 @@ def test_recorded_frames_stay_as_they_are(name: str) -> None:
     if name == "quantile8":  # 1,024 bytes of table
         frame = frame[1024:]
     assert bytes(frame.tolist()).hex() == RECORDED[name]
+
+
+def test_the_page_tells_of_every_codec_and_its_bits() -> None:
+    rows = dict(re.findall(r"^\| `([^`]+)` \| ([\d.]+) \|", PAGE.read_text("utf-8"), re.MULTILINE))
+    assert sorted(name.partition(":")[0] for name in rows) == sorted(MAKERS)
+    count = 131_072
+    for name, bits in rows.items():
+        codec = codec_named(name)
+        assert codec.name == codec_named(name.partition(":")[0]).name, "the page shows defaults"
+        assert f"{8 * codec.size_limit_bytes(count) / count:.2f}" == bits
 
 
 def test_names_are_read_and_written_alike() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from averaging.codecs.quantizers.draws import draws
-from averaging.codecs.quantizers.pieces import PIECE_ELEMENTS
 from averaging.codecs.quantizers.sums import sum_of
+from averaging.codecs.quantizers.tiles import TILE_ELEMENTS
 
 HALF = 1 << 22
 M64, M32 = (1 << 64) - 1, (1 << 32) - 1
 
 
-def drawn(seed: int, start: int = 0, count: int = PIECE_ELEMENTS) -> torch.Tensor:
+def drawn(seed: int, start: int = 0, count: int = TILE_ELEMENTS) -> torch.Tensor:
     """As float64, from −1 to 1."""
     out = torch.empty(count, dtype=torch.int32)
     draws(seed, start, out, torch.empty_like(out))
@@ -30,10 +30,10 @@ def splitmix(value: int) -> int:
 
 def test_draws_are_a_hash_of_seed_and_place() -> None:
     """In Python's unbounded integers: so torch's 32-bit ones overflow as they should."""
-    for seed, piece, place in ((0, 0, 0), (5, 0, 1), (2**63 - 1, 3, 65_535), (12, 7, 4321)):
+    for seed, tile, place in ((0, 0, 0), (5, 0, 1), (2**63 - 1, 3, 65_535), (12, 7, 4321)):
         out = torch.empty(place + 1, dtype=torch.int32)
-        draws(seed, piece * PIECE_ELEMENTS, out, torch.empty_like(out))
-        value = (splitmix(splitmix(seed) + piece) ^ splitmix(place)) & M32
+        draws(seed, tile * TILE_ELEMENTS, out, torch.empty_like(out))
+        value = (splitmix(splitmix(seed) + tile) ^ splitmix(place)) & M32
         value = value * 0x7FEB352D & M32
         value = (value ^ value >> 15) * 0x846CA68B & M32
         signed = value - (1 << 32) if value >> 31 else value
@@ -41,10 +41,10 @@ def test_draws_are_a_hash_of_seed_and_place() -> None:
 
 
 def test_draws_are_even() -> None:
-    for seed, start in ((0, 0), (1, 0), (2**62, 9 * PIECE_ELEMENTS)):
+    for seed, start in ((0, 0), (1, 0), (2**62, 9 * TILE_ELEMENTS)):
         sample = drawn(seed, start)
         counts = torch.histc(sample, bins=64, min=-1, max=1)
-        expected = PIECE_ELEMENTS / 64
+        expected = TILE_ELEMENTS / 64
         # χ² with 63 degrees of freedom: 63 ± 11.
         assert 20 < float(((counts - expected) ** 2).sum() / expected) < 120
         # Low bits, too: they decide about elements just at a level.
@@ -54,16 +54,16 @@ def test_draws_are_even() -> None:
 
 
 def test_draws_do_not_tell_of_each_other() -> None:
-    """Of neighbors, of pieces, and of seeds, far apart or one bit apart."""
+    """Of neighbors, of tiles, and of seeds, far apart or one bit apart."""
     first = drawn(0)
-    others = [drawn(0, PIECE_ELEMENTS), drawn(1), drawn(2), drawn(2**31), drawn(2**62), -first]
+    others = [drawn(0, TILE_ELEMENTS), drawn(1), drawn(2), drawn(2**31), drawn(2**62), -first]
     others += [first.roll(shift) for shift in (1, 2, 64, 256, 4096)]
     for kind in (lambda x: x, torch.abs, torch.square):
         one = kind(first)
         correlations = [float(torch.corrcoef(torch.stack([one, kind(x)]))[0, 1]) for x in others]
         mirrored = correlations.pop(5)
         assert abs(mirrored) > 0.99, "the check sees what there is to see"
-        assert max(map(abs, correlations)) < 5 / PIECE_ELEMENTS**0.5
+        assert max(map(abs, correlations)) < 5 / TILE_ELEMENTS**0.5
 
 
 def test_sums_are_right_in_any_length() -> None:

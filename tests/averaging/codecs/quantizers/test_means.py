@@ -48,7 +48,7 @@ def test_one_element_among_zeros_is_the_worst(name: str) -> None:
     assert found.inner.mean == pytest.approx(1 / 1000, rel=1e-5)
 
 
-def test_each_bucket_of_quantiles_is_a_mean_of_neighbors() -> None:
+def test_each_bin_of_quantiles_is_a_mean_of_neighbors() -> None:
     values = normal(50_000)
     out = compressor_of(codec_named("quantile8"))(values, 0)
     groups = out.unique()
@@ -57,14 +57,14 @@ def test_each_bucket_of_quantiles_is_a_mean_of_neighbors() -> None:
     for mean in groups:
         inside = values[out == mean]
         assert float(inside.to(torch.float64).mean()) == pytest.approx(float(mean), rel=1e-5)
-        assert float(inside.min()) > end, "buckets are intervals"
+        assert float(inside.min()) > end, "bins are intervals"
         end = float(inside.max())
-        # A bucket is whole cells, each of them smaller than a bucket here, but for the widest.
+        # A bin is whole cells, each of them smaller than a bin here, but for the widest.
         assert inside.numel() < 3 * 50_000 / 256
 
 
 def test_few_different_values_come_back_exactly() -> None:
-    """Each value has cells, and so a bucket, of its own."""
+    """Each value has cells, and so a bin, of its own."""
     levels = torch.tensor([-3.0, -0.1, 0.0, 0.5, 2.0, 1e20])
     values = levels[torch.arange(6000) % 6]
     torch.testing.assert_close(

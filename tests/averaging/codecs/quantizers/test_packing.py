@@ -11,7 +11,7 @@ from averaging.codecs.codec import FrameInvalid
 from averaging.codecs.quantizers.packing import (
     pack,
     packed_bytes,
-    piece_places,
+    tile_places,
     unpack,
     width_of,
 )
@@ -59,10 +59,10 @@ def test_bits_of_no_symbol_must_be_zero(width: int) -> None:
     assert spare == 8 * packed.numel() - 9 * width
 
 
-def test_pieces_lie_one_behind_the_other() -> None:
+def test_tiles_lie_one_behind_the_other() -> None:
     for width in range(1, 9):
         end_of_elements = end_of_bytes = 0
-        for part, place in piece_places(200_001, width):
+        for part, place in tile_places(200_001, width):
             assert (part.start, place.start) == (end_of_elements, end_of_bytes)
             end_of_elements, end_of_bytes = part.stop, place.stop
         assert end_of_elements == 200_001

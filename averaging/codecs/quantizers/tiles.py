@@ -1,4 +1,4 @@
-"""What all quantizers share: pieces that stay in a cache, headers, and checks of what comes in."""
+"""What all quantizers share: tiles that stay in a cache, headers, and checks of what comes in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from averaging.codecs.codec import FrameInvalid
 
-PIECE_ELEMENTS: Final = 65_536
+TILE_ELEMENTS: Final = 65_536
 """Worked on at once: 256 KB of float32, and as much for what becomes of it, stay in a cache."""
 SMALLEST: Final = 2.0**-100
 """A run (or block) of which no element is as large is sent as zeros: far below what training
@@ -20,10 +20,10 @@ LARGEST: Final = float(torch.finfo(torch.float32).max)
 SCALE_BYTES: Final = 4
 
 
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """Where each piece of so many elements starts and stops."""
-    for start in range(0, count, PIECE_ELEMENTS):
-        yield start, min(start + PIECE_ELEMENTS, count)
+def tiles(count: int) -> Iterator[tuple[int, int]]:
+    """Where each tile of so many elements starts and stops."""
+    for start in range(0, count, TILE_ELEMENTS):
+        yield start, min(start + TILE_ELEMENTS, count)
 
 
 def largest_of(values: torch.Tensor) -> float:
@@ -77,8 +77,8 @@ def floats_of(frame: torch.Tensor, count: int, *, low: float, high: float) -> to
 
 
 def symbol_rooms(count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Memory for one piece's symbols, uint8, and for them as indices, int32."""
-    size = min(count, PIECE_ELEMENTS)
+    """Memory for one tile's symbols, uint8, and for them as indices, int32."""
+    size = min(count, TILE_ELEMENTS)
     return (
         torch.empty(size, dtype=torch.uint8, device=device),
         torch.empty(size, dtype=torch.int32, device=device),
