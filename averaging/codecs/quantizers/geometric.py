@@ -187,7 +187,7 @@ class Geometric(Codec):
             levels.append(value)
             value /= self._grid.base
         ordered = [-one for one in levels] + [0.0] + levels[::-1]
-        return torch.tensor(ordered, dtype=torch.float64).to(torch.float32)
+        return torch.tensor(ordered, dtype=torch.float64, device="cpu").to(torch.float32)
 
     def _stretch(self, sizes: torch.Tensor, room: torch.Tensor) -> None:
         """Change sizes so that zero, too, is a level with b times the next: the last one, u.
@@ -222,8 +222,8 @@ class _Rooms:
     """Memory for one tile, used again for the next."""
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self._sizes = torch.empty(count, device=device)
-        self._more = torch.empty(count, device=device)
+        self._sizes = torch.empty(count, dtype=torch.float32, device=device)
+        self._more = torch.empty(count, dtype=torch.float32, device=device)
         self._draws = torch.empty(count, dtype=torch.int32, device=device)
         self._levels = torch.empty(count, dtype=torch.int32, device=device)
         self._symbols = torch.empty(count, dtype=torch.int8, device=device)
@@ -250,13 +250,13 @@ class _Steps:
         self._base, self._nearest = grid.base, grid.nearest
         # Of stretched sizes: zero is at the first of these, the top at the last.
         points = [_last(grid) * grid.base**up for up in range(grid.levels + 1)]
-        points_P = torch.tensor(points, dtype=torch.float64)
+        points_P = torch.tensor(points, dtype=torch.float64, device="cpu")
         middles = points_P[:-1] * ((1 + grid.base) / 2)
         edges_float = (middles if grid.nearest else points_P[1:]).to(torch.float32)
         edges = edges_float.view(torch.int32).to(torch.int64)
         # One cell more: a size at the top may have been rounded to just above it.
         end = int(points_P[-1:].to(torch.float32).view(torch.int32)) >> _CELL_BITS
-        starts = torch.arange(end + 3, dtype=torch.int64) << _CELL_BITS
+        starts = torch.arange(end + 3, dtype=torch.int64, device="cpu") << _CELL_BITS
         passed = torch.searchsorted(edges, starts, right=True)
         inside = passed.diff()
         assert int(inside.max()) <= 1

@@ -60,7 +60,8 @@ class Half(Codec):
                 end = _BELOW_TOP
             frame[: self._header].copy_(float_bytes(scale))
         halves = frame[self._header :].view(self._dtype)
-        room = torch.empty(min(count, TILE_ELEMENTS), device=values.device)
+        size = min(count, TILE_ELEMENTS)
+        room = torch.empty(size, dtype=torch.float32, device=values.device)
         for start, stop in tiles(count):
             some = room[: stop - start]
             if self._scaled:
@@ -111,12 +112,12 @@ class Half(Codec):
 
     def _check(self, bits: torch.Tensor, scale: float) -> None:
         """Raises FrameInvalid if a value is not finite, or would not be when it is scaled."""
-        room = torch.empty(min(bits.numel(), TILE_ELEMENTS), dtype=torch.int16)
+        room = torch.empty_like(bits[:TILE_ELEMENTS])
         largest = 0
         for start, stop in tiles(bits.numel()):
             some = room[: stop - start]
             # Without the sign, floats are in the order of their bits.
             largest = max(largest, int(torch.bitwise_and(bits[start:stop], 0x7FFF, out=some).max()))
-        value = float(torch.tensor(largest, dtype=torch.int16).view(self._dtype))
+        value = float(torch.tensor(largest, dtype=torch.int16, device="cpu").view(self._dtype))
         if not value * scale <= LARGEST:
             raise FrameInvalid("a value is not finite")

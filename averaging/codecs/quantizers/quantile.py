@@ -13,6 +13,7 @@ from averaging.codecs.quantizers.tiles import (
     TILE_ELEMENTS,
     check_size,
     floats_of,
+    frame_on,
     largest_of,
     symbol_rooms,
     tiles,
@@ -47,21 +48,21 @@ class Quantile(Codec):
         """The same for every seed: nothing is drawn."""
         del seed
         values, count = values.cpu(), values.numel()
-        counts = torch.zeros(_CELLS, dtype=torch.int64)
+        counts = torch.zeros(_CELLS, dtype=torch.int64, device="cpu")
         for start in range(0, count, _COUNTED):
             some = values[start : start + _COUNTED]
             largest_of(some)
             counts += torch.bincount(_cells_of(some), minlength=_CELLS)
         bins = _bins_of(counts)
-        frame = torch.empty(self.size_limit_bytes(count), dtype=torch.uint8)
+        frame = frame_on(values, self.size_limit_bytes(count))
         body = frame[SCALE_BYTES * BINS :]
-        sums = torch.zeros(BINS, dtype=torch.float64)
+        sums = torch.zeros(BINS, dtype=torch.float64, device="cpu")
         for start, stop in tiles(count):
             some = values[start:stop]
             chosen = torch.index_select(bins, 0, _cells_of(some))
             sums += torch.bincount(chosen, weights=some.to(torch.float64), minlength=BINS)
             body[start:stop].copy_(chosen)
-        sizes = torch.zeros(BINS, dtype=torch.int64).index_add_(0, bins, counts)
+        sizes = torch.zeros(BINS, dtype=torch.int64, device="cpu").index_add_(0, bins, counts)
         means = (sums / sizes.clamp(min=1)).to(torch.float32)
         frame[: SCALE_BYTES * BINS].copy_(means.view(torch.uint8))
         return frame

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
 import torch
 
 from averaging.codecs.codec import FrameInvalid
@@ -46,10 +47,8 @@ def rounded(value: float) -> float:
 
 def rounded_up(value: float) -> float:
     """The next float32 that is not smaller; what is too large becomes the largest."""
-    near = torch.tensor(rounded(value))
-    if float(near) < value:
-        near = torch.nextafter(near, torch.tensor(LARGEST))
-    return float(near)
+    near = np.float32(rounded(value))
+    return float(np.nextafter(near, np.float32(LARGEST)) if float(near) < value else near)
 
 
 def float_bytes(*values: float) -> torch.Tensor:

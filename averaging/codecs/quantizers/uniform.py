@@ -61,7 +61,7 @@ class Uniform(Codec):
         header = SCALE_BYTES * scales.numel()
         frame[:header].copy_(scales.view(torch.uint8))
         size = min(count, TILE_ELEMENTS)
-        scaled = torch.empty(size, device=values.device)
+        scaled = torch.empty(size, dtype=torch.float32, device=values.device)
         symbols = torch.empty(size, dtype=torch.int8, device=values.device)
         for part, place in tile_places(count, self._width):
             some = scaled[: part.stop - part.start]
@@ -110,7 +110,7 @@ class Uniform(Codec):
         """float32, where the values are."""
         if self._block is None:
             parts = (largest_of(values[start:stop]) for start, stop in tiles(values.numel()))
-            largest = torch.tensor([max(parts)], device=values.device)
+            largest = torch.tensor([max(parts)], dtype=torch.float32, device=values.device)
         else:
             largest = self._largest_of_blocks(values)
         scales = (largest / self._largest).clamp_(max=self._scale_max)
@@ -119,8 +119,8 @@ class Uniform(Codec):
     def _largest_of_blocks(self, values: torch.Tensor) -> torch.Tensor:
         block, count = self._block, values.numel()
         assert block is not None
-        largest = torch.empty(self._scale_count(count), device=values.device)
-        room = torch.empty(min(count, TILE_ELEMENTS), device=values.device)
+        largest = torch.empty(self._scale_count(count), dtype=torch.float32, device=values.device)
+        room = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.float32, device=values.device)
         for start, stop in tiles(count):
             some = torch.abs(values[start:stop], out=room[: stop - start])
             first, rows = start // block, some.numel() // block

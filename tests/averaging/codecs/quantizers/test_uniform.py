@@ -62,7 +62,7 @@ def test_no_search_finds_a_worse_vector() -> None:
     assert delta is not None
     worst = 0.0
     for seed in range(3):
-        found, _ = worst_missed(compressor_of(codec), normal(16, seed), 300, seed)
+        found, _ = worst_missed(compressor_of(codec), normal(16, seed), 150, seed)
         worst = max(worst, found)
     assert 0.3 * (1 - 1 / delta) < worst <= 1 - 1 / delta + 1e-6
 
