@@ -95,6 +95,8 @@ class Geometric(Codec):
         self.name = name
         self._grid = grid
         self._width = width_of(2 * grid.levels + 1)
+        # The last level, when the top is at _SPAN.
+        self._last = _levels_of(grid, _SPAN)[0]
         self._steps = None if grid.base == 2 else _Steps(grid)
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
@@ -182,11 +184,8 @@ class Geometric(Codec):
 
     def _values_below(self, top: float) -> torch.Tensor:
         """What each symbol stands for: shape (2s + 1,), float32."""
-        levels, value = [], top
-        for _ in range(self._grid.levels):
-            levels.append(value)
-            value /= self._grid.base
-        ordered = [-one for one in levels] + [0.0] + levels[::-1]
+        levels = _levels_of(self._grid, top)
+        ordered = [-one for one in reversed(levels)] + [0.0] + levels
         return torch.tensor(ordered, dtype=torch.float64, device="cpu").to(torch.float32)
 
     def _stretch(self, sizes: torch.Tensor, room: torch.Tensor) -> None:
@@ -196,7 +195,7 @@ class Geometric(Codec):
         u + (b − 1)x, so far of the way from u to bu. The larger of both is always the right one.
         """
         base = self._grid.base
-        torch.mul(sizes, base - 1, out=room).add_(_last(self._grid))
+        torch.mul(sizes, base - 1, out=room).add_(self._last)
         torch.maximum(sizes.mul_(base), room, out=sizes)
 
     def _find_powers_of_two(self, rooms: _Rooms) -> None:
@@ -207,15 +206,18 @@ class Geometric(Codec):
         """
         push = 0 if self._grid.nearest else rooms.draws
         torch.add(rooms.sizes.view(torch.int32), push, out=rooms.levels)
-        exponent = 127 + round(math.log2(_last(self._grid)))
+        exponent = math.frexp(self._last)[1] + 126
         rooms.levels.sub_((exponent << DRAW_BITS) - _HALF_DRAW).bitwise_right_shift_(DRAW_BITS)
         # A size at the top may have been rounded to just above it.
         rooms.levels.clamp_(max=self._grid.levels)
 
 
-def _last(grid: Grid) -> float:
-    """The last level above zero, when the top is at _SPAN."""
-    return _SPAN / grid.base ** (grid.levels - 1)
+def _levels_of(grid: Grid, top: float) -> list[float]:
+    """The levels above zero, rising."""
+    levels = [top]
+    for _ in range(grid.levels - 1):
+        levels.append(levels[-1] / grid.base)
+    return levels[::-1]
 
 
 class _Rooms:
@@ -249,7 +251,7 @@ class _Steps:
     def __init__(self, grid: Grid) -> None:
         self._base, self._nearest = grid.base, grid.nearest
         # Of stretched sizes: zero is at the first of these, the top at the last.
-        points = [_last(grid) * grid.base**up for up in range(grid.levels + 1)]
+        points = [*_levels_of(grid, _SPAN), _SPAN * grid.base]
         points_P = torch.tensor(points, dtype=torch.float64, device="cpu")
         middles = points_P[:-1] * ((1 + grid.base) / 2)
         edges_float = (middles if grid.nearest else points_P[1:]).to(torch.float32)

@@ -51,7 +51,7 @@ class Quantile(Codec):
         counts = torch.zeros(_CELLS, dtype=torch.int64, device="cpu")
         for start in range(0, count, _COUNTED):
             some = values[start : start + _COUNTED]
-            largest_of(some)
+            largest_of(some)  # finite, or it raises
             counts += torch.bincount(_cells_of(some), minlength=_CELLS)
         bins = _bins_of(counts)
         frame = frame_on(values, self.size_limit_bytes(count))

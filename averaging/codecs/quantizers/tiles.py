@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,6 +12,9 @@ import numpy as np
 import torch
 
 from averaging.codecs.codec import FrameInvalid
+
+if sys.byteorder != "little":
+    raise ImportError("codecs write numbers as they lie in memory, which must be little endian")
 
 TILE_ELEMENTS: Final = 65_536
 """Worked on at once: 256 KB of float32, and as much for what becomes of it, stay in a cache."""

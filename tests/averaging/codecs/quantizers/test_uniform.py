@@ -13,7 +13,7 @@ from averaging.codecs.registry import codec_named
 from tests.averaging.codecs.inequalities import compressor_of, moments, worst_missed
 from tests.averaging.codecs.quantizers.cases import normal
 
-ROOMY = {"int8": (127, None), "int8-block:64": (127, 64), "int4-block:16": (7, 16)}
+CASES = {"int8": (127, None), "int8-block:64": (127, 64), "int4-block:16": (7, 16)}
 """L, and the size of a block."""
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
@@ -34,18 +34,18 @@ def slowly_rounded(values: torch.Tensor, largest: int, block: int | None) -> tor
     return torch.from_numpy(out)
 
 
-@pytest.mark.parametrize("name", ROOMY)
+@pytest.mark.parametrize("name", CASES)
 def test_rounding_is_as_slow_rounding(name: str) -> None:
     for values in (normal(200), normal(3, 1), torch.tensor([1e-35, 1e30]), normal(130, 2, 1e-20)):
         assert torch.equal(
-            compressor_of(codec_named(name))(values, 0), slowly_rounded(values, *ROOMY[name])
+            compressor_of(codec_named(name))(values, 0), slowly_rounded(values, *CASES[name])
         )
 
 
-@pytest.mark.parametrize("name", ROOMY)
+@pytest.mark.parametrize("name", CASES)
 def test_the_bound_is_tight(name: str) -> None:
     """One element L, all others just a half: each becomes zero, the even one of its neighbors."""
-    largest, block = ROOMY[name]
+    largest, block = CASES[name]
     values = torch.full((block or 2000,), 0.5)
     values[0] = largest
     codec = codec_named(name)
@@ -80,13 +80,13 @@ def test_one_large_element_harms_its_block_only() -> None:
 @given(st.floats(2.0**-100, LARGEST_FLOAT, width=32), st.booleans())
 def test_the_largest_comes_back_as_it_was(largest: float, negative: bool) -> None:
     values = torch.tensor([-largest if negative else largest, 0.0])
-    for name in ROOMY:
+    for name in CASES:
         out = compressor_of(codec_named(name))(values, 0)
         torch.testing.assert_close(out, values, rtol=2e-6, atol=0)
 
 
 def test_symbols_and_scales_beyond_the_largest_are_refused() -> None:
-    for name in ROOMY:
+    for name in CASES:
         codec, out = codec_named(name), torch.empty(4)
         frame = codec.encode(torch.ones(4), 0)
         for place, byte in ((-1, 255), (3, 0x7F)):
