@@ -1,0 +1,79 @@
+"""Chance that is a function of a seed and a counter alone, the same on every machine.
+
+Generators of libraries change from version to version, and who decodes must draw what was drawn by
+who encoded; so these few lines are part of the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+SEED_MAX: Final = 2**63 - 1
+
+_WORD: Final = 2**64 - 1
+_STEP: Final = 0x9E3779B97F4A7C15
+_MIX: Final = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_ROUNDS: Final = 8
+"""Of the Feistel network: with four it is already a permutation that looks random, here it must
+also where a half has but two bits."""
+
+
+def seed_of(seed: int, stream: int) -> int:
+    """Another seed, of the stream with this number.
+
+    Source: G. Steele, D. Lea and C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014.
+    """
+    mixed = (seed + (stream + 1) * _STEP) & _WORD
+    mixed = ((mixed ^ (mixed >> 30)) * _MIX[0]) & _WORD
+    mixed = ((mixed ^ (mixed >> 27)) * _MIX[1]) & _WORD
+    return (mixed ^ (mixed >> 31)) & SEED_MAX
+
+
+def uniforms(seed: int, counters: Array) -> Array:
+    """One number from 0 up to, not with, 1 for each counter: float64, in 53 bits."""
+    words = _mixed(counters.astype(np.uint64), seed)
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def distinct_positions(seed: int, drawn: int, count: int) -> Array:
+    """So many different ones of the numbers below count, in the order drawn, as int64.
+
+    They are what a permutation of all numbers, keyed by the seed, makes of the first ones: so the
+    work is that of those drawn, whatever the count.
+
+    Source: J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", 2002: a Feistel
+    network over a power of four, walked on until the number is below count.
+    """
+    assert 0 < drawn <= count
+    half_bits = ((count - 1).bit_length() + 1) // 2
+    keys = [seed_of(seed, number) for number in range(_ROUNDS)]
+    positions = _permuted(np.arange(drawn, dtype=np.uint64), half_bits, keys)
+    outside = np.flatnonzero(positions >= count)
+    while outside.size:
+        positions[outside] = _permuted(positions[outside], half_bits, keys)
+        outside = outside[positions[outside] >= count]
+    return positions.astype(np.int64)
+
+
+def _permuted(numbers: Array, half_bits: int, keys: list[int]) -> Array:
+    """Each of the numbers below 4**half_bits as another one."""
+    shift, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    left, right = numbers >> shift, numbers & low
+    for key in keys:
+        left, right = right, left ^ (_mixed(right, key) & low)
+    return (left << shift) | right
+
+
+def _mixed(words: Array, seed: int) -> Array:
+    """Each counter as 64 bits that show nothing of it."""
+    mixed = (words + np.uint64(1)) * np.uint64(_STEP)
+    mixed += np.uint64(seed)
+    for shift, factor in zip((30, 27), _MIX, strict=True):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
