@@ -46,26 +46,30 @@ def distinct_positions(seed: int, drawn: int, count: int) -> Array:
     work is that of those drawn, whatever the count.
 
     Source: J. Black and P. Rogaway, "Ciphers with Arbitrary Finite Domains", 2002: a Feistel
-    network over a power of four, walked on until the number is below count.
+    network over a power of two, walked on until the number is below count.
     """
     assert 0 < drawn <= count
-    half_bits = ((count - 1).bit_length() + 1) // 2
+    bits = (count - 1).bit_length()
     keys = [seed_of(seed, number) for number in range(_ROUNDS)]
-    positions = _permuted(np.arange(drawn, dtype=np.uint64), half_bits, keys)
+    positions = _permuted(np.arange(drawn, dtype=np.uint64), bits, keys)
     outside = np.flatnonzero(positions >= count)
     while outside.size:
-        positions[outside] = _permuted(positions[outside], half_bits, keys)
+        positions[outside] = _permuted(positions[outside], bits, keys)
         outside = outside[positions[outside] >= count]
     return positions.astype(np.int64)
 
 
-def _permuted(numbers: Array, half_bits: int, keys: list[int]) -> Array:
-    """Each of the numbers below 4**half_bits as another one."""
-    shift, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = numbers >> shift, numbers & low
-    for key in keys:
-        left, right = right, left ^ (_mixed(right, key) & low)
-    return (left << shift) | right
+def _permuted(numbers: Array, bits: int, keys: list[int]) -> Array:
+    """Each of the numbers below 2**bits as another one: its halves change each other in turns."""
+    low_bits = np.uint64(bits - bits // 2)
+    high_mask, low_mask = (np.uint64((1 << size) - 1) for size in (bits // 2, int(low_bits)))
+    high, low = numbers >> low_bits, numbers & low_mask
+    for number, key in enumerate(keys):
+        if number % 2:
+            high = high ^ (_mixed(low, key) & high_mask)
+        else:
+            low = low ^ (_mixed(high, key) & low_mask)
+    return (high << low_bits) | low
 
 
 def _mixed(words: Array, seed: int) -> Array:

@@ -99,9 +99,9 @@ def gaussian_as_published(values: torch.Tensor, kept: int) -> torch.Tensor:
     Returns:
         int64, rising.
     """
-    sigma, mean = torch.std_mean(values, correction=0)
-    quantile = NormalDist().inv_cdf(1 - kept / values.numel() / 2)
-    threshold = float(mean) + float(sigma) * quantile
+    mean = float(values.mean())
+    sigma = math.sqrt(square_sum(values, mean) / values.numel())
+    threshold = mean + sigma * NormalDist().inv_cdf(1 - kept / values.numel() / 2)
     mask = torch.empty_like(values, dtype=torch.bool)
     for _ in range(3):
         found = above(values, threshold, mask)

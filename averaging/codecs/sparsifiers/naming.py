@@ -17,10 +17,10 @@ def fields_of(detail: str | None, kind: str, shape: str, field_count: int) -> li
     """The fields between colons, None for those left out; the first must be there.
 
     Raises:
-        ValueError: there are too many, or none.
+        ValueError: there are too many or none, or one is empty.
     """
     given = detail.split(":") if detail else []
-    if not 1 <= len(given) <= field_count:
+    if not 1 <= len(given) <= field_count or "" in given:
         raise ValueError(f"{kind} is named {kind}:{shape}, not {kind}:{detail or ''}")
     return [*given, *[None] * (field_count - len(given))]
 

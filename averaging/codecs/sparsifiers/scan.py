@@ -45,10 +45,13 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
     return mask.nonzero().flatten()
 
 
-def square_sum(values: torch.Tensor) -> float:
-    """‖values‖², in float64 over pieces in float32; infinite where those overflow."""
-    pieces = values.split(_PIECE_ELEMENTS) if values.is_cpu else (values,)
-    return sum(float(piece.dot(piece)) for piece in pieces)
+def square_sum(values: torch.Tensor, center: float = 0.0) -> float:
+    """‖values − center‖², in float64 over pieces in float32; infinite where those overflow."""
+    total = 0.0
+    for piece in values.split(_PIECE_ELEMENTS) if values.is_cpu else (values,):
+        moved = piece - center if center else piece
+        total += float(moved.dot(moved))
+    return total
 
 
 def kth_largest(magnitudes_RC: torch.Tensor, rank: int) -> torch.Tensor:

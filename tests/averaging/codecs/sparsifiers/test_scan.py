@@ -1,0 +1,85 @@
+"""Passes find what sorting finds."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from averaging.codecs.sparsifiers.scan import (
+    above,
+    largest,
+    largest_of_chunks,
+    positions_of,
+    square_sum,
+)
+from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn
+
+
+def ranked(values: torch.Tensor, kept: int) -> list[int]:
+    """Where so many of the largest stand, of equal ones the first, never a zero: by sorting."""
+    order = sorted(range(len(values)), key=lambda place: (-abs(float(values[place])), place))
+    return sorted(place for place in order[:kept] if values[place])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    numbers=st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=50),
+    data=st.data(),
+)
+def test_the_largest_are_those_of_sorting(numbers: list[float], data: st.DataObject) -> None:
+    values = torch.tensor(numbers)
+    kept = data.draw(st.integers(1, len(numbers)))
+    assert largest(values, kept).tolist() == ranked(values, kept)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("kept", [1, 20, 700])
+def test_the_sample_changes_nothing(distribution: str, kept: int) -> None:
+    # Rounded, so that there are ties.
+    values = (drawn(distribution, 20_000) * 64).round() / 64
+    assert largest(values, kept).tolist() == ranked(values, kept)
+
+
+def test_a_sample_that_misleads_changes_nothing() -> None:
+    values = torch.full((31 * 400,), 0.5)
+    values[::31] = 2.0
+    values[1] = 3.0
+    # The sample sees nothing but what is large.
+    assert largest(values, 600).tolist() == ranked(values, 600)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    numbers=st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=50),
+    chunk=st.integers(1, 20),
+    data=st.data(),
+)
+def test_chunks_are_ranked_each(numbers: list[float], chunk: int, data: st.DataObject) -> None:
+    values = torch.tensor(numbers)
+    kept = data.draw(st.integers(1, chunk))
+    last = len(numbers) % chunk
+    kept_last = data.draw(st.integers(1, last)) if last else 0
+    expected = []
+    for start in range(0, len(numbers), chunk):
+        part = values[start : start + chunk]
+        places = ranked(part, kept if len(part) == chunk else kept_last)
+        expected += [start + place for place in places]
+    assert largest_of_chunks(values, chunk, kept, kept_last).tolist() == expected
+
+
+def test_counts_are_those_of_whole_vectors() -> None:
+    values = drawn("laplace", 200_001)
+    mask = torch.empty_like(values, dtype=torch.bool)
+    assert above(values, 1.25, mask) == int((values.abs() > 1.25).sum())
+    assert torch.equal(mask, values.abs() > 1.25)
+    assert torch.equal(positions_of(mask), mask.nonzero().flatten())
+    assert above(values, float("nan"), mask) == 0
+    assert above(values, 1e300, mask) == 0
+
+
+def test_square_sums_are_those_of_float64() -> None:
+    values = drawn("shifted", 200_001)
+    wide = values.double()
+    assert square_sum(values) == pytest.approx(float(wide.dot(wide)), rel=1e-6)
+    wide -= 0.5
+    assert square_sum(values, 0.5) == pytest.approx(float(wide.dot(wide)), rel=1e-6)
