@@ -10,13 +10,15 @@ machine. Instead two rounds average plain numbers, and each peer multiplies what
     each peer           gradient = P Qᵀ,  residual = M − P Qᵀ,  and Q is kept for the next step
 
 Everything that follows from an average is computed from elementwise operations in a fixed order,
-which every machine rounds the same: so peers with equal bits of both averages have equal bits of the
-gradient, whatever their hardware. Only M Q and Mᵀ P are ordinary products; they are a peer's own.
+which every machine rounds the same: so peers with equal bits of both averages have equal bits of
+the gradient, whatever their hardware. Only M Q and Mᵀ P are ordinary products; they are a peer's
+own.
 
-Source: T. Vogels, S. P. Karimireddy and M. Jaggi, "PowerSGD: Practical Low-Rank Gradient Compression
-for Distributed Optimization", 2019, algorithms 1 and 2.
+Source: T. Vogels, S. P. Karimireddy and M. Jaggi, "PowerSGD: Practical Low-Rank Gradient
+Compression for Distributed Optimization", 2019, algorithms 1 and 2.
 
-Shapes: N, M = rows and columns of a tensor as a matrix; R = its rank; F = elements of a round.
+Shapes: N, M = rows and columns of a tensor as a matrix; R = its rank; K = columns that are done;
+F = elements of a round.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ class PowerSgd:
 
         first(gradients) ──► mean ──► second(mean) ──► mean ──► finish(mean) ──► gradients
 
-    A step whose rounds fail is given up with `abandon`: nothing has changed then. A peer that missed
-    a step of the others, or joins, takes over their `queries`, for all must begin with the same.
+    A step whose rounds fail is given up with `abandon`: nothing has changed then. A peer that
+    missed a step of the others, or joins, takes over their `queries`: all must begin with the same.
 
     Args:
         shapes: of the gradients, in order.
@@ -88,9 +90,7 @@ class PowerSgd:
         self._device = torch.device(device)
         self._ranks = [factor_rank(shape, self._config) for shape in self._shapes]
         self._step = 0
-        self._queries: list[torch.Tensor] = [
-            self._fresh_query(number) for number in self._low_rank
-        ]
+        self._queries: list[torch.Tensor] = [self._fresh_query(number) for number in self._low_rank]
         self._residuals = [
             torch.zeros(_as_matrix(self._shapes[number]), device=self._device)
             for number in self._low_rank
@@ -167,9 +167,7 @@ class PowerSgd:
         ]
         self._bases = [orthonormal(factor) for factor in _cut(averaged, shapes, self._device)]
         self._phase = _Phase.FINISH
-        factors = [
-            matrix.T @ base for matrix, base in zip(self._inputs, self._bases, strict=True)
-        ]
+        factors = [matrix.T @ base for matrix, base in zip(self._inputs, self._bases, strict=True)]
         return _joined([*factors, *self._plain], self._device)
 
     def finish(self, averaged: torch.Tensor, *, included: bool = True) -> list[torch.Tensor]:
@@ -241,21 +239,22 @@ def orthonormal(factor_NR: torch.Tensor) -> torch.Tensor:
     Returns:
         float32, shape (N, R), on the factor's device; the same bits on every machine.
     """
-    columns: list[torch.Tensor] = []
+    done_NK = factor_NR.new_empty((len(factor_NR), 0), dtype=torch.float64)
     for column_N in factor_NR.double().T:
         length = ordered_sum(column_N * column_N).sqrt()
         # Divided first, so that no square vanishes or overflows later.
         left_N = column_N / length if length > 0 else column_N
-        for _ in range(2):
-            for done_N in columns:
-                left_N = left_N - done_N * ordered_sum(done_N * left_N)
+        for _ in range(2 if done_NK.shape[1] else 0):
+            shares_K = ordered_sum(done_NK * left_N[:, None])
+            left_N = left_N - ordered_sum((done_NK * shares_K).T)
         length = ordered_sum(left_N * left_N).sqrt()
-        columns.append(left_N / length if length > _VANISHED else torch.zeros_like(left_N))
-    return torch.stack(columns, dim=1).float()
+        left_N = left_N / length if length > _VANISHED else torch.zeros_like(left_N)
+        done_NK = torch.cat((done_NK, left_N[:, None]), dim=1)
+    return done_NK.float()
 
 
 def ordered_sum(numbers: torch.Tensor) -> torch.Tensor:
-    """The sum of a 1-D tensor, by halves: in an order that no machine changes."""
+    """The sum over the first dimension, by halves: in an order that no machine changes."""
     while len(numbers) > 1:
         half = len(numbers) // 2
         pairs = numbers[:half] + numbers[half : 2 * half]
@@ -293,5 +292,5 @@ def _cut(
         raise ValueError("the average is not finite")
     return [
         part.to(device, torch.float32, copy=True).reshape(tuple(shape))
-        for part, shape in zip(flat.split(sizes), shapes, strict=True)
+        for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final, final
 
@@ -25,7 +26,7 @@ _WAVES: Final = 64
 
 
 def cosines() -> torch.Tensor:
-    """The orthonormal DCT-II of 64 numbers, a matrix whose rows are the waves: float32, (64, 64)."""
+    """The orthonormal DCT-II of 64 numbers: float32, (64, 64), each row a wave."""
     wave_W1, place_P = np.arange(_WAVES)[:, None], np.arange(_WAVES)
     matrix_WP = np.cos(np.pi / _WAVES * wave_W1 * (place_P + 0.5)) * np.sqrt(2 / _WAVES)
     matrix_WP[0] *= np.sqrt(0.5)
@@ -71,7 +72,12 @@ class DemoCodec(Codec):
 
     def constants(self, count: int) -> Constants:
         """Those of Top-k, up to the rounding of the transforms, of some 2**-20."""
-        return kept_share(float(self._density), self._error)
+        kept = kept_share(float(self._density), self._error)
+        if count % _WAVES:
+            # What would stand behind the end is cut off, so that ‖C(x)‖ ≥ ⟨C(x), x⟩ / ‖x‖ is all.
+            share = float(self._density) * (1 - self._error)
+            return replace(kept, b1=(share**2, 1 + self._error))
+        return kept
 
     def _sent(self, count: int) -> int:
         return chunked_sent(self._density, _filled_up(count))

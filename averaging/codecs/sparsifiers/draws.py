@@ -74,8 +74,8 @@ def _permuted(numbers: Array, bits: int, keys: list[int]) -> Array:
 
 def _mixed(words: Array, seed: int) -> Array:
     """Each counter as 64 bits that show nothing of it."""
-    mixed = (words + np.uint64(1)) * np.uint64(_STEP)
-    mixed += np.uint64(seed)
+    mixed = words * np.uint64(_STEP)
+    mixed += np.uint64((_STEP + seed) & _WORD)
     for shift, factor in zip((30, 27), _MIX, strict=True):
         mixed ^= mixed >> np.uint64(shift)
         mixed *= np.uint64(factor)

@@ -1,9 +1,9 @@
 """A sparse vector as bytes: for each block of it, which elements are sent, and their values.
 
-A block is 131 072 elements, the longest run that averaging ever encodes; longer vectors are several.
-It holds, little endian: the elements sent (24 bits) and the width of the gaps' rests (8 bits); the
-bytes of the marks (16 bits); the marks; the rests; the values. One that sends nothing is four zero
-bytes. `bits` says what marks and rests are.
+A block is 131 072 elements, the longest run that averaging ever encodes; longer vectors are
+several. It holds, little endian: the elements sent (24 bits) and the width of the gaps' rests
+(8 bits); the bytes of the marks (16 bits); the marks; the rests; the values. One that sends nothing
+is four zero bytes. `bits` says what marks and rests are.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def write_frame(
     for number, start in enumerate(starts):
         chosen = slice(cuts[number], cuts[number + 1])
         length = min(BLOCK_ELEMENTS, values.numel() - start)
-        parts += _block(
-            sent[chosen], places[chosen] - start, length, coder, seed_of(seed, number)
-        )
+        parts += _block(sent[chosen], places[chosen] - start, length, coder, seed_of(seed, number))
     return torch.from_numpy(np.concatenate(parts))
 
 
@@ -70,12 +68,10 @@ def _bytes(data: bytes) -> Array:
     return np.frombuffer(data, np.uint8)
 
 
-def read_frame(
-    frame: torch.Tensor, out: torch.Tensor, coder: ValueCoder, sent_max: int
-) -> None:
+def read_frame(frame: torch.Tensor, out: torch.Tensor, coder: ValueCoder, sent_max: int) -> None:
     """Overwrite out, on any device, with the frame's values, and 0 where it has none.
 
-    What is allocated on the way is a block's, and no more than its part of out.
+    What is allocated on the way is a few bytes for each element of one block.
 
     Args:
         sent_max: elements that a frame for this out may have at most.
@@ -88,7 +84,7 @@ def read_frame(
     for start in range(0, out.numel(), BLOCK_ELEMENTS):
         part = out[start : start + BLOCK_ELEMENTS]
         head, rest = _taken(rest, _HEAD.size)
-        sent, width = (number := _HEAD.unpack(head)[0]) & 0xFFFFFF, number >> 24
+        sent, width = (number := _HEAD.unpack(head.data)[0]) & 0xFFFFFF, number >> 24
         sent_max -= sent
         if sent > part.numel() or sent_max < 0 or width > (WIDTH_MAX if sent else 0):
             raise FrameInvalid(f"{sent} elements sent of {part.numel()}, rests of {width} bits")
@@ -102,7 +98,7 @@ def _read_block(rest: Array, part: torch.Tensor, sent: int, width: int, coder: V
     """Write one block's values, and return what stands behind it."""
     length = part.numel()
     data, rest = _taken(rest, _MARKS.size)
-    marks_size_bytes = _MARKS.unpack(data)[0]
+    marks_size_bytes = _MARKS.unpack(data.data)[0]
     if not 0 < marks_size_bytes <= marks_size_bytes_max(sent, width, length):
         raise FrameInvalid(f"{marks_size_bytes} bytes mark {sent} positions of {length}")
     marks, rest = _taken(rest, marks_size_bytes)

@@ -27,7 +27,7 @@ _PASSES: Final = 10
 """Counts until a threshold is settled. Smooth distributions need one to four."""
 _SAMPLED_SHARE: Final = Fraction(1, 100)
 _SAMPLED_ABOVE: Final = 16
-"""The sample is so large that as many of it are expected above the threshold; fewer would be chance.
+"""So many of the sample at least are expected above the threshold; fewer would be chance.
 The paper has 1 % always, of vectors much longer than a chunk of ours."""
 
 

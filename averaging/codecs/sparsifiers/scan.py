@@ -5,15 +5,19 @@ Comparisons are exact, so every device finds the same elements.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+
+Array = np.ndarray[Any, Any]
 
 _PIECE_ELEMENTS: Final = 2**16
 """256 KiB: less than the second-level cache of any machine of today."""
 _STRIDE: Final = 31
 """Of the sample. Odd, since the rows of weights often have lengths that are powers of two."""
+_ROW_STRIDE: Final = 9
+"""Of the samples of rows."""
 
 
 def above(values: torch.Tensor, threshold: float, mask: torch.Tensor) -> int:
@@ -48,7 +52,7 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
 def square_sum(values: torch.Tensor, center: float = 0.0) -> float:
     """‖values − center‖², in float64 over pieces in float32; infinite where those overflow."""
     total = 0.0
-    for piece in values.split(_PIECE_ELEMENTS) if values.is_cpu else (values,):
+    for piece in torch.split(values, _PIECE_ELEMENTS) if values.is_cpu else (values,):
         moved = piece - center if center else piece
         total += float(moved.dot(moved))
     return total
@@ -57,10 +61,42 @@ def square_sum(values: torch.Tensor, center: float = 0.0) -> float:
 def kth_largest(magnitudes_RC: torch.Tensor, rank: int) -> torch.Tensor:
     """The number of this rank, from 1, in each row: shape (R,)."""
     if magnitudes_RC.is_cpu:
-        place = magnitudes_RC.shape[1] - rank
-        numbers = np.partition(magnitudes_RC.numpy(), place, axis=1)
-        return torch.from_numpy(numbers[:, place].copy())
+        return torch.from_numpy(_kth_largest(_narrowed(magnitudes_RC.numpy(), rank), rank))
     return magnitudes_RC.topk(rank, dim=1, sorted=False).values.amin(dim=1)
+
+
+def _kth_largest(magnitudes_RC: Array, rank: int) -> Array:
+    place = magnitudes_RC.shape[1] - rank
+    limit_R: Array = np.partition(magnitudes_RC, place, axis=1)[:, place].copy()
+    return limit_R
+
+
+def _narrowed(magnitudes_RC: Array, rank: int) -> Array:
+    """What is left of rows without most that are too small for the rank, in fewer columns.
+
+    A sample of each row tells what is. Where it misleads, the rows stay as they are.
+    """
+    rows, columns = magnitudes_RC.shape
+    sample_rank = _sample_rank(rank, _ROW_STRIDE)
+    if 4 * sample_rank * _ROW_STRIDE > columns:
+        return magnitudes_RC
+    limit_R1 = _kth_largest(magnitudes_RC[:, ::_ROW_STRIDE], sample_rank)[:, None]
+    places = np.flatnonzero(magnitudes_RC >= limit_R1)
+    row_of = places // columns
+    counts_R = np.bincount(row_of, minlength=rows)
+    if counts_R.min() < rank:
+        return magnitudes_RC
+    column_of = np.arange(places.size) - (np.cumsum(counts_R) - counts_R)[row_of]
+    narrow_RC: Array = np.zeros((rows, int(counts_R.max())), np.float32)
+    narrow_RC[row_of, column_of] = magnitudes_RC.ravel()[places]
+    return narrow_RC
+
+
+def _sample_rank(rank: int, stride: int) -> int:
+    """The rank in a sample that is almost surely no higher than this one in all."""
+    expected = rank / stride
+    # Four standard deviations of how many of those wanted are in the sample.
+    return int(expected + 4 * expected**0.5 + 4)
 
 
 def largest_of_rows(magnitudes_RC: torch.Tensor, kept: int) -> torch.Tensor:
@@ -75,7 +111,9 @@ def largest_of_rows(magnitudes_RC: torch.Tensor, kept: int) -> torch.Tensor:
         equal_RC = magnitudes_RC == limit_R1
         room_R1 = kept - mask_RC.sum(dim=1, keepdim=True)
         mask_RC |= equal_RC & (equal_RC.cumsum(dim=1) <= room_R1)
-    return mask_RC & (magnitudes_RC > 0)
+    if float(limit_R1.amin()) == 0:
+        mask_RC &= magnitudes_RC > 0
+    return mask_RC
 
 
 def largest(values: torch.Tensor, kept: int) -> torch.Tensor:
@@ -86,9 +124,7 @@ def largest(values: torch.Tensor, kept: int) -> torch.Tensor:
     """
     candidates = None
     if kept < values.numel() // 8:
-        expected = kept / _STRIDE
-        # Four standard deviations of how many of those wanted are in the sample.
-        rank = int(expected + 4 * expected**0.5 + 4)
+        rank = _sample_rank(kept, _STRIDE)
         sample = values[::_STRIDE].abs()
         if rank < sample.numel():
             limit = kth_largest(sample[None], rank)[0].numpy(force=True)

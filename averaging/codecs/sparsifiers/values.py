@@ -167,7 +167,7 @@ class DitheredValues(ValueCoder):
 
     def variance(self, sent: int) -> float:
         """ζ of U(ζ), for so many values."""
-        step = sent**0.5 * self.base ** (1 - self.levels)
+        step = float(sent**0.5 * self.base ** (1 - self.levels))
         return (self.base + 1 / self.base + 2) / 4 + step * min(1.0, step)
 
 

@@ -83,3 +83,18 @@ def test_square_sums_are_those_of_float64() -> None:
     assert square_sum(values) == pytest.approx(float(wide.dot(wide)), rel=1e-6)
     wide -= 0.5
     assert square_sum(values, 0.5) == pytest.approx(float(wide.dot(wide)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kept", [1, 41, 82, 300])
+def test_what_is_left_out_of_long_rows_changes_nothing(kept: int) -> None:
+    values = (drawn("student-3", 5 * 4096) * 64).round() / 64
+    # Rows of other sizes, one of equal numbers, and one that a sample of every ninth misjudges.
+    values[4096:8192] *= 1e-6
+    values[8192:12288] = 0.5
+    values[12288:16384:9] = 50.0
+    values[16384:] = 0
+    found = largest_of_chunks(values, 4096, kept, 0).tolist()
+    expected = []
+    for start in range(0, len(values), 4096):
+        expected += [start + place for place in ranked(values[start : start + 4096], kept)]
+    assert found == expected

@@ -183,8 +183,7 @@ RECORDED = {
     ),
     "topk-dither:0.05:2:7:inf": "050000030200510a820b0000c840ffff0a",
     "topk-dither:0.3:1.5:15:2": (
-        "1e0000010800a5562ab552a9d44a20400004e2b4ec41ddfed9f9fffff60f004002fcffff"
-        "ff9b346913"
+        "1e0000010800a5562ab552a9d44a20400004e2b4ec41ddfed9f9fffff60f004002fcffffff9b346913"
     ),
 }
 
