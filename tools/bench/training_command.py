@@ -147,19 +147,17 @@ def sparsifiers(
     elements: Annotated[
         list[int] | None, typer.Option(min=1, help="Elements of the vector; repeatable.")
     ] = None,
-    density: Annotated[
-        float, typer.Option(min=1e-6, max=0.5, help="Of what the operators pick.")
-    ] = 0.001,
+    density: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Of what is picked.")] = 0.001,
     repetitions: Annotated[int, typer.Option(min=1, help="Of each; the median counts.")] = 5,
     check: Check = False,
     as_markdown: Markdown = False,
     save: Save = None,
     as_json: Json = False,
 ) -> None:
-    """How fast codecs pick few elements of a vector, and how small it becomes; half a minute.
+    """How fast the largest elements of a vector are picked, exactly or about; ten seconds.
 
-    One thread. Gaussian_k is compared with the exact Top-k of PyTorch, as in its paper, and with
-    ours, which ranks only what a sample leaves.
+    One thread. Gaussian_k is compared with the exact Top-k of PyTorch, as in its paper; ours ranks
+    only what a sample leaves.
 
     Example: manyhands bench sparsifiers --elements 10000000
     """

@@ -23,6 +23,8 @@ from averaging.codecs.sparsifiers.values import FLOAT16_ERROR
 
 _WAVES: Final = 64
 """Elements that are transformed together. Source: DeMo (2024)."""
+_LARGEST: Final = torch.finfo(torch.float32).max / 16
+"""Of what is transformed, there and back: sums of 64 with weights of √(2/64) at most stay finite."""
 
 
 def cosines() -> torch.Tensor:
@@ -54,7 +56,9 @@ class DemoCodec(Codec):
         self._cosines_WP = cosines()
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
-        padded = torch.nn.functional.pad(values, (0, -values.numel() % _WAVES))
+        padded = values.clamp(-_LARGEST, _LARGEST)
+        if values.numel() % _WAVES:
+            padded = torch.nn.functional.pad(padded, (0, -values.numel() % _WAVES))
         coefficients = padded.view(-1, _WAVES) @ self._cosines_WP.T.to(values.device)
         flat = coefficients.flatten()
         return write_frame(flat, largest_by_chunk(flat, self._density), self._coder, seed)
@@ -62,10 +66,12 @@ class DemoCodec(Codec):
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         coefficients = out.new_empty(_filled_up(out.numel()))
         read_frame(frame, coefficients, self._coder, self._sent(out.numel()))
-        values = coefficients.view(-1, _WAVES) @ self._cosines_WP.to(out.device)
-        # Sums of the largest finite values may not be.
-        largest = torch.finfo(torch.float32).max
-        out.copy_(values.flatten()[: out.numel()].clamp_(-largest, largest))
+        coefficients_BW = coefficients.clamp_(-_LARGEST, _LARGEST).view(-1, _WAVES)
+        cosines_WP = self._cosines_WP.to(out.device)
+        if out.numel() % _WAVES:
+            out.copy_((coefficients_BW @ cosines_WP).flatten()[: out.numel()])
+        else:
+            torch.matmul(coefficients_BW, cosines_WP, out=out.view(-1, _WAVES))
 
     def size_limit_bytes(self, count: int) -> int:
         return frame_size_limit_bytes(_filled_up(count), self._sent(count), self._coder)

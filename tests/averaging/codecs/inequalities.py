@@ -18,11 +18,11 @@ from averaging.codecs.codec import Codec
 Compressor = Callable[[torch.Tensor, int], torch.Tensor]
 """float32 values, 1-D, and a seed, to as many values."""
 ERRORS_ALLOWED = 5.0
-"""Standard errors that an estimate may be on the wrong side; seeds are fixed, so this is no luck."""
+"""Standard errors that an estimate may be on the wrong side; seeds are fixed: no test is lucky."""
 ROUNDING = 2e-6
 """Relative error of norms that float32 accounts for."""
 RARE = 1e-6
-"""Of ‖x‖², as squared bias: what so few seeds cannot show, such as a tiny element's rare jump up."""
+"""Of ‖x‖², as squared bias: what few seeds cannot show, such as a tiny element's rare jump up."""
 
 
 def compressor_of(codec: Codec) -> Compressor:

@@ -258,3 +258,13 @@ def test_what_is_wrong_is_said(frame: str, complaint: str) -> None:
     data = torch.frombuffer(bytearray(bytes.fromhex(frame)) or bytearray(1), dtype=torch.uint8)
     with pytest.raises(FrameInvalid, match=complaint):
         codec_named("topk:0.1").decode(data[: len(bytes.fromhex(frame))], torch.empty(100))
+
+
+def test_coefficients_of_liars_do_not_add_up_to_infinity() -> None:
+    codec = codec_named("demo:1:float32")
+    largest = torch.finfo(torch.float32).max
+    values = torch.full((128,), largest)
+    assert decoded(codec, codec.encode(values, 0), 128).isfinite().all()
+    # The same bytes but for the name: all coefficients are the largest number.
+    frame = codec_named("topk:1:float32").encode(values * values.sign().cumsum(0).cos().sign(), 0)
+    assert decoded(codec, frame, 128).isfinite().all()
