@@ -24,7 +24,7 @@ from averaging.codecs.sparsifiers.values import FLOAT16_ERROR
 _WAVES: Final = 64
 """Elements that are transformed together. Source: DeMo (2024)."""
 _LARGEST: Final = torch.finfo(torch.float32).max / 16
-"""Of what is transformed, there and back: sums of 64 with weights of √(2/64) at most stay finite."""
+"""Of what is transformed, there and back: sums of 64, weighted with √(2/64), stay finite."""
 
 
 def cosines() -> torch.Tensor:

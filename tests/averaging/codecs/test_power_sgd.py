@@ -1,6 +1,9 @@
 """PowerSGD is the paper's formulas, the same at all peers, and loses nothing for good."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from averaging.codecs.power_sgd import (
     product,
 )
 
+PAGE = Path(__file__).parents[3] / "docs" / "protocols" / "codecs-sparse.md"
 SHAPES = [(24, 18), (24,), (10, 3, 5), (), (2, 2)]
 
 
@@ -217,3 +221,12 @@ def test_sums_and_products_have_an_order_that_anyone_can_repeat() -> None:
             for rank in range(1, 4):
                 total += np.float32(left[row, rank]) * np.float32(right[4 * column + rank])
             assert float(matrix[row, column]) == float(total)
+
+
+def test_the_page_shows_code_that_works() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    assert [tuple(gradient.shape) for gradient in shown["gradients"]] == [(512, 256), (512,)]
+    assert shown["first"].shape == (512 * 4,)
+    assert shown["second"].shape == (256 * 4 + 512,)

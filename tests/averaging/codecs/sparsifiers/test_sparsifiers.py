@@ -1,5 +1,8 @@
 """What all sparsifiers have in common: names, frames, limits, and no trust in bytes."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from averaging.codecs.registry import codec_named
 from averaging.codecs.sparsifiers import MAKERS
 from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn, relative_error
 
+PAGE = Path(__file__).parents[4] / "docs" / "protocols" / "codecs-sparse.md"
 NAMES = (
     "adaptive-random",
     "demo:0.05",
@@ -45,6 +49,14 @@ def test_every_kind_is_here() -> None:
 def test_a_name_names_the_codec_that_it_is_of(codec: Codec) -> None:
     assert codec_named(codec.name).name == codec.name
     assert codec.name in NAMES
+
+
+def test_the_page_has_every_kind_and_says_which_decode_alike() -> None:
+    table = PAGE.read_text("utf-8").partition("## Names")[0]
+    lines = re.findall(r"^\| `(\S+)` \|(.*)$", table, re.MULTILINE)
+    assert {name.partition(":")[0] for name, _ in lines} == set(MAKERS)
+    for name, line in lines:
+        assert codec_named(name).same_everywhere == (" | yes | " in line)
 
 
 def test_one_codec_has_one_name() -> None:
