@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from averaging.codecs.codec import Codec
-from averaging.codecs.sparsifiers.demo import make_demo
-from averaging.codecs.sparsifiers.random import (
+from averaging.codecs.sparsifiers.chance import (
     make_adaptive_random,
     make_rand_k,
     make_rand_k_biased,
 )
+from averaging.codecs.sparsifiers.demo import make_demo
 from averaging.codecs.sparsifiers.sparse import (
     make_dgc,
     make_gaussian,

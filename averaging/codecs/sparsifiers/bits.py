@@ -59,7 +59,7 @@ def rice_pack(positions: Array) -> tuple[int, Array, Array]:
     Source: R. Rice and J. Plaunt, "Adaptive Variable-Length Coding for Efficient Compression of
     Spacecraft Television Data", 1971; it is the code of S. Golomb, 1966, by powers of two.
     """
-    gaps = np.diff(positions, prepend=-1) - 1
+    gaps = _gaps(positions)
     length = int(positions[-1]) + 1
     # Above the logarithm of the mean gap, a wider field always costs more than it saves.
     widths = np.arange((length // gaps.size).bit_length() + 1)
@@ -83,12 +83,19 @@ def rice_unpack(count: int, width: int, marks: Array, rests: Array, length: int)
     ends = np.flatnonzero(np.unpackbits(marks, bitorder="little"))
     if ends.size != count or int(ends[-1]) // 8 != marks.size - 1:
         raise FrameInvalid(f"{ends.size} positions are marked where there are {count}")
-    gaps = (np.diff(ends, prepend=-1) - 1) << width
+    gaps = _gaps(ends) << width
     gaps |= unpack_fields(rests, count, width)
     positions = np.cumsum(gaps + 1) - 1
     if int(positions[-1]) >= length:
         raise FrameInvalid(f"position {int(positions[-1])} of {length} elements")
     return positions
+
+
+def _gaps(positions: Array) -> Array:
+    """What is left out before each position."""
+    gaps = positions.copy()
+    gaps[1:] -= positions[:-1] + 1
+    return gaps
 
 
 def marks_size_bytes_max(count: int, width: int, length: int) -> int:

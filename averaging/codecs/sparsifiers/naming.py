@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from fractions import Fraction
 from typing import Final
@@ -47,7 +46,7 @@ def density_of(text: str | None) -> Fraction:
 
 def sent_of(density: Fraction, count: int) -> int:
     """How many of count elements this density sends: at least one."""
-    return math.ceil(density * count)
+    return -(-density.numerator * count // density.denominator)
 
 
 def values_named(name: str) -> ValueCoder:

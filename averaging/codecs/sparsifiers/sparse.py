@@ -37,6 +37,8 @@ from averaging.codecs.sparsifiers.values import (
 
 Pick = Callable[[torch.Tensor, int], torch.Tensor]
 """Gets values and a seed, returns the positions to send: int64, rising, on the same device."""
+PickLargest = Callable[[torch.Tensor, int, int], torch.Tensor]
+"""Gets values, how many are wanted, and a seed."""
 OfCount = Callable[[int], int]
 """Something that depends on how many elements there are."""
 
@@ -103,7 +105,7 @@ def make_topk(detail: str | None) -> Codec:
     return _ranked(
         "topk",
         detail,
-        lambda kept: lambda values, seed: largest(values, kept(values.numel())),
+        lambda values, kept, seed: largest(values, kept),
         sent_max=lambda count, kept: kept,
         sent_min=lambda count, kept: kept,
     )
@@ -114,7 +116,7 @@ def make_gaussian(detail: str | None) -> Codec:
     return _ranked(
         "gaussian-k",
         detail,
-        lambda kept: lambda values, seed: gaussian_largest(values, kept(values.numel())),
+        lambda values, kept, seed: gaussian_largest(values, kept),
         sent_max=lambda count, kept: min(count, gaussian_sent_max(kept)),
         sent_min=lambda count, kept: -(-2 * kept // 3),
     )
@@ -125,7 +127,7 @@ def make_published_gaussian(detail: str | None) -> Codec:
     return _ranked(
         "gaussian-k-paper",
         detail,
-        lambda kept: lambda values, seed: gaussian_as_published(values, kept(values.numel())),
+        lambda values, kept, seed: gaussian_as_published(values, kept),
         sent_max=lambda count, kept: count,
         sent_min=lambda count, kept: 0,
     )
@@ -136,7 +138,7 @@ def make_dgc(detail: str | None) -> Codec:
     return _ranked(
         "dgc",
         detail,
-        lambda kept: lambda values, seed: sampled_largest(values, kept(values.numel()), seed),
+        sampled_largest,
         sent_max=lambda count, kept: kept,
         sent_min=dgc_sampled_above,
     )
@@ -145,7 +147,7 @@ def make_dgc(detail: str | None) -> Codec:
 def _ranked(
     kind: str,
     detail: str | None,
-    pick_of: Callable[[OfCount], Pick],
+    pick: PickLargest,
     sent_max: Callable[[int, int], int],
     sent_min: Callable[[int, int], int],
 ) -> Codec:
@@ -164,7 +166,7 @@ def _ranked(
 
     return SparseCodec(
         named(kind, density, values_name, "float16"),
-        pick_of(kept),
+        lambda values, seed: pick(values, kept(values.numel()), seed),
         values_named(values_name),
         lambda count: sent_max(count, kept(count)),
         constants,

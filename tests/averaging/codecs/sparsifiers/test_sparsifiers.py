@@ -208,6 +208,20 @@ def test_frames_stay_what_they_are(name: str) -> None:
     assert frame.numpy().tobytes().hex() == RECORDED[name]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_does_the_same() -> None:
+    values = drawn("laplace", 300_000)
+    out = torch.empty(300_000, device="cuda")
+    for codec in CODECS.values():
+        frame = codec.encode(values, 3)
+        codec.decode(frame, out)
+        if codec.same_everywhere:
+            assert torch.equal(codec.encode(values.cuda(), 3), frame), codec.name
+            assert torch.equal(out.cpu(), decoded(codec, frame, 300_000)), codec.name
+        else:
+            torch.testing.assert_close(out.cpu(), decoded(codec, frame, 300_000))
+
+
 # Bytes of liars
 
 
