@@ -12,8 +12,14 @@ import torch
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.sparsifiers.draws import SEED_MAX, distinct_positions, seed_of, uniforms
-from averaging.codecs.sparsifiers.naming import density_of, fields_of, sent_of, values_named
-from averaging.codecs.sparsifiers.sparse import kept_share, named
+from averaging.codecs.sparsifiers.naming import (
+    density_of,
+    fields_of,
+    named,
+    sent_of,
+    values_named,
+)
+from averaging.codecs.sparsifiers.sparse import kept_share
 from averaging.codecs.sparsifiers.values import FLOAT16_ERROR
 
 _SEED: Final = struct.Struct("<Q")

@@ -1,4 +1,4 @@
-"""DeMo's codec: the largest coefficients of a cosine transform of each chunk."""
+"""DeMo's codec: the largest coefficients of a cosine transform of each tile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import torch
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec
 from averaging.codecs.sparsifiers.frame import frame_size_limit_bytes, read_frame, write_frame
-from averaging.codecs.sparsifiers.naming import density_of, fields_of, values_named
+from averaging.codecs.sparsifiers.naming import density_of, fields_of, named, values_named
 from averaging.codecs.sparsifiers.sparse import (
-    chunked_sent,
     kept_share,
-    largest_by_chunk,
-    named,
+    largest_by_tile,
+    tiled_sent,
 )
 from averaging.codecs.sparsifiers.values import FLOAT16_ERROR
 
@@ -37,7 +36,7 @@ def cosines() -> torch.Tensor:
 
 @final
 class DemoCodec(Codec):
-    """Sends of each chunk of 4096 elements the largest coefficients of its 64 transforms of 64.
+    """Sends of each tile of 4096 elements the largest coefficients of its 64 transforms of 64.
 
     The flat vector has no rows and columns, so transforms are of one dimension, where DeMo's are of
     64 × 64 pieces of matrices. A shorter last one is filled up with zeros. Decoding multiplies
@@ -61,7 +60,7 @@ class DemoCodec(Codec):
             padded = torch.nn.functional.pad(padded, (0, -values.numel() % _WAVES))
         coefficients = padded.view(-1, _WAVES) @ self._cosines_WP.T.to(values.device)
         flat = coefficients.flatten()
-        return write_frame(flat, largest_by_chunk(flat, self._density), self._coder, seed)
+        return write_frame(flat, largest_by_tile(flat, self._density), self._coder, seed)
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         coefficients = out.new_empty(_filled_up(out.numel()))
@@ -86,7 +85,7 @@ class DemoCodec(Codec):
         return kept
 
     def _sent(self, count: int) -> int:
-        return chunked_sent(self._density, _filled_up(count))
+        return tiled_sent(self._density, _filled_up(count))
 
 
 def _filled_up(count: int) -> int:
@@ -95,6 +94,6 @@ def _filled_up(count: int) -> int:
 
 
 def make_demo(detail: str | None) -> Codec:
-    """demo:DENSITY[:VALUES], the largest cosine coefficients of each chunk of 4096."""
+    """demo:DENSITY[:VALUES], the largest cosine coefficients of each tile of 4096."""
     density, values_name = fields_of(detail, "demo", "DENSITY[:VALUES]", 2)
     return DemoCodec(density_of(density), values_name or "float16")

@@ -36,6 +36,12 @@ def shortest(number: float) -> str:
     return repr(number).removesuffix(".0")
 
 
+def named(kind: str, density: Fraction, values_name: str, usual: str) -> str:
+    """The one spelling of a codec's name: values are named where they are not as usual."""
+    values = "" if values_name == usual else f":{values_name}"
+    return f"{kind}:{shortest(float(density))}{values}"
+
+
 def density_of(text: str | None) -> Fraction:
     """Sent elements over all; above 0 and at most 1."""
     density = Fraction(shortest(number_of(text or "")))

@@ -17,7 +17,7 @@ _PIECE_ELEMENTS: Final = 2**16
 _STRIDE: Final = 31
 """Of the sample. Odd, since the rows of weights often have lengths that are powers of two."""
 _ROW_STRIDE: Final = 9
-"""Of the samples of rows."""
+"""Of the samples of rows: odd too, and less, since a row of 4096 would leave few to judge by."""
 
 
 def above(values: torch.Tensor, threshold: float, mask: torch.Tensor) -> int:
@@ -78,6 +78,7 @@ def _narrowed(magnitudes_RC: Array, rank: int) -> Array:
     """
     rows, columns = magnitudes_RC.shape
     sample_rank = _sample_rank(rank, _ROW_STRIDE)
+    # If more than a quarter stayed, ranking all would be no slower.
     if 4 * sample_rank * _ROW_STRIDE > columns:
         return magnitudes_RC
     limit_R1 = _kth_largest(magnitudes_RC[:, ::_ROW_STRIDE], sample_rank)[:, None]
@@ -137,21 +138,21 @@ def largest(values: torch.Tensor, kept: int) -> torch.Tensor:
     return candidates[mask]
 
 
-def largest_of_chunks(values: torch.Tensor, chunk: int, kept: int, kept_last: int) -> torch.Tensor:
-    """Where so many of the largest of each chunk stand, and of a shorter last one: int64, rising.
+def largest_of_tiles(values: torch.Tensor, tile: int, kept: int, kept_last: int) -> torch.Tensor:
+    """Where so many of the largest of each tile stand, and of a shorter last one: int64, rising.
 
     Args:
-        chunk: in elements.
-        kept_last: of the last chunk, where it is shorter.
+        tile: in elements.
+        kept_last: of the last tile, where it is shorter.
     """
-    rows = values.numel() // chunk
+    rows = values.numel() // tile
     mask = torch.empty_like(values, dtype=torch.bool)
-    step = max(1, _PIECE_ELEMENTS // chunk) if values.is_cpu else max(1, rows)
+    step = max(1, _PIECE_ELEMENTS // tile) if values.is_cpu else max(1, rows)
     for row in range(0, rows, step):
-        part = slice(row * chunk, min(row + step, rows) * chunk)
-        found = largest_of_rows(values[part].view(-1, chunk).abs(), kept)
+        part = slice(row * tile, min(row + step, rows) * tile)
+        found = largest_of_rows(values[part].view(-1, tile).abs(), kept)
         mask[part] = found.flatten()
-    if rows * chunk < values.numel():
-        last = values[rows * chunk :]
-        mask[rows * chunk :] = largest_of_rows(last.abs()[None], kept_last)[0]
+    if rows * tile < values.numel():
+        last = values[rows * tile :]
+        mask[rows * tile :] = largest_of_rows(last.abs()[None], kept_last)[0]
     return positions_of(mask)

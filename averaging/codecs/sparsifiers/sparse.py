@@ -21,15 +21,16 @@ from averaging.codecs.sparsifiers.gaussian import (
 from averaging.codecs.sparsifiers.naming import (
     density_of,
     fields_of,
+    named,
     number_of,
     sent_of,
     shortest,
     values_named,
 )
-from averaging.codecs.sparsifiers.scan import largest, largest_of_chunks
+from averaging.codecs.sparsifiers.scan import largest, largest_of_tiles
 from averaging.codecs.sparsifiers.values import (
-    CHUNK_ELEMENTS,
     FLOAT16_ERROR,
+    TILE_ELEMENTS,
     DitheredValues,
     TwoBitValues,
     ValueCoder,
@@ -173,12 +174,6 @@ def _ranked(
     )
 
 
-def named(kind: str, density: Fraction, values_name: str, usual: str) -> str:
-    """The one spelling of a codec's name: values are named where they are not as usual."""
-    values = "" if values_name == usual else f":{values_name}"
-    return f"{kind}:{shortest(float(density))}{values}"
-
-
 def make_topk_dither(detail: str | None) -> Codec:
     """topk-dither:DENSITY[:BASE[:LEVELS[:NORM]]], exponential dithering of the exactly largest."""
     shape = "DENSITY[:BASE[:LEVELS[:NORM]]]"
@@ -215,33 +210,33 @@ def make_topk_dither(detail: str | None) -> Codec:
 
 
 def make_sparse_loco(detail: str | None) -> Codec:
-    """sparse-loco:DENSITY, the largest of each chunk of 4096, in two bits each."""
+    """sparse-loco:DENSITY, the largest of each tile of 4096, in two bits each."""
     (density_text,) = fields_of(detail, "sparse-loco", "DENSITY", 1)
     density = density_of(density_text)
     return SparseCodec(
         f"sparse-loco:{shortest(float(density))}",
-        lambda values, seed: largest_by_chunk(values, density),
+        lambda values, seed: largest_by_tile(values, density),
         TwoBitValues(),
-        lambda count: chunked_sent(density, count),
+        lambda count: tiled_sent(density, count),
         # Two means stand for the values: of ‖x‖² they hold k/d as Top-k does, and of that a k-th
         # in the worst case, where one element is far above the others.
-        lambda count: kept_share(1 / min(CHUNK_ELEMENTS, count), FLOAT16_ERROR),
+        lambda count: kept_share(1 / min(TILE_ELEMENTS, count), FLOAT16_ERROR),
     )
 
 
-def largest_by_chunk(values: torch.Tensor, density: Fraction) -> torch.Tensor:
-    """Where the largest of each chunk of 4096 stand, so many as the density says of it."""
-    last = values.numel() % CHUNK_ELEMENTS
-    return largest_of_chunks(
+def largest_by_tile(values: torch.Tensor, density: Fraction) -> torch.Tensor:
+    """Where the largest of each tile of 4096 stand, so many as the density says of it."""
+    last = values.numel() % TILE_ELEMENTS
+    return largest_of_tiles(
         values,
-        CHUNK_ELEMENTS,
-        sent_of(density, CHUNK_ELEMENTS),
+        TILE_ELEMENTS,
+        sent_of(density, TILE_ELEMENTS),
         sent_of(density, last) if last else 0,
     )
 
 
-def chunked_sent(density: Fraction, count: int) -> int:
-    """How many of count elements are sent, if each chunk sends its own."""
-    chunks, last = divmod(count, CHUNK_ELEMENTS)
+def tiled_sent(density: Fraction, count: int) -> int:
+    """How many of count elements are sent, if each tile sends its own."""
+    tiles, last = divmod(count, TILE_ELEMENTS)
     rest = sent_of(density, last) if last else 0
-    return chunks * sent_of(density, CHUNK_ELEMENTS) + rest
+    return tiles * sent_of(density, TILE_ELEMENTS) + rest

@@ -16,8 +16,8 @@ Array = np.ndarray[Any, Any]
 
 FLOAT16_ERROR: Final = 2.0**-11
 """No value changes by more than this share of it, unless it is 2**-29 of the largest, or less."""
-CHUNK_ELEMENTS: Final = 4096
-"""Of the codecs that choose within chunks. Source: SparseLoCo (2025); DeMo (2024): 64 × 64."""
+TILE_ELEMENTS: Final = 4096
+"""Of the codecs that choose within tiles. Source: SparseLoCo (2025); DeMo (2024): 64 × 64."""
 _EXPONENTS: Final = (-126, 112)
 """With these, powers of two and all products with finite float16 are finite float32."""
 
@@ -173,10 +173,10 @@ class DitheredValues(ValueCoder):
 
 @final
 class TwoBitValues(ValueCoder):
-    """The sign, and whether the magnitude is above the mean of its chunk's.
+    """The sign, and whether the magnitude is above the mean of its tile's.
 
-    Each chunk has two magnitudes, the means of those below and above. They travel as float16 for
-    all chunks of the block.
+    Each tile has two magnitudes, the means of those below and above. They travel as float16 for
+    all tiles of the block.
 
     Source: SparseLoCo (2025); that magnitudes are split at their mean is our choice.
     """
@@ -185,33 +185,33 @@ class TwoBitValues(ValueCoder):
         self._levels = Float16Values()
 
     def size_bytes(self, sent: int, length: int) -> int:
-        level_count = 2 * _chunk_count(length)
+        level_count = 2 * _tile_count(length)
         return self._levels.size_bytes(level_count, length) + fields_size_bytes(sent, 2)
 
     def encode(self, values: Array, positions: Array, length: int, seed: int) -> Array:
-        chunk_count = _chunk_count(length)
-        chunks = positions // CHUNK_ELEMENTS
+        tile_count = _tile_count(length)
+        tiles = positions // TILE_ELEMENTS
         magnitudes = np.abs(values).astype(np.float64)
-        means = _means(chunks, magnitudes, chunk_count)
-        above = magnitudes > means[chunks]
-        levels = _means(2 * chunks + above, magnitudes, 2 * chunk_count).astype(np.float32)
+        means = _means(tiles, magnitudes, tile_count)
+        above = magnitudes > means[tiles]
+        levels = _means(2 * tiles + above, magnitudes, 2 * tile_count).astype(np.float32)
         fields = above | ((values < 0).astype(np.int64) << 1)
         return np.concatenate(
             (self._levels.encode(levels, positions, length, seed), pack_fields(fields, 2))
         )
 
     def decode(self, data: Array, positions: Array, length: int) -> Array:
-        levels_size_bytes = self._levels.size_bytes(2 * _chunk_count(length), length)
+        levels_size_bytes = self._levels.size_bytes(2 * _tile_count(length), length)
         levels = self._levels.decode(data[:levels_size_bytes], positions, length)
         if (levels < 0).any():
             raise FrameInvalid("a magnitude below 0")
         fields = unpack_fields(data[levels_size_bytes:], positions.size, 2)
-        values: Array = levels[2 * (positions // CHUNK_ELEMENTS) + (fields & 1)]
+        values: Array = levels[2 * (positions // TILE_ELEMENTS) + (fields & 1)]
         return np.where(fields >> 1 == 1, -values, values)
 
 
-def _chunk_count(length: int) -> int:
-    return -(-length // CHUNK_ELEMENTS)
+def _tile_count(length: int) -> int:
+    return -(-length // TILE_ELEMENTS)
 
 
 def _means(groups: Array, numbers: Array, group_count: int) -> Array:

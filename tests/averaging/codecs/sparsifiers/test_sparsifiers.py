@@ -152,7 +152,7 @@ def test_bits_on_the_wire() -> None:
     assert 32 * count / sizes["topk:0.01"] > 130
     assert sizes["topk:0.01:float32"] == sizes["topk:0.01"] + 16 * sent - 8
     assert sizes["topk-dither:0.01"] == sizes["topk:0.01"] - 12 * sent + 24 + 4 * sent % 8
-    # Of each chunk of 4096 it sends 82, in 2 bits and a share of the chunk's two magnitudes.
+    # Of each tile of 4096 it sends 82, in 2 bits and a share of the tile's two magnitudes.
     assert 32 * count / sizes["sparse-loco:0.02"] > 165
 
 

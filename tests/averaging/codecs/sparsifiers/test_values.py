@@ -78,7 +78,7 @@ def test_dithering_is_unbiased_and_within_its_variance(
     assert squares <= coder.variance(50) * float(values @ values)
 
 
-def test_two_bits_are_the_sign_and_two_means_of_each_chunk() -> None:
+def test_two_bits_are_the_sign_and_two_means_of_each_tile() -> None:
     values = np.array([1, -2, 9, -8, 0.25, 0.5], np.float32)
     positions = np.array([0, 1, 2, 4095, 4096, 5000])
     coder = TwoBitValues()
