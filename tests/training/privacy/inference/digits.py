@@ -23,7 +23,7 @@ def trained_network() -> nn.Sequential:
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     pictures, classes = (part[:1500] for part in digits())
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(pictures), classes).backward()
         optimizer.step()

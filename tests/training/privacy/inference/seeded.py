@@ -33,6 +33,5 @@ def listened(party: Exchange[Result], heard: list[bytes]) -> Exchange[Result]:
 
 
 def replay(messages: list[bytes]) -> Generator[bytes | int, bytes, None]:
-    """Somebody who sends what was recorded, one message whenever it has heard one."""
-    for message in messages:
-        yield message
+    """Somebody who sends what was recorded, whatever it hears."""
+    yield from messages

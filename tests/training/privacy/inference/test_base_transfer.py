@@ -60,7 +60,7 @@ def test_the_receiver_gets_what_it_chose() -> None:
 
 
 def test_the_same_bytes_may_hide_either_choice() -> None:
-    """For each message of a receiver there is a secret for either choice, as likely as the other."""
+    """For each message of a receiver there is a secret for either choice, equally likely."""
     offer_secret, secret = (random_bytes(seed)(64) for seed in (3, 4))
     reduce = bindings.crypto_core_ed25519_scalar_reduce
     other = bindings.crypto_core_ed25519_scalar_sub(reduce(offer_secret), reduce(secret))
