@@ -107,11 +107,12 @@ def key_untrusted(spec: HomomorphicSpec, secret: bytes) -> CkksKey:
             context.is_private()
             and _parameters(context) == _parameters(_new_context())
             and context.global_scale == 2.0**CKKS_SCALE_BITS
+            and _opens_what_it_closes(context)
         )
     except _NATIVE_ERRORS as exc:
         raise MessageInvalid(f"not a key of CKKS: {exc}") from exc
     if not usable:
-        raise MessageInvalid("a key of CKKS with other parameters, or without its secret part")
+        raise MessageInvalid("a key of CKKS with other parameters, or one that does not decrypt")
     return CkksKey(spec, context)
 
 
@@ -136,6 +137,11 @@ def _new_context() -> Any:
     )
     context.global_scale = 2.0**CKKS_SCALE_BITS
     return context
+
+
+def _opens_what_it_closes(context: Any) -> bool:
+    vector = load_extra("tenseal").ckks_vector(context, [1.0, -2.0])
+    return bool(np.allclose(vector.decrypt(), [1.0, -2.0], atol=0.01))
 
 
 def _parameters(context: Any) -> list[int]:

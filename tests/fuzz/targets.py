@@ -17,6 +17,8 @@ GROUPS = (
     "discovery",
     "averaging",
     "training",
+    "homomorphic",
+    "privacy",
 )
 
 

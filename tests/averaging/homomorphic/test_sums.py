@@ -201,6 +201,11 @@ async def contribute(
     return None
 
 
+async def note(told: list[str | None], *arguments: Any) -> None:
+    """Write down what the aggregator says."""
+    told.append(await contribute(*arguments))
+
+
 def test_wrong_contributions_are_refused_and_the_others_sum_without_them() -> None:
     async def main(network: SimNetwork) -> None:
         config = SumConfig(members_min=2)
@@ -227,12 +232,9 @@ def test_wrong_contributions_are_refused_and_the_others_sum_without_them() -> No
             for number, (request, data, cause) in enumerate(cases):
                 told: list[str | None] = []
 
-                async def carol(*arguments: Any) -> None:
-                    told.append(await contribute(nodes[2], nodes[3].peer_id, *arguments))
-
                 request = replace(request, round_number=number)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(carol, request, data)
+                    nursery.start_soon(note, told, nodes[2], nodes[3].peer_id, request, data)
                     for report in await sums(members[:2], number):
                         check(report, (0, 1), nodes)
                 assert [cause in str(one) for one in told] == [True]
