@@ -8,6 +8,7 @@ from training.privacy.inference.handles import (
     serve_private,
 )
 from training.privacy.inference.network import FixedNetwork, Shape, fix_network
+from training.privacy.inference.protocol import traffic_bytes
 from training.privacy.inference.service import (
     InferenceConfig,
     classify_privately,
@@ -30,4 +31,5 @@ __all__ = [
     "open_comparison_service",
     "open_inference_service",
     "serve_private",
+    "traffic_bytes",
 ]
