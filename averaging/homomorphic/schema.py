@@ -16,6 +16,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from averaging.homomorphic.scheme import KEY_ID_SIZE_BYTES
+from averaging.homomorphic.spec import BYTES_MAX, MEMBERS_MAX
 from p2p import Message, Method
 
 KEY_SERVICE = "homomorphic-key"
@@ -24,8 +25,6 @@ MAJOR = 1
 
 SECRET_BYTES_MAX = 1 << 18
 MODULUS_BYTES_MAX = 512
-MEMBERS_MAX = 4096
-BYTES_MAX = 1 << 30
 PART_SIZE_BYTES_MAX = 1 << 20
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]

@@ -16,6 +16,9 @@ CKKS_DEGREE = 4096
 CKKS_PRIME_BITS = (55, 54)
 CKKS_SCALE_BITS = 32
 CKKS_SLOTS = CKKS_DEGREE // 2
+BYTES_MAX = 1 << 30
+"""Of one encrypted vector; 36 million elements with CKKS."""
+MEMBERS_MAX = 4096
 _CKKS_SUM_MAX = 2.0**21
 """Times the scale, this must stay well under half of the first prime."""
 _CKKS_CIPHERTEXT_BYTES_MAX = 2 * CKKS_DEGREE * 8 + 512
@@ -44,8 +47,8 @@ class HomomorphicSpec:
     """Of Paillier's modulus: 2048 bits are worth 112 bits of security, 3072 are worth 128."""
 
     def __post_init__(self) -> None:
-        if self.elements < 1 or self.members_max < 2:
-            raise ValueError("there must be an element, and room for two members")
+        if self.elements < 1 or not 2 <= self.members_max <= MEMBERS_MAX:
+            raise ValueError(f"there must be an element, and room for 2 to {MEMBERS_MAX} members")
         if not 1.0 <= self.magnitude_max <= 2.0**40:
             raise ValueError("magnitude_max must be from 1 to 2⁴⁰")
         if self.scheme == "ckks":
@@ -58,6 +61,8 @@ class HomomorphicSpec:
                 raise ValueError("fraction_bits must be 0 to 64; key_bits 2048, 3072 or 4096")
         else:
             raise ValueError(f"scheme must be ckks or paillier, not {self.scheme!r}")
+        if self.bytes_max > BYTES_MAX:
+            raise ValueError(f"an encrypted vector must take at most {BYTES_MAX} bytes")
 
     @property
     def numbers(self) -> int:

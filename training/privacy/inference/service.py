@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Call = RpcCall[Any, Any]
+# So that one client does not take all places.
+_SESSIONS_PER_CLIENT_MAX = 2
 _COMPARED_MIN, _COMPARED_MAX = -(2**63), 2**63 - 1
 
 
@@ -98,7 +100,9 @@ async def open_inference_service(
         return serve_classes(network, ask.samples, session, os.urandom)
 
     server = _Server(node, config, schema.CLASSIFY, offer_for, party_for)
-    service = RpcService(schema.INFERENCE_SERVICE, schema.MAJOR)
+    service = RpcService(
+        schema.INFERENCE_SERVICE, schema.MAJOR, calls_per_peer_max=_SESSIONS_PER_CLIENT_MAX
+    )
     service.stream(schema.CLASSIFY, server.on_session)
     async with service.serving(node):
         yield
@@ -124,7 +128,9 @@ async def open_comparison_service(
         return serve_comparison(number, session, os.urandom)
 
     server = _Server(node, config or InferenceConfig(), schema.COMPARE, offer_for, party_for)
-    service = RpcService(schema.COMPARISON_SERVICE, schema.MAJOR)
+    service = RpcService(
+        schema.COMPARISON_SERVICE, schema.MAJOR, calls_per_peer_max=_SESSIONS_PER_CLIENT_MAX
+    )
     service.stream(schema.COMPARE, server.on_session)
     async with service.serving(node):
         yield
