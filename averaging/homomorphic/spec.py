@@ -17,7 +17,7 @@ CKKS_PRIME_BITS = (55, 54)
 CKKS_SCALE_BITS = 32
 CKKS_SLOTS = CKKS_DEGREE // 2
 BYTES_MAX = 1 << 30
-"""Of one encrypted vector; 36 million elements with CKKS."""
+"""Of one encrypted vector; 33 million elements with CKKS."""
 MEMBERS_MAX = 4096
 _CKKS_SUM_MAX = 2.0**21
 """Times the scale, this must stay well under half of the first prime."""

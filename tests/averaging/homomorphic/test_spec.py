@@ -14,7 +14,7 @@ from averaging.homomorphic import HomomorphicSpec
         {"members_max": 1},
         {"members_max": 5000},
         {"elements": 10**8},
-        {"elements": 10**8, "scheme": "paillier"},
+        {"elements": 10**9, "scheme": "paillier"},
         {"magnitude_max": 0.5},
         {"magnitude_max": float("nan")},
         {"magnitude_max": 2.0**20},
