@@ -14,7 +14,7 @@ from averaging.homomorphic import schema
 from averaging.homomorphic.gathering import Gathering
 from averaging.homomorphic.parts import receive_parts, send_parts
 from averaging.homomorphic.schema import Contribution, KeyRequest, Sum
-from averaging.homomorphic.scheme import Adder, Ciphertexts, adder_untrusted
+from averaging.homomorphic.scheme import Adder, Ciphertexts, adder_untrusted, load_scheme
 from averaging.homomorphic.spec import HomomorphicSpec
 from averaging.naming import service_name
 from p2p import (
@@ -66,6 +66,7 @@ async def open_sum_aggregator(
         ExtraMissing: the scheme's package is not installed.
     """
     check_group(members, node.peer_id, spec)
+    await node.offload(load_scheme, spec)
     aggregator = _Aggregator(node, group_name, members, spec, config or SumConfig())
     service = RpcService(service_name(schema.SUM_SERVICE, group_name), schema.MAJOR)
     handler: Any = aggregator.on_contribution
@@ -91,6 +92,8 @@ def check_group(members: Sequence[PeerId], aggregator: PeerId, spec: Homomorphic
 class _Round:
     """What becomes of one round; those who wait for its end hold it."""
 
+    key: tuple[bytes, Adder] | None = None
+    """The key's name, and what adds under it; the same for all of a round."""
     total: Ciphertexts | None = None
     result: tuple[Sum, bytes] | RefusedError = field(
         default_factory=lambda: RefusedError("closed", "the aggregator was closed")
@@ -116,7 +119,6 @@ class _Aggregator:
         self._opened = trio.Event()
         self._changed = trio.Event()
         self._adding = trio.Lock()
-        self._key: tuple[bytes, Adder] | None = None
         self._round = _Round()
 
     async def run(self) -> None:
@@ -168,11 +170,9 @@ class _Aggregator:
         self, current: _Round, member: PeerId, request: Contribution, data: bytes
     ) -> None:
         async with self._adding:
-            key_id, adder = await self._known_key()
-            if request.key_id != key_id:
-                # The first member may have been opened again; then all others must be, too.
-                self._key = None
-                key_id, adder = await self._known_key()
+            if current.key is None:
+                current.key = await self._ask_for_key()
+            key_id, adder = current.key
             if request.key_id != key_id:
                 raise RefusedError("key", "encrypted under another key than the first member's")
             loaded = await self._node.offload(adder.load_untrusted, data)
@@ -183,27 +183,26 @@ class _Aggregator:
             else:
                 current.total = await self._node.offload(adder.add, current.total, loaded)
 
-    async def _known_key(self) -> tuple[bytes, Adder]:
-        if self._key is None:
-            answer = await self._client.call(
-                self._members[0],
-                schema.MODULUS,
-                KeyRequest(self._spec.digest),
-                timeout_s=self._config.silence_s,
-            )
-            adder = await self._node.offload(adder_untrusted, self._spec, answer.modulus)
-            self._key = (answer.key_id, adder)
-        return self._key
+    async def _ask_for_key(self) -> tuple[bytes, Adder]:
+        """What the first member says of its key; asked in each round, since it may draw another."""
+        answer = await self._client.call(
+            self._members[0],
+            schema.MODULUS,
+            KeyRequest(self._spec.digest),
+            timeout_s=self._config.silence_s,
+        )
+        return answer.key_id, await self._node.offload(adder_untrusted, self._spec, answer.modulus)
 
     async def _close(self, current: _Round) -> None:
         number, included = self._gathering.round_number, self._gathering.included
+        at_least = self._config.members_min
         self._gathering.close()
-        if self._key is None or current.total is None or len(included) < self._config.members_min:
+        if current.key is None or current.total is None or len(included) < at_least:
             current.result = RefusedError(
                 "too-few", f"{len(included)} of {len(self._members)} members delivered in time"
             )
         else:
-            data = await self._node.offload(self._key[1].dump, current.total)
+            data = await self._node.offload(current.key[1].dump, current.total)
             current.result = (Sum(included, len(data)), data)
         current.total = None
         current.closed.set()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from averaging.homomorphic.extra import load_extra
 from averaging.homomorphic.spec import HomomorphicSpec
 
 Vector = NDArray[np.float64]
@@ -53,6 +54,15 @@ class Adder(Protocol):
 
     def dump(self, ciphertexts: Ciphertexts) -> bytes:
         """As they travel."""
+
+
+def load_scheme(spec: HomomorphicSpec) -> None:
+    """Make sure that the scheme's package is there.
+
+    Raises:
+        ExtraMissing: it is not.
+    """
+    load_extra("tenseal" if spec.scheme == "ckks" else "phe")
 
 
 def draw_key(spec: HomomorphicSpec) -> SecretKey:

@@ -1,5 +1,6 @@
 """Rounds of homomorphic sums between nodes: results, losses, refusals, liars."""
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from averaging.homomorphic import (
+    ExtraMissing,
     HomomorphicSpec,
     SumConfig,
     SumFailed,
@@ -323,6 +325,46 @@ async def test_real_nodes_sum() -> None:
         with trio.fail_after(30):
             for report in await sums(members, 0):
                 check(report, (0, 1, 2), nodes)
+
+
+def test_a_missing_package_is_told_when_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(network: SimNetwork) -> None:
+        async with nodes_of(network) as nodes:
+            *members, adder = nodes
+            ids = [node.peer_id for node in members]
+            with pytest.raises(ExtraMissing, match="pip install"):
+                async with open_sum_aggregator(adder, GROUP, ids, SPEC):
+                    pass
+            with pytest.raises(ExtraMissing, match="pip install"):
+                async with open_sum_member(members[0], GROUP, ids, adder.peer_id, SPEC):
+                    pass
+
+    monkeypatch.setitem(sys.modules, "tenseal", None)
+    run_sim(1, main)
+
+
+def test_a_first_member_opened_again_draws_another_key() -> None:
+    async def main(network: SimNetwork) -> None:
+        async with nodes_of(network) as nodes:
+            *members, adder = nodes
+            ids = [node.peer_id for node in members]
+            config = SumConfig(members_min=2)
+
+            def member(place: int) -> Any:
+                return open_sum_member(members[place], GROUP, ids, adder.peer_id, SPEC, config)
+
+            async with open_sum_aggregator(adder, GROUP, ids, SPEC, config):
+                async with member(0) as alice, member(1) as bob, member(2) as carol:
+                    for report in await sums([alice, bob, carol], 0):
+                        check(report, (0, 1, 2), nodes)
+                async with member(0) as alice, member(1) as bob:
+                    # Carol still has the old key.
+                    *reports, refused = await sums([alice, bob, carol], 1)
+                    for report in reports:
+                        check(report, (0, 1), nodes)
+                    assert "another key" in str(refused)
+
+    run_sim(1, main)
 
 
 @pytest.mark.parametrize("wrong", [{"round_s": 0.0}, {"silence_s": 0.0}, {"members_min": 1}])
