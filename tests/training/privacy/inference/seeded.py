@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
 from typing import TypeVar
 
-from training.privacy.inference.exchange import Exchange, RandomBytes
+from training.privacy.inference.exchange import Exchange, RandomBytes, send
 
 Result = TypeVar("Result")
 
@@ -32,6 +31,7 @@ def listened(party: Exchange[Result], heard: list[bytes]) -> Exchange[Result]:
             return result
 
 
-def replay(messages: list[bytes]) -> Generator[bytes | int, bytes, None]:
+def replay(messages: list[bytes]) -> Exchange[None]:
     """Somebody who sends what was recorded, whatever it hears."""
-    yield from messages
+    for message in messages:
+        yield from send(message)

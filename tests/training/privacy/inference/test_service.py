@@ -149,6 +149,24 @@ def test_a_client_that_breaks_the_rules_is_told_so(ask: Message, steps: Steps, c
     run_sim(1, main)
 
 
+def test_a_client_that_goes_in_the_middle_leaves_its_place() -> None:
+    async def main(network: SimNetwork) -> None:
+        config = InferenceConfig(sessions_max=1)
+        async with (
+            two_nodes(network) as (server, client),
+            open_inference_service(server, NETWORK, config),
+        ):
+            network.set_link(server.peer_id, client.peer_id, latency_s=1.0)
+            for gone_after_s in (2.5, 4.5, 6.5):
+                with trio.move_on_after(gone_after_s) as going:
+                    await classify_privately(client, server.peer_id, FEATURES)
+                assert going.cancelled_caught
+                await trio.sleep(5)
+            await classify_privately(client, server.peer_id, FEATURES)
+
+    run_sim(1, main)
+
+
 def test_more_sessions_than_allowed_are_refused() -> None:
     async def main(network: SimNetwork) -> None:
         config = InferenceConfig(sessions_max=1)
