@@ -11,6 +11,7 @@ from tests.training.privacy.inference.test_schema import OFFER
 from training.privacy.inference.arithmetic import comparison_circuit
 from training.privacy.inference.base_transfer import points_untrusted, receive_transfers
 from training.privacy.inference.block_hash import BlockHash, blocks_of
+from training.privacy.inference.extension import _product, check_untrusted
 from training.privacy.inference.garbling import evaluate_untrusted, garble
 from training.privacy.inference.protocol import traffic_bytes
 from training.privacy.inference.schema import Offer, shape_untrusted
@@ -59,6 +60,23 @@ def run_garbled(data: bytes) -> None:
         assert bits.tolist() == ANSWERS
 
 
+COLUMNS, WEIGHTS = np.frombuffer(random_bytes(2)(2 * 128 * 16), np.uint8).reshape(2, 128, 16)
+SECRET = 5
+# Of a receiver that chose zero everywhere, so that t is the sender's own product.
+CHECK = bytes(16) + _product(COLUMNS, WEIGHTS).to_bytes(32, "little")
+
+
+def run_check(data: bytes) -> None:
+    try:
+        check_untrusted(data, WEIGHTS, COLUMNS, SECRET)
+    except MessageInvalid:
+        return
+    # Whoever knows the secret can make others that pass; it is short here.
+    chosen = int.from_bytes(data[:16], "little")
+    product = int.from_bytes(data[16:], "little") ^ chosen ^ chosen << 2
+    assert product == _product(COLUMNS, WEIGHTS)
+
+
 def run_shape(data: bytes) -> None:
     try:
         offer = decode_untrusted(data, Offer, size_bytes_max=512)
@@ -88,6 +106,12 @@ TARGETS = (
             f"{HOME}.garbling.evaluate_untrusted",
             f"{HOME}.garbling._decoded_untrusted",
         ),
+    ),
+    Target(
+        name="privacy.check",
+        run=run_check,
+        seeds=(CHECK,),
+        covers=(f"{HOME}.extension.check_untrusted",),
     ),
     Target(
         name="privacy.shape",
