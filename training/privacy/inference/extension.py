@@ -12,8 +12,8 @@ Some more transfers with random choices are made to hide r and t in these sums. 
 columns passes with probability 2⁻ᶜ; the first failure ends the session, and s with it.
 
 Sources: Ishai, Kilian, Nissim, Petrank, Extending Oblivious Transfers Efficiently, 2003, figure 1;
-Keller, Orsini, Scholl, Actively Secure OT Extension with Optimal Overhead, 2015, figure 7 (the
-check; here with χ from a hash of what was sent, and products that are not reduced).
+Keller, Orsini, Scholl, Actively Secure OT Extension with Optimal Overhead, 2015 (the check; here
+with χ from a hash of what was sent, and products that are not reduced).
 
 Shapes: M transfers, Q = M and those that hide, filled up to a multiple of 128.
 """

@@ -14,7 +14,7 @@ offers rⱼᵢ and rⱼᵢ + 2ⁱ·W·ⱼ by a correlated transfer, so the clien
 the server's. (The top bit counts negative.)
 
 Secure against parties that follow the protocol and look at all they see. A server that garbles
-something else is not noticed, a client that lies only spoils its own result.
+something else is not noticed; a client may put in hidden values of its own choice.
 
 Sources: Gilboa, Two Party RSA Key Generation, 1999, section 4 (multiplication from transfers);
 Mohassel, Zhang, SecureML, 2017 (for whole layers); Liu, Juuti, Lu, Asokan, MiniONN, 2017 (shares
@@ -31,6 +31,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from p2p import MessageInvalid
 from training.privacy.inference.arithmetic import argmax_circuit, comparison_circuit, relu_circuit
 from training.privacy.inference.base_transfer import POINT_SIZE_BYTES
 from training.privacy.inference.block_hash import BLOCK_SIZE_BYTES, BlockHash, blocks_of, bytes_of
@@ -176,7 +177,10 @@ def ask_classes(
         if layer == len(shape.sizes) - 2:
             bits = bits_of(share_BO, RING_BITS).reshape(samples, -1)
             places = yield from evaluator.run_circuit(argmax_of(RING_BITS, outputs), bits)
-            return values_of(places).astype(np.int64)
+            classes = values_of(places).astype(np.int64)
+            if not np.all(classes < outputs):
+                raise MessageInvalid("the server's circuit gave a class that there is not")
+            return classes
         bits = bits_of(share_BO.reshape(-1), RING_BITS)
         result = yield from evaluator.run_circuit(relu_of(RING_BITS, shape.shifts[layer]), bits)
         share_BI, input_bits = values_of(result).reshape(share_BO.shape), RING_BITS
