@@ -1,6 +1,5 @@
 """Whole sessions between two parties in one thread: results, sizes, replays, changed bytes."""
 
-import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +13,7 @@ from p2p import MessageInvalid
 from tests.training.privacy.inference.digits import digits, trained_network
 from tests.training.privacy.inference.seeded import SESSION, listened, random_bytes, replay
 from training.privacy.inference import FixedNetwork, fix_network
-from training.privacy.inference.arithmetic import argmax_circuit
-from training.privacy.inference.circuit import ONE
 from training.privacy.inference.exchange import Exchange, run_pair
-from training.privacy.inference.network import RING_BITS
 from training.privacy.inference.protocol import (
     Evaluator,
     Garbler,
@@ -131,20 +127,23 @@ def test_what_the_client_sends_does_not_go_with_its_features() -> None:
 
 
 def test_a_class_that_there_is_not_is_no_answer() -> None:
-    """A server garbles another circuit, whose outputs are all ones."""
+    """A server calls zero one and one zero in both bits of the answer: 0 becomes 3."""
     network = small_network(3, 3)
-    honest = argmax_circuit(RING_BITS, 3)
-    lying = dataclasses.replace(honest, outputs=np.full(len(honest.outputs), ONE))
+    features = features_for(network, 30)
+    of_class_zero = features[network.classes(features) == 0][:1]
 
-    def serve() -> Exchange[None]:
-        garbler = Garbler(SESSION, random_bytes(2))
-        yield from garbler.open()
-        yield from garbler.multiply(network.weights[0], 1, network.shape.feature_bits)
-        yield from garbler.run_circuit(lying, np.zeros((1, 3 * RING_BITS), np.uint8))
+    def lie(number: int, data: bytes) -> bytes:
+        if number < 3:
+            return data
+        outputs = np.frombuffer(data[-4 * 16 :], np.uint8).reshape(2, 2, 16)
+        return data[: -4 * 16] + outputs[:, ::-1].tobytes()
 
-    client = ask_classes(network.shape, features_for(network, 1), SESSION, random_bytes(1))
     with pytest.raises(MessageInvalid, match="a class that there is not"):
-        run_pair(serve(), client)
+        run_pair(
+            serve_classes(network, 1, SESSION, random_bytes(2)),
+            ask_classes(network.shape, of_class_zero, SESSION, random_bytes(1)),
+            lie,
+        )
 
 
 def test_a_replayed_session_decodes_to_nothing() -> None:
