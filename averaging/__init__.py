@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from averaging.averager import Averager, PreparedRound, open_averager
     from averaging.config import AveragerConfig
     from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+    from averaging.homomorphic import (
+        ExtraMissing,
+        HomomorphicSpec,
+        SumConfig,
+        SumFailed,
+        SumMember,
+        SumReport,
+        adder_untrusted,
+        draw_key,
+        open_sum_aggregator,
+        open_sum_member,
+    )
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
@@ -46,6 +58,18 @@ _HOMES = {
         "RoundFailed",
         "StateUnavailable",
     ),
+    "averaging.homomorphic": (
+        "ExtraMissing",
+        "HomomorphicSpec",
+        "SumConfig",
+        "SumFailed",
+        "SumMember",
+        "SumReport",
+        "adder_untrusted",
+        "draw_key",
+        "open_sum_aggregator",
+        "open_sum_member",
+    ),
     "averaging.matchmaking.plan": ("plan_spans",),
     "averaging.report": (
         "MemberReport",
@@ -72,7 +96,9 @@ __all__ = [
     "AveragingError",
     "Capacity",
     "DonorConfig",
+    "ExtraMissing",
     "FetchConfig",
+    "HomomorphicSpec",
     "Manifest",
     "MatchmakingFailed",
     "MemberReport",
@@ -84,10 +110,18 @@ __all__ = [
     "StateDonor",
     "StateTable",
     "StateUnavailable",
+    "SumConfig",
+    "SumFailed",
+    "SumMember",
+    "SumReport",
     "TensorSpec",
+    "adder_untrusted",
+    "draw_key",
     "fetch_state",
     "open_averager",
     "open_state_donor",
+    "open_sum_aggregator",
+    "open_sum_member",
     "plan_spans",
     "planned_seconds",
 ]

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     )
     from training.learning_rate import LrRule
     from training.optimizer import SwarmOptimizer
+    from training.privacy.inference import (
+        PrivateInferenceFailed,
+        ask_private,
+        serve_private,
+    )
     from training.progress import (
         BatchSchedule,
         FixedBatch,
@@ -50,6 +55,11 @@ _HOMES = {
     ),
     "training.learning_rate": ("LrRule",),
     "training.optimizer": ("SwarmOptimizer",),
+    "training.privacy.inference": (
+        "PrivateInferenceFailed",
+        "ask_private",
+        "serve_private",
+    ),
     "training.progress": (
         "BatchSchedule",
         "FixedBatch",
@@ -75,6 +85,7 @@ __all__ = [
     "LrRule",
     "NoiseScaleBatch",
     "PeerProgress",
+    "PrivateInferenceFailed",
     "ProgressConfig",
     "RampBatch",
     "RankFailed",
@@ -87,7 +98,9 @@ __all__ = [
     "SwarmOptimizer",
     "SwarmStuck",
     "TrainingError",
+    "ask_private",
     "join",
+    "serve_private",
 ]
 
 

@@ -18,6 +18,8 @@ GROUPS = (
     "averaging",
     "quantizers",
     "training",
+    "homomorphic",
+    "privacy",
 )
 
 

@@ -29,6 +29,7 @@ from averaging.state.manifest import manifest_untrusted
 from averaging.state.schema import MANIFEST_BYTES_MAX, ManifestAnswer
 from p2p import Entry, Identity, MessageInvalid, decode_untrusted, encode, owned_subkey
 from tests.averaging.allreduce.test_schema import RECORDED as RECORDED_ALLREDUCE
+from tests.averaging.homomorphic.test_schema import RECORDED as RECORDED_SUMS
 from tests.averaging.matchmaking.test_schema import CASES as RECORDED_MATCHMAKING
 from tests.averaging.state.test_schema import ANSWER as STATE_ANSWER
 from tests.averaging.state.test_schema import RECORDED as RECORDED_STATE
@@ -289,7 +290,7 @@ def recorded() -> list[tuple[Any, bytes]]:
     pairs = [(message, text) for message, _, text in RECORDED_ALLREDUCE]
     return [
         (message, bytes.fromhex(text))
-        for message, text in (*pairs, *RECORDED_MATCHMAKING, *RECORDED_STATE)
+        for message, text in (*pairs, *RECORDED_MATCHMAKING, *RECORDED_STATE, *RECORDED_SUMS)
     ]
 
 

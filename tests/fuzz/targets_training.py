@@ -9,6 +9,7 @@ from p2p import MessageInvalid, encode
 from tests.fuzz.messages import kinds_of, message_target, modules_of
 from tests.fuzz.target import Target
 from tests.training.metrics.test_schema import RECORDED as METRICS_RECORDED
+from tests.training.privacy.inference.test_schema import RECORDED as PRIVACY_RECORDED
 from tests.training.progress.test_schema import MESSAGE, RECORDED
 from tests.training.test_state_metadata import POSITION, SCALARS
 from training.metrics import decode_metrics_untrusted
@@ -55,7 +56,7 @@ TARGETS = (
         kinds_of(modules_of(training)),
         [
             (message, bytes.fromhex(recorded))
-            for message, recorded in [*RECORDED, *METRICS_RECORDED]
+            for message, recorded in [*RECORDED, *METRICS_RECORDED, *PRIVACY_RECORDED]
         ],
     ),
     Target(

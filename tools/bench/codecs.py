@@ -12,6 +12,7 @@ import torch
 
 from averaging.codecs.codec import Codec
 from averaging.codecs.registry import CODEC_NAMES, codec_named
+from tools.bench import sparsifiers
 from tools.bench.processes import RivalFailed, Worker
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
@@ -36,12 +37,18 @@ NUMBERS: Final = {
     "gaussian-k": "gaussian-k:0.001",
     "rounding": "rounding:4",
     "nearest": "nearest:4",
+    "dgc": "dgc:0.001",
+    "gaussian-k-paper": "gaussian-k-paper:0.001",
+    "rand-k": "rand-k:0.001",
+    "rand-k-biased": "rand-k-biased:0.001",
+    "topk-dither": "topk-dither:0.001",
+    "sparse-loco": "sparse-loco:0.02",
+    "demo": "demo:0.02",
 }
 """Of kinds whose own default is not what should be measured, or that have none."""
 FAST: Final = {"float16": 5.0, "int8": 2.0}
 """Gigabytes of float32 per second, encoding and decoding."""
-TOPK, GAUSSIAN = NUMBERS["topk"], NUMBERS["gaussian-k"]
-GAUSSIAN_RATIO_MIN: Final = 1.5
+GAUSSIAN = NUMBERS["gaussian-k"]
 HIVEMIND: Final = ("Float16Compression", "Uniform8BitQuantization", "Quantile8BitQuantization")
 CPU, HIVEMIND_DEVICE = "cpu", "cpu, hivemind"
 SIGMA: Final = 0.01
@@ -80,13 +87,14 @@ def run_codecs(options: CodecsOptions, steps: Steps) -> Report:
                     steps.case(f"{codec.name}, {count:,} elements, {device}")
                     report.rows.append(measure(codec, count, device, options.repeats))
                     steps.step()
+        picked = _picks(report.rows, report.skip)
     finally:
         torch.set_num_threads(threads)
     if options.hivemind_python is None:
         report.skip("hivemind", "--hivemind-python says where it is installed")
     else:
         _measure_hivemind(report, options.hivemind_python, options, steps)
-    report.budgets = budgets(report.rows, report.skip)
+    report.budgets = budgets(report.rows, report.skip) + sparsifiers.budgets(picked)
     return report
 
 
@@ -188,7 +196,6 @@ def budgets(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Budge
                 )
                 for row in theirs
             ]
-    found += _gaussian_budgets(here, skip)
     steps = [row for row in here if row["elements"] == STEP_ELEMENTS]
     if not steps:
         skip("part of a step", f"nothing was measured at {STEP_ELEMENTS:,} elements")
@@ -199,26 +206,19 @@ def budgets(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Budge
     return found
 
 
-def _gaussian_budgets(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Budget]:
-    """Finding a threshold must be worth it, against finding the largest exactly."""
-    speeds = {(row["codec"], row["elements"]): row["encode_gb_per_s"] for row in rows}
-    sizes = [
-        count
-        for name, count in speeds
-        if name == GAUSSIAN and count >= JUDGED_MIN and (TOPK, count) in speeds
+def _picks(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Row]:
+    """How fast Gaussian_k finds its threshold, beside PyTorch's way to find the largest."""
+    counts = [
+        row["elements"]
+        for row in rows
+        if row["codec"] == GAUSSIAN and row["device"] == CPU and row["elements"] >= JUDGED_MIN
     ]
-    if not sizes:
+    if not counts:
         skip(
-            f"{GAUSSIAN} against {TOPK}",
-            f"both were not measured at {JUDGED_MIN:,} elements or more",
+            "Gaussian_k against torch.topk",
+            f"{GAUSSIAN} was not measured at {JUDGED_MIN:,} elements or more",
         )
-    return [
-        Budget(
-            f"{GAUSSIAN} against {TOPK}, encode, {count:,} elements",
-            speeds[GAUSSIAN, count] / speeds[TOPK, count],
-            GAUSSIAN_RATIO_MIN,
-            "times as fast",
-            ">=",
-        )
-        for count in sizes
-    ]
+    picked = []
+    for count in counts:
+        picked += sparsifiers.rows_of("normal", values_of(count), sparsifiers.SparsifiersOptions())
+    return picked

@@ -1,0 +1,1 @@
+"""Tests of what peers keep from each other."""

@@ -1,0 +1,1 @@
+"""What peers keep from each other while they train or ask: see each module's threats."""
