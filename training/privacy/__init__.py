@@ -1,0 +1,17 @@
+"""Differential privacy: noise on gradients or on clients' updates, and a budget that is kept."""
+
+from training.privacy.accountant import Accountant, epsilon_of, noise_multiplier_for
+from training.privacy.budget import PrivacyBudget
+from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateGradients
+from training.privacy.noise import NoiseShares
+
+__all__ = [
+    "Accountant",
+    "DpSgd",
+    "NoiseShares",
+    "PoissonLots",
+    "PrivacyBudget",
+    "PrivateGradients",
+    "epsilon_of",
+    "noise_multiplier_for",
+]
