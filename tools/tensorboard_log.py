@@ -40,11 +40,12 @@ class TensorBoardLog:
 
     def _curves(self, event: Mapping[str, Any]) -> dict[str, float]:
         curves = {
-            "loss": event["loss"],
             "global_step": event["step"],
             "samples/ours": event["samples"],
             "rounds/failed": self._failed,
         }
+        if event["loss"] is not None:
+            curves["loss"] = event["loss"]
         if self._progress:
             curves |= {
                 "samples_per_s/here": self._progress["samples_per_s"],

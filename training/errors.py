@@ -109,9 +109,9 @@ class PrivacyBudgetExhausted(TrainingError):
         self.spent = spent
         super().__init__(
             f"the privacy budget is spent: epsilon is {spent:.4g} of {epsilon:g} at delta "
-            f"{delta:g}, and the next step would bring it to {needed:.4g}; the parameters are those "
-            "of the last step: keep them, or train with more noise or a larger budget from the "
-            "beginning on other examples"
+            f"{delta:g}, and the next step would bring it to {needed:.4g}; the parameters are "
+            "those of the last step: keep them, or begin anew with more noise or a larger budget, "
+            "on other examples"
         )
 
 

@@ -188,6 +188,9 @@ class _Trainer:
         """Until the last global step is taken."""
         skipped = 0
         while self.optimizer.global_step < self.recipe.steps:
+            if isinstance(self.optimizer, LocalOptimizer) and not self.optimizer.trains:
+                self._after(self.optimizer.sit_out())
+                continue
             drawn = self.batches.next_batch(self.recipe.micro_batch)
             batch = compute_gradient(self.task, self.model, drawn)
             if batch.complaint:
@@ -197,14 +200,17 @@ class _Trainer:
                     raise Diverged(skipped, batch.complaint)
                 continue
             skipped = 0
-            report = self._step(batch.loss, drawn)
-            self.optimizer.zero_grad()
-            if self.average is not None:
-                self.average.update(report.global_step)
-            self.log.after_micro_batch(report, batch.loss)
-            self.log.progress(self.swarm)
-            if report.stepped and report.global_step % self.recipe.checkpoint_every == 0:
-                self._save()
+            self._after(self._step(batch.loss, drawn), loss=batch.loss)
+
+    def _after(self, report: StepReport, *, loss: float | None = None) -> None:
+        """What a call of step() led to is told, and saved from time to time."""
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(report.global_step)
+        self.log.after_micro_batch(report, loss)
+        self.log.progress(self.swarm)
+        if report.stepped and report.global_step % self.recipe.checkpoint_every == 0:
+            self._save()
 
     def _step(self, loss: float, drawn: Any) -> StepReport:
         if isinstance(self.optimizer, SwarmOptimizer):

@@ -87,9 +87,19 @@ class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """Each peer takes steps of its own, and the swarm exchanges from time to time."""
 
     name: Annotated[
-        Literal["local-sgd", "diloco", "streaming-diloco", "elastic", "leader", "federated"],
+        Literal[
+            "local-sgd",
+            "diloco",
+            "streaming-diloco",
+            "elastic",
+            "leader",
+            "federated",
+            "fedprox",
+            "scaffold",
+        ],
         Meta(
-            description="one of local-sgd, diloco, streaming-diloco, elastic, leader and federated"
+            description="one of local-sgd, diloco, streaming-diloco, elastic, leader, federated, "
+            "fedprox and scaffold"
         ),
     ]
     """One of training.strategies."""

@@ -7,7 +7,8 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     progress      step, samples accumulated, samples_per_s, the same of the whole swarm as
                   swarm_samples and swarm_samples_per_s, global_batch, peers, paths by peer
                   connected to
-    step          step, loss, samples of ours in it, seconds, round
+    step          step, loss (null where nothing was computed), samples of ours in it, seconds,
+                  round
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
     skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
@@ -89,10 +90,15 @@ class RunLog:
             paths=swarm.paths,
         )
 
-    def after_micro_batch(self, report: StepReport, loss: float) -> None:
-        """A micro-batch was accumulated, and perhaps a global step taken with it."""
-        self._loss = loss
-        self._losses.append(loss)
+    def after_micro_batch(self, report: StepReport, loss: float | None) -> None:
+        """A micro-batch was accumulated, and perhaps a global step taken with it.
+
+        Args:
+            loss: None from a peer that was not drawn, and computed nothing.
+        """
+        if loss is not None:
+            self._loss = loss
+            self._losses.append(loss)
         self.step = report.global_step
         if report.caught_up:
             self.caught_up(report.global_step)
@@ -103,7 +109,7 @@ class RunLog:
             self._tell(
                 "step",
                 step=report.global_step,
-                loss=round(sum(self._losses) / len(self._losses), 6),
+                loss=self._mean_loss(),
                 samples=report.samples,
                 seconds=round(time.time() - self._step_began_s, 4),
                 round=describe_round(report.round) if report.round else None,
@@ -147,6 +153,12 @@ class RunLog:
     def stopped(self, reason: str) -> None:
         """The run was left before its last step."""
         self._tell("stopped", reason=reason, step=self.step)
+
+    def _mean_loss(self) -> float | None:
+        """Over the micro-batches since the last step, if there were any."""
+        if not self._losses:
+            return None
+        return round(sum(self._losses) / len(self._losses), 6)
 
     def _begin_step(self) -> None:
         self._losses.clear()

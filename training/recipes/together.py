@@ -22,8 +22,10 @@ from training.strategies import (
     DiLoCo,
     ElasticAveraging,
     FederatedAveraging,
+    FedProx,
     LeaderSGD,
     LocalSGD,
+    Scaffold,
     Strategy,
     StreamingDiLoCo,
 )
@@ -41,6 +43,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "elastic": ElasticAveraging,
     "leader": LeaderSGD,
     "federated": FederatedAveraging,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
 }
 
 T = TypeVar("T")
