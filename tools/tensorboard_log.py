@@ -35,6 +35,8 @@ class TensorBoardLog:
             case "round_failed":
                 self._failed += 1
                 self._write(event, {"rounds/failed": self._failed})
+            case "privacy":
+                self._write(event, {"privacy/epsilon": event["epsilon"]})
             case "step":
                 self._write(event, self._curves(event))
 

@@ -12,6 +12,7 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
     skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
+    privacy       step, epsilon spent so far, its budget, delta: after each step of a private run
     checkpoint    path
     finished      step, figures by name, accuracy or null, hash of the parameters, samples of ours,
                   equal: whether the last averaging of the parameters succeeded, null with a
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from averaging import RoundReport
+    from training.privacy.budget import PrivacyBudget
     from training.step_report import StepReport
     from training.swarm import Swarm
 
@@ -41,10 +43,15 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class RunLog:
-    """Turns what the training loop sees into events, and remembers what the result needs."""
+    """Turns what the training loop sees into events, and remembers what the result needs.
 
-    def __init__(self, on_event: EventHandler) -> None:
+    Args:
+        tells_loss: whether other peers hear of the loss; it is no secret in the log itself.
+    """
+
+    def __init__(self, on_event: EventHandler, *, tells_loss: bool = True) -> None:
         self._on_event = on_event
+        self._tells_loss = tells_loss
         self._losses: list[float] = []
         self._loss: float | None = None
         self._step_began_s = self._began_s = time.time()
@@ -74,7 +81,7 @@ class RunLog:
         if now_s - self._progress_told_s < PROGRESS_INTERVAL_S:
             return
         self._progress_told_s = now_s
-        swarm.tell(samples=self.samples, loss=self._loss)
+        swarm.tell(samples=self.samples, loss=self._loss if self._tells_loss else None)
         peers = swarm.peers
         here = [peer for peer in peers if peer.holds_state and peer.step == swarm.global_step]
         me = next((peer for peer in peers if peer.is_me), None)
@@ -131,6 +138,16 @@ class RunLog:
     def skipped(self, reason: str) -> None:
         """A micro-batch was dropped, and the swarm never saw it."""
         self._tell("skipped", step=self.step, reason=reason)
+
+    def spent(self, budget: PrivacyBudget) -> None:
+        """A step was paid for from a privacy budget."""
+        self._tell(
+            "privacy",
+            step=self.step,
+            epsilon=round(budget.spent, 6),
+            budget=budget.epsilon,
+            delta=budget.delta,
+        )
 
     def checkpoint(self, path: Path) -> None:
         """A checkpoint was written."""

@@ -2,7 +2,7 @@
 
 from training.privacy.accountant import Accountant, epsilon_of, noise_multiplier_for
 from training.privacy.budget import PrivacyBudget
-from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateGradients
+from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateBatch, PrivateGradients
 from training.privacy.noise import NoiseShares
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "NoiseShares",
     "PoissonLots",
     "PrivacyBudget",
+    "PrivateBatch",
     "PrivateGradients",
     "epsilon_of",
     "noise_multiplier_for",

@@ -32,6 +32,7 @@ from torch import nn
 from training.privacy.budget import PrivacyBudget
 from training.privacy.noise import SYSTEM, Entropy, NoiseShares, secret_normals, secret_uniforms
 from training.privacy.per_sample import Loss, PerSampleGradients
+from training.progress import BatchMemory, StepNorms
 from training.step_report import StepReport
 
 
@@ -50,8 +51,8 @@ class DpSgd:
     copies: int = 1
     """At most so many peers hold the same example. A global step then draws it so many times, each
     with that part of the noise, and each is paid for."""
-    samples_at_once: int = 64
-    """Whose gradients are held in memory at the same time."""
+    samples_at_once: int = field(default=64, repr=False)
+    """Whose gradients are held in memory at the same time; each peer's own affair."""
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or not self.noise_multiplier > 0:
@@ -79,6 +80,26 @@ class DpSgd:
             "noise_multiplier": multiplier / sqrt(self.copies),
             "count": self.copies,
         }
+
+
+@dataclass(frozen=True)
+class PrivateBatch:
+    """A batch schedule of one lot of each peer; who has other settings trains something else."""
+
+    settings: DpSgd
+
+    @property
+    def uses_norms(self) -> bool:
+        """It looks at nothing."""
+        return False
+
+    def samples_at(self, step: int, memory: BatchMemory = ()) -> int:
+        """Always the same."""
+        return self.settings.lot * self.settings.shares.peers
+
+    def remember(self, memory: BatchMemory, norms: StepNorms) -> BatchMemory:
+        """Nothing."""
+        return ()
 
 
 class PoissonLots:
