@@ -87,6 +87,7 @@ def epsilon_of(*, rate: float, noise_multiplier: float, steps: int, delta: float
     return epsilon_at(steps * step_divergences(rate, noise_multiplier), delta=delta)
 
 
+@functools.lru_cache(maxsize=64)
 def noise_multiplier_for(*, epsilon: float, delta: float, rate: float, steps: int) -> float:
     """The smallest σ with which so many steps cost at most ε, to four digits, never below it.
 
