@@ -124,8 +124,9 @@ def _run(
     strategy, workers = STRATEGIES[name], options.workers
     task = digits_task(workers=workers, seed=seed)
     swarm = Simulation(strategy, task, _starts(task, start, seed, workers), rate)
-    drawing = isinstance(strategy, FederatedAveraging | FedProx | Scaffold)
-    drawn = strategy.fraction if drawing else 1.0
+    drawn = 1.0
+    if isinstance(strategy, FederatedAveraging | FedProx | Scaffold):
+        drawn = strategy.fraction
     steps = round(options.steps / drawn)
     third = steps // 3
     swarm.run(third)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, gammasgn, log_ndtr, logsumexp
+from scipy.special import gammaln, gammasgn, log_ndtr
 
 Floats = npt.NDArray[np.float64]
 
@@ -170,7 +170,7 @@ def _log_moment(rate: float, multiplier: float, order: float) -> float:
     while True:
         signs, logs = _terms(rate, multiplier, order, count)
         if np.max(logs[:, -1]) < _LOG_TERM_MIN or count >= _TERMS_MAX:
-            return float(logsumexp(logs, b=np.broadcast_to(signs, logs.shape)))
+            return _log_sum(logs, signs)
         count *= 4
 
 
@@ -183,7 +183,7 @@ def _log_moment_whole(rate: float, multiplier: float, order: int) -> float:
         + (order - k) * math.log1p(-rate)
         + (k * k - k) / (2 * multiplier**2)
     )
-    return float(logsumexp(logs))
+    return _log_sum(logs, 1.0)
 
 
 def _terms(
@@ -213,6 +213,12 @@ def _terms(
         + np.asarray(log_ndtr((j - cut) / multiplier))
     )
     return np.asarray(gammasgn(j + 1)), np.stack([binomials + below, binomials + above])
+
+
+def _log_sum(logs: Floats, signs: npt.NDArray[Any] | float) -> float:
+    """The logarithm of a sum of numbers that are given by logarithm and sign."""
+    largest = float(np.max(logs))
+    return largest + math.log(float(np.sum(signs * np.exp(logs - largest))))
 
 
 def _log_binomial(order: float, k: npt.NDArray[Any]) -> Floats:
