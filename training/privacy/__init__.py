@@ -2,6 +2,7 @@
 
 from training.privacy.accountant import Accountant, epsilon_of, noise_multiplier_for
 from training.privacy.budget import PrivacyBudget
+from training.privacy.clients import PrivateClients
 from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateBatch, PrivateGradients
 from training.privacy.noise import NoiseShares
 
@@ -12,6 +13,7 @@ __all__ = [
     "PoissonLots",
     "PrivacyBudget",
     "PrivateBatch",
+    "PrivateClients",
     "PrivateGradients",
     "epsilon_of",
     "noise_multiplier_for",

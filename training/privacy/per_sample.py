@@ -27,17 +27,18 @@ class PerSampleGradients:
             same for any.
 
     Raises:
-        ValueError: a layer of the model mixes samples, as batch norm does.
+        ValueError: a layer of the model mixes samples or remembers them, as batch norm does.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, *, samples_at_once: int = 64) -> None:
         if samples_at_once < 1:
             raise ValueError(f"samples_at_once must be at least 1, not {samples_at_once}")
         for name, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if _mixes(module):
                 raise ValueError(
                     f"layer {name!r} is a {type(module).__name__}, which mixes the samples of a "
-                    "batch, so that no sample has a gradient of its own; use nn.GroupNorm"
+                    "batch or keeps their mean, so that they cannot be hidden one by one; use "
+                    "nn.GroupNorm"
                 )
         self._samples_at_once = samples_at_once
         self._model = model
@@ -108,6 +109,13 @@ class _LossOf(nn.Module):
     def forward(self, batch: Any) -> torch.Tensor:
         """The mean loss."""
         return self._loss(self.model, batch)
+
+
+def _mixes(module: nn.Module) -> bool:
+    """Whether a sample reaches others through this layer, or its buffers."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return True
+    return isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -86,6 +86,11 @@ def build_private(
         raise RecipeError(
             f"micro_batch: a lot of {recipe.micro_batch} cannot be drawn from {examples} examples"
         )
+    if privacy.delta >= 1 / examples:
+        raise RecipeError(
+            f"privacy.delta: must be below one in the number of examples, which is {examples}, not "
+            f"{privacy.delta:g}: to give one of them away whole would be within it"
+        )
     copies = privacy.copies or privacy.peers
     rate, steps = recipe.micro_batch / examples, recipe.steps * copies
     settings = DpSgd(

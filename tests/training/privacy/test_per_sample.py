@@ -119,5 +119,9 @@ def test_layers_that_mix_samples_are_refused() -> None:
     mixed = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     with pytest.raises(ValueError, match=r"layer '1' is a BatchNorm1d.*use nn.GroupNorm"):
         PerSampleGradients(mixed, loss)
+    keeping = nn.Sequential(nn.InstanceNorm1d(4, track_running_stats=True))
+    with pytest.raises(ValueError, match="layer '0' is a InstanceNorm1d"):
+        PerSampleGradients(keeping, loss)
+    PerSampleGradients(nn.Sequential(nn.InstanceNorm1d(4)), loss)
     with pytest.raises(ValueError, match="samples_at_once must be at least 1"):
         PerSampleGradients(make_model(), loss, samples_at_once=0)

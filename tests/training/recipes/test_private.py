@@ -166,13 +166,19 @@ def test_what_is_wrong_is_named(keys: str, said: str) -> None:
 def test_what_cannot_be_trained_privately_is_named() -> None:
     recipe = recipe_with(PRIVATE.format(batch=16, more=""))
     task = Classification(make_data())
-    with pytest.raises(RecipeError, match=r"make_model cannot be trained with it: layer '1' is a"):
+    with pytest.raises(
+        RecipeError, match=r"make_model cannot be trained with it: layer '1' is a B"
+    ):
         build_private(recipe, task, make_model(norm=True), None)
     with pytest.raises(RecipeError, match="needs labelled data"):
         build_private(recipe, object(), make_model(), None)  # type: ignore[arg-type]
     large = msgspec.structs.replace(recipe, micro_batch=161, global_batch=161)
     with pytest.raises(RecipeError, match="micro_batch: a lot of 161 cannot be drawn from 160"):
         build_private(large, task, make_model(), None)
+    careless = PrivacyRecipe(clip=1.0, epsilon=1.0, delta=1 / 160)
+    given_away = msgspec.structs.replace(recipe, privacy=careless)
+    with pytest.raises(RecipeError, match=r"privacy\.delta: must be below one in the number"):
+        build_private(given_away, task, make_model(), None)
     tiny = msgspec.structs.replace(recipe, privacy=PrivacyRecipe(clip=1.0, epsilon=1e-5))
     with pytest.raises(RecipeError, match=r"privacy\.epsilon: no noise gives epsilon"):
         build_private(tiny, task, make_model(), None)
