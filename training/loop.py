@@ -173,7 +173,16 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
             log.caught_up(optimizer.global_step)
         average = _weight_average(recipe, model, optimizer, checkpoint)
         trainer = _Trainer(
-            *(recipe, options, log, swarm, task, model, optimizer, batches, average, private)
+            recipe,
+            options,
+            log,
+            swarm,
+            task,
+            model,
+            optimizer,
+            batches,
+            average,
+            private,
         )
         try:
             trainer.train()
@@ -221,8 +230,12 @@ class _Trainer:
 
     def _private_step(self, private: PrivateLots) -> None:
         assert isinstance(self.optimizer, SwarmOptimizer), "lots are for a global batch"
-        loss = private.compute()
-        report = self.optimizer.step(samples=private.lot)
+        loss = math.nan
+        if private.is_due(self.optimizer.peers()):
+            loss = private.compute()
+            report = self.optimizer.step(samples=private.lot)
+        else:
+            report = self.optimizer.sit_out()
         private.on_report(report)
         self._after(report, loss=None if math.isnan(loss) else loss)
 

@@ -11,8 +11,9 @@ Which noise, in one global step:
     each further one         the whole noise
 
 So the sum has at least the whole noise for each lot of one peer, also where a peer brings several
-because others are slow or gone. If fewer peers than needed were in a round after all, its report
-says so, and what is spent is corrected to the truth.
+because others are gone: one lot of each peer makes the step, and only those that nobody else will
+bring are brought by somebody a second time. If fewer peers than needed were in a round after all,
+its report says so, and what is spent is corrected to the truth.
 
 What is promised, to whom: whoever sees parameters and sums of rounds learns (ε, δ) about one
 example; see NoiseShares on aggregators, which see more. Losses and figures are not protected.
@@ -22,8 +23,10 @@ Source: M. Abadi et al., Deep Learning with Differential Privacy (2016), algorit
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -32,8 +35,11 @@ from torch import nn
 from training.privacy.budget import PrivacyBudget
 from training.privacy.noise import SYSTEM, Entropy, NoiseShares, secret_normals, secret_uniforms
 from training.privacy.per_sample import Loss, PerSampleGradients
-from training.progress import BatchMemory, StepNorms
+from training.progress import BatchMemory, PeerProgress, StepNorms
 from training.step_report import StepReport
+
+PATIENCE_S = 15.0
+"""A peer that brings nothing for so long is not waited for any more; as for rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,30 @@ class PoissonLots:
         return torch.from_numpy(drawn.nonzero()[0])
 
 
+def lot_is_due(peers: Sequence[PeerProgress], settings: DpSgd, *, patient: bool) -> bool:
+    """Whether this peer should bring a lot now.
+
+    Its first one in a step always; then it waits for the others' first ones. Lots that are missing
+    when all who are there have brought theirs are brought by as many of them, in turn.
+
+    Args:
+        peers: all live ones.
+        patient: still waits for peers that have brought nothing.
+    """
+    lot = settings.lot
+    (me,) = (peer for peer in peers if peer.is_me)
+    if me.samples < lot:
+        return True
+    others = [peer for peer in peers if peer.holds_state and not peer.is_me]
+    late = [p for p in others if p.step < me.step or (p.step == me.step and p.samples < lot)]
+    if late and patient:
+        return False
+    here = sorted((p for p in (me, *others) if p not in late), key=lambda peer: peer.peer_id)
+    missing = settings.shares.peers - sum(p.samples // lot for p in here if p.step == me.step)
+    turn = (here.index(me) - me.step) % len(here)
+    return turn < missing
+
+
 class PrivateGradients:
     """One peer's gradients with noise, paid for from a budget.
 
@@ -146,10 +176,20 @@ class PrivateGradients:
         self._cost = settings.cost(examples)
         self._entropy = entropy
         self._per_sample = PerSampleGradients(model, loss, samples_at_once=settings.samples_at_once)
+        self._computed_at_s = -inf
         self._lots = 0
         """Of ours in the global step at hand."""
         self._paid_for = settings.noise_multiplier
         """With so much noise the first of them is reckoned."""
+
+    def is_due(self, peers: Sequence[PeerProgress]) -> bool:
+        """Whether to bring a lot now, or to sit out until the step is taken; see lot_is_due().
+
+        Args:
+            peers: as optimizer.peers() tells.
+        """
+        waited_s = time.monotonic() - self._computed_at_s
+        return lot_is_due(peers, self._settings, patient=waited_s < PATIENCE_S)
 
     def compute(self, batch: Any) -> float:
         """Leave a lot's private gradient in the parameters' `grad`; returns the mean loss.
@@ -171,6 +211,7 @@ class PrivateGradients:
             noise = torch.from_numpy(secret_normals(total.numel(), self._entropy)).view(total.shape)
             noisy = total + (deviation * noise).to(total.dtype).to(total.device)
             parameters[name].grad = noisy / settings.lot
+        self._computed_at_s = time.monotonic()
         return loss / count if count else float("nan")
 
     def on_report(self, report: StepReport) -> None:

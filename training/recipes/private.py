@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.privacy.budget import PrivacyBudget
 from training.privacy.clients import PrivateClients
 from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateBatch, PrivateGradients
 from training.privacy.noise import NoiseShares
+from training.progress import PeerProgress
 from training.recipe import PrivacyRecipe, Recipe
 from training.step_report import StepReport
 from training.strategies import Strategy
@@ -44,6 +46,10 @@ class PrivateLots:
     def budget(self) -> PrivacyBudget:
         """What is spent."""
         return self._gradients.budget
+
+    def is_due(self, peers: Sequence[PeerProgress]) -> bool:
+        """Whether to bring a lot now, or to sit out until the step is taken."""
+        return self._gradients.is_due(peers)
 
     def compute(self) -> float:
         """Leave the private gradient of the next lot in the parameters; returns the mean loss.

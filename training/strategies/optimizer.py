@@ -19,6 +19,7 @@ from torch import nn
 from p2p import CallerJobs, Dht, Node, Portal
 from training.config import SwarmConfig
 from training.model_state import ModelState
+from training.optimizer import SIT_OUT_S
 from training.privacy.budget import PrivacyBudget
 from training.privacy.clients import PrivateTactic
 from training.progress import PeerProgress, SpeedMeter
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 _PLACE_KEY = "swarm"
 """What the run adds to state_dict(): torch's own optimizers ignore the entry."""
-_SIT_OUT_S = 0.02
-"""So long those who are due may wait for one who is not drawn."""
 
 
 class LocalOptimizer(torch.optim.Optimizer):
@@ -194,7 +193,7 @@ class LocalOptimizer(torch.optim.Optimizer):
         if not self._synchronized:
             self._synchronized = True
             return self._exchanger.report(caught_up=self.synchronize())
-        time.sleep(_SIT_OUT_S)
+        time.sleep(SIT_OUT_S)
         return self._advance(None)
 
     def synchronize(self, evaluate: Evaluate | None = None) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from averaging import RoundId, RoundReport
 from averaging.report import MemberReport
+from p2p import PeerId
 from training import StepReport, SwarmOptimizer, join
 from training.errors import PrivacyBudgetExhausted
 from training.privacy import (
@@ -22,7 +23,9 @@ from training.privacy import (
     PrivateGradients,
     epsilon_of,
 )
+from training.privacy.dp_sgd import lot_is_due
 from training.privacy.noise import Entropy
+from training.progress import PeerProgress
 
 DELTA = 1e-5
 EXAMPLES = 100
@@ -166,6 +169,59 @@ def test_the_budget_stops_before_the_step_that_exceeds_it() -> None:
         gradients.compute(torch.zeros(4, 5))
     torch.testing.assert_close(gradient_of(model), last)
     assert gradients.budget.spent == limit
+
+
+def peer(name: str, step: int, lots: int, *, me: bool = False, state: bool = True) -> PeerProgress:
+    return PeerProgress(
+        peer_id=PeerId(name),
+        step=step,
+        samples=10 * lots,
+        samples_per_s=1.0,
+        role="node",
+        holds_state=state,
+        is_me=me,
+    )
+
+
+def bring(step: int, lots: dict[str, int], *, patient: bool = True) -> set[str]:
+    """Which of these peers bring a lot now, each deciding by itself."""
+    settings = DpSgd(clip=1.0, noise_multiplier=1.0, lot=10, shares=NoiseShares(peers=4))
+    return {
+        me
+        for me in lots
+        if lot_is_due(
+            [peer(name, step, count, me=name == me) for name, count in lots.items()],
+            settings,
+            patient=patient,
+        )
+    }
+
+
+def test_each_peer_brings_one_lot_and_waits_for_the_others() -> None:
+    assert bring(3, {"a": 0, "b": 0, "c": 0, "d": 0}) == {"a", "b", "c", "d"}
+    assert bring(3, {"a": 1, "b": 0, "c": 1, "d": 0}) == {"b", "d"}
+    assert bring(3, {"a": 1, "b": 1, "c": 1, "d": 1}) == set()
+    # There may be more than are needed.
+    assert bring(3, {"a": 1, "b": 1, "c": 1, "d": 1, "e": 0}) == {"e"}
+
+
+def test_missing_lots_are_brought_by_turns() -> None:
+    three = [bring(step, {"a": 1, "b": 1, "c": 1}) for step in range(4)]
+    assert three == [{"a"}, {"b"}, {"c"}, {"a"}]
+    assert bring(0, {"a": 2, "b": 1, "c": 1}) == set()
+    assert bring(0, {"a": 1, "b": 1}) == {"a", "b"}
+    assert bring(5, {"a": 1}) == {"a"}
+    # One that brings nothing is waited for, but not for ever.
+    assert bring(0, {"a": 1, "b": 1, "c": 1, "d": 0}) == {"d"}
+    assert bring(0, {"a": 1, "b": 1, "c": 1, "d": 0}, patient=False) == {"a", "d"}
+
+
+def test_who_is_a_step_behind_is_waited_for_and_a_newcomer_is_not() -> None:
+    settings = DpSgd(clip=1.0, noise_multiplier=1.0, lot=10, shares=NoiseShares(peers=2))
+    behind = [peer("a", 4, 1, me=True), peer("b", 3, 1)]
+    assert not lot_is_due(behind, settings, patient=True)
+    new = [peer("a", 4, 1, me=True), peer("b", 0, 0, state=False)]
+    assert lot_is_due(new, settings, patient=True)
 
 
 def test_each_example_is_drawn_by_itself() -> None:

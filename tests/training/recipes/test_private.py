@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import nn
 
 from training.data import LabelledData
 from training.errors import PrivacyBudgetExhausted, RecipeError
-from training.loop import TrainOptions, run_recipe
+from training.loop import TrainOptions, TrainResult, run_recipe
 from training.privacy import NoiseShares, epsilon_of
 from training.privacy.clients import PrivateClients
 from training.recipe import PrivacyRecipe, Recipe, parse_recipe
@@ -216,3 +218,66 @@ def test_a_private_client_tells_what_it_spends() -> None:
     spent = [event["epsilon"] for event in events if event["event"] == "privacy"]
     assert len(spent) == 3
     assert 3.99 < spent[-1] <= 4.0
+
+
+class Together:
+    """Peers of one recipe in threads; what each has spent after each step, and how it ended."""
+
+    def __init__(self, recipe: Recipe, count: int, *, leaves_at: int | None = None) -> None:
+        self.recipe, self.count, self.leaves_at = recipe, count, leaves_at
+        self.spent: list[list[float]] = [[] for _ in range(count)]
+        self.results: dict[int, TrainResult] = {}
+        self._address: queue.Queue[str] = queue.Queue()
+
+    def run(self) -> None:
+        threads = [threading.Thread(target=self._run, args=(0, ()))]
+        threads[0].start()
+        initial = (self._address.get(timeout=60.0),)
+        for index in range(1, self.count):
+            threads.append(threading.Thread(target=self._run, args=(index, initial)))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    def _run(self, index: int, initial: tuple[str, ...]) -> None:
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "started" and index == 0:
+                self._address.put(event["addresses"][0])
+            if event["event"] == "privacy":
+                self.spent[index].append(event["epsilon"])
+                if index == self.count - 1 and event["step"] == self.leaves_at:
+                    raise KeyboardInterrupt("leaves")
+
+        options = TrainOptions(wait_for_peers=self.count, initial_peers=initial)
+        self.results[index] = run_recipe(self.recipe, options, on_event)
+
+
+def test_two_peers_share_the_noise_of_a_run_and_nobody_pays_for_more_than_planned() -> None:
+    recipe = recipe_with(PRIVATE.format(batch=32, more=", peers = 2, copies = 1"), steps=4)
+    peers = Together(recipe, 2)
+    peers.run()
+    assert [(one.ended, one.step) for one in peers.results.values()] == [("finished", 4)] * 2
+    assert len({one.parameter_hash for one in peers.results.values()}) == 1
+    assert peers.spent[0] == peers.spent[1]
+    assert 3.99 < peers.spent[0][-1] <= 4.0
+    assert len(peers.spent[0]) == 4
+
+
+def test_the_others_bring_what_one_who_left_would_have_and_pay_for_it() -> None:
+    more = ", peers = 3, tolerated_drops = 1, copies = 1, noise = 2.0"
+    recipe = recipe_with(PRIVATE.format(batch=48, more=more), steps=6)
+    peers = Together(recipe, 3, leaves_at=2)
+    peers.run()
+    assert [peers.results[index].ended for index in range(3)] == ["finished", "finished", "stopped"]
+    assert peers.results[0].parameter_hash == peers.results[1].parameter_hash
+
+    def cost(lots: int) -> float:
+        return epsilon_of(rate=0.1, noise_multiplier=2.0, steps=lots, delta=1e-5)
+
+    # Two steps of three; then six lots more than planned for two, and never too little noise.
+    ends = [spent[-1] for spent in peers.spent[:2]]
+    assert peers.spent[2] == [pytest.approx(cost(1), abs=1e-6), pytest.approx(cost(2), abs=1e-6)]
+    lots = [next(n for n in range(20) if cost(n) > end - 1e-5) for end in ends]
+    assert [cost(n) for n in lots] == [pytest.approx(end, abs=1e-6) for end in ends]
+    assert min(lots) >= 6
+    assert sum(lots) >= 12 + 4
