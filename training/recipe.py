@@ -128,7 +128,7 @@ class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=10**4)] | None,
         Meta(description="a whole number from 1 to 10 000"),
     ] = None
-    """At most so many peers hold the same example; None: all of `peers` do."""
+    """At most so many peers hold the same example, as with built-in data all do; None: `peers`."""
     samples_at_once: Count = 64
     """Samples whose gradients are in memory at the same time."""
 

@@ -55,8 +55,8 @@ class DpSgd:
     shares: NoiseShares = field(default_factory=NoiseShares)
     """How the noise of one global step is shared."""
     copies: int = 1
-    """At most so many peers hold the same example. A global step then draws it so many times, each
-    with that part of the noise, and each is paid for."""
+    """At most so many peers hold the same example, and each draws it. All these lots are paid for,
+    each with its part of the noise: that of the sum, or its own share where that is more."""
     samples_at_once: int = field(default=64, repr=False)
     """Whose gradients are held in memory at the same time; each peer's own affair."""
 
@@ -83,9 +83,14 @@ class DpSgd:
         multiplier = self.noise_multiplier if noise_multiplier is None else noise_multiplier
         return {
             "rate": self.lot / examples,
-            "noise_multiplier": multiplier / sqrt(self.copies),
+            "noise_multiplier": multiplier / sqrt(self.lots_in_one_noise),
             "count": self.copies,
         }
+
+    @property
+    def lots_in_one_noise(self) -> int:
+        """How many lots with the same example the whole noise is divided among, at most."""
+        return min(self.copies, self.shares.needed)
 
 
 @dataclass(frozen=True)

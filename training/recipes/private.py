@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -101,12 +102,15 @@ def build_private(
     rate, steps = recipe.micro_batch / examples, recipe.steps * copies
     settings = DpSgd(
         clip=privacy.clip,
-        noise_multiplier=privacy.noise or sqrt(copies) * _multiplier(privacy, rate, steps),
+        noise_multiplier=privacy.noise or 1.0,
         lot=recipe.micro_batch,
         shares=_shares(privacy),
         copies=copies,
         samples_at_once=privacy.samples_at_once,
     )
+    if privacy.noise is None:
+        least = _multiplier(privacy, rate, steps) * sqrt(settings.lots_in_one_noise)
+        settings = replace(settings, noise_multiplier=least)
     budget = PrivacyBudget(epsilon=privacy.epsilon, delta=privacy.delta, ledger=_ledger(folder))
     try:
         return PrivateLots(task, model, settings, budget)

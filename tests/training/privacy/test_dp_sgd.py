@@ -150,11 +150,25 @@ def test_a_round_with_too_few_peers_costs_more() -> None:
         assert gradients.budget.spent == pytest.approx(actual), "nothing of ours was in that"
 
 
-def test_an_example_that_several_hold_is_drawn_several_times() -> None:
-    settings = DpSgd(clip=1.0, noise_multiplier=2.0, lot=10, copies=4)
+@pytest.mark.parametrize(
+    ("shares", "copies", "parts"),
+    [
+        # Alone each of the four lots has the whole noise; of four sharers each has a quarter.
+        (NoiseShares(), 4, 1),
+        (NoiseShares(peers=4), 4, 4),
+        # Two lots have all four shares between them.
+        (NoiseShares(peers=4), 2, 2),
+        (NoiseShares(peers=4, tolerated_drops=1), 4, 3),
+    ],
+)
+def test_an_example_that_several_hold_is_paid_for_by_each(
+    shares: NoiseShares, copies: int, parts: int
+) -> None:
+    settings = DpSgd(clip=1.0, noise_multiplier=2.0, lot=10, copies=copies, shares=shares)
     gradients = private(make_model(), settings)
     gradients.compute(torch.empty(0, 5))
-    expected = epsilon_of(rate=0.1, noise_multiplier=1.0, steps=4, delta=DELTA)
+    multiplier = 2.0 / sqrt(parts)
+    expected = epsilon_of(rate=0.1, noise_multiplier=multiplier, steps=copies, delta=DELTA)
     assert gradients.budget.spent == expected
 
 

@@ -94,7 +94,7 @@ def test_peers_share_noise_and_are_taken_to_hold_the_same_examples() -> None:
     recipe = recipe_with(PRIVATE.format(batch=64, more=more))
     settings = lots_of(recipe).batch.settings
     assert (settings.shares, settings.copies) == (NoiseShares(peers=4, tolerated_drops=1), 4)
-    one = settings.noise_multiplier / sqrt(4)
+    one = settings.noise_multiplier / sqrt(3)
     assert 3.99 < epsilon_of(rate=0.1, noise_multiplier=one, steps=36, delta=1e-5) <= 4.0
     assert swarm_config(recipe).averager.group_size_min == 3
     own = recipe_with(PRIVATE.format(batch=64, more=more + ", copies = 1"))
