@@ -171,6 +171,8 @@ class ScaffoldTactic:
         """Go on from the others' anchor; who has no control variate yet steps uncorrected."""
         self._anchor.load(shared)
         self._common_E[...] = shared["control"]
+        # Where c is 0 the run begins, and what was before it is forgotten.
+        self._has_own = self._has_own and bool(self._common_E.any())
         if not self._has_own:
             self._own_E[...] = self._common_E
         self._sum_E[...] = 0

@@ -141,6 +141,9 @@ def test_a_newcomer_to_scaffold_shares_and_begins_uncorrected() -> None:
     assert before != gradient
     old.load(shared)
     assert old.on_gradient(gradient, started) == before
+    # Who begins anew forgets it.
+    old.load(strategy.begin(started, me="new").shared())
+    assert old.on_gradient(gradient, started) == gradient
 
 
 def test_who_was_not_drawn_offers_its_control_variate_and_no_change() -> None:
