@@ -71,7 +71,7 @@ class PrivateLots:
 def build_private(
     recipe: Recipe, task: Task, model: nn.Module, folder: Path | None
 ) -> PrivateLots | None:
-    """What computes the gradients of a run that hides each example; None where none does.
+    """What computes the gradients of a run that hides each example; None for any other run.
 
     Args:
         folder: where the budget's ledger is kept; None forgets it with the process.
@@ -81,7 +81,15 @@ def build_private(
         TrainingError: the ledger is not one.
     """
     privacy = recipe.privacy
-    if privacy is None or recipe.strategy is not None:
+    if privacy is None:
+        return None
+    if recipe.strategy is not None:
+        if any(buffer.is_floating_point() for buffer in model.buffers()):
+            raise RecipeError(
+                f"privacy: {recipe.model} has buffers such as the running means of batch norm, "
+                "which exchanges average without noise; take a model without, with nn.GroupNorm "
+                "for example"
+            )
         return None
     if not isinstance(task, Classification):
         raise RecipeError(

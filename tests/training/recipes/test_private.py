@@ -172,6 +172,9 @@ def test_what_cannot_be_trained_privately_is_named() -> None:
         RecipeError, match=r"make_model cannot be trained with it: layer '1' is a B"
     ):
         build_private(recipe, task, make_model(norm=True), None)
+    clients = recipe_with(CLIENT.format(name="diloco", more=""))
+    with pytest.raises(RecipeError, match=r"make_model has buffers such as the running means"):
+        build_private(clients, task, make_model(norm=True), None)
     with pytest.raises(RecipeError, match="needs labelled data"):
         build_private(recipe, object(), make_model(), None)  # type: ignore[arg-type]
     large = msgspec.structs.replace(recipe, micro_batch=161, global_batch=161)
