@@ -115,7 +115,7 @@ def _explain_averaging(error: BaseException) -> Failure | None:
 
 
 def _explain_training(error: BaseException) -> Failure | None:
-    from training.errors import Diverged, RecipeError, TrainingError
+    from training.errors import Diverged, PrivacyBudgetExhausted, RecipeError, TrainingError
 
     if isinstance(error, RecipeError):
         return Failure(
@@ -127,6 +127,11 @@ def _explain_training(error: BaseException) -> Failure | None:
         return Failure(
             sentence=str(error),
             next_step="The event log (--events) names each micro-batch that was dropped.",
+        )
+    if isinstance(error, PrivacyBudgetExhausted):
+        return Failure(
+            sentence=str(error),
+            next_step="docs/guides/differential-privacy.md says what --checkpoint-dir has kept.",
         )
     if isinstance(error, TrainingError):
         return Failure(

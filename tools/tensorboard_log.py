@@ -35,16 +35,19 @@ class TensorBoardLog:
             case "round_failed":
                 self._failed += 1
                 self._write(event, {"rounds/failed": self._failed})
+            case "privacy":
+                self._write(event, {"privacy/epsilon": event["epsilon"]})
             case "step":
                 self._write(event, self._curves(event))
 
     def _curves(self, event: Mapping[str, Any]) -> dict[str, float]:
         curves = {
-            "loss": event["loss"],
             "global_step": event["step"],
             "samples/ours": event["samples"],
             "rounds/failed": self._failed,
         }
+        if event["loss"] is not None:
+            curves["loss"] = event["loss"]
         if self._progress:
             curves |= {
                 "samples_per_s/here": self._progress["samples_per_s"],

@@ -233,6 +233,7 @@ class RunView:
         self._eta = Eta(steps)
         self._loss: float | None = None
         self._progress: Mapping[str, Any] = {}
+        self._spent = ""
 
     def __enter__(self) -> RunView:
         self._bar.start()
@@ -251,6 +252,8 @@ class RunView:
                 self._update(event["step"])
             case "step":
                 self._step(event)
+            case "privacy":
+                self._spent = f"epsilon {event['epsilon']:.3g} of {event['budget']:g}"
             case "caught_up":
                 self._eta.restart(event["step"], event["time_s"])
                 self._screen.print(f"Took over the others' state at step {event['step']}.")
@@ -288,6 +291,8 @@ class RunView:
     def _update(self, step: int) -> str:
         """Show how far the run is; returns it in words."""
         said = [] if self._loss is None else [f"loss {self._loss:.3f}"]
+        if self._spent:
+            said.append(self._spent)
         if now := self._progress:
             if now["global_batch"]:
                 said.append(f"{now['swarm_samples']}/{now['global_batch']} samples")

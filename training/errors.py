@@ -96,6 +96,25 @@ class Diverged(TrainingError):
         )
 
 
+class PrivacyBudgetExhausted(TrainingError):
+    """The next step would cost more privacy than is left; the state is that of the last step.
+
+    Args:
+        epsilon, delta: the budget.
+        spent: of epsilon so far.
+        needed: what would be spent after the step.
+    """
+
+    def __init__(self, *, epsilon: float, delta: float, spent: float, needed: float) -> None:
+        self.spent = spent
+        super().__init__(
+            f"the privacy budget is spent: epsilon is {spent:.4g} of {epsilon:g} at delta "
+            f"{delta:g}, and the next step would bring it to {needed:.4g}; the parameters are "
+            "those of the last step: keep them, or begin anew with more noise or a larger budget, "
+            "on other examples"
+        )
+
+
 class RankFailed(TrainingError):
     """Rank 0 of this peer could not do what all ranks asked for; it raised the cause itself.
 

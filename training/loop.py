@@ -8,6 +8,7 @@ which only accumulates until all peers together have a global batch, and then ap
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,13 @@ from training.checkpoint import (
     save_checkpoint,
 )
 from training.ema import WeightAverage
-from training.errors import CheckpointError, Diverged
+from training.errors import CheckpointError, Diverged, PrivacyBudgetExhausted
 from training.micro_batch import compute_gradient
 from training.optimizer import SwarmOptimizer
+from training.privacy.budget import PrivacyBudget
 from training.recipe import Recipe
 from training.recipes.build import build_model, build_optimizer, build_task
+from training.recipes.private import PrivateLots, build_private, swarm_config
 from training.recipes.together import build_batch, build_strategy, wrap
 from training.run_log import EventHandler, RunLog
 from training.schedule import steer
@@ -111,10 +114,11 @@ def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) ->
         RecipeError, CheckpointError: before the swarm is joined.
         p2p.P2PError: no initial peer answers, or we cannot listen.
         TrainingError: the swarm trains another model, or its state cannot be had, or no micro-batch
-            gives a finite gradient any more.
+            gives a finite gradient any more, or the privacy budget is spent, after the state was
+            saved.
         KeyboardInterrupt is not raised: Ctrl-C leaves the swarm and ends as "stopped".
     """
-    log = RunLog(on_event)
+    log = RunLog(on_event, tells_loss=recipe.privacy is None)
     try:
         return _train(recipe, options, log)
     except KeyboardInterrupt as interrupt:
@@ -132,7 +136,9 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     task = build_task(recipe)
     model = build_model(recipe)
     own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
-    batch, strategy = build_batch(recipe), build_strategy(recipe)
+    private = build_private(recipe, task, model, options.checkpoint_dir)
+    batch = build_batch(recipe) if private is None else private.batch
+    strategy = build_strategy(recipe, options.checkpoint_dir)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
     with join(
@@ -143,6 +149,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         identity_path=options.identity_path,
         client_mode=options.client_mode,
         node_config=options.node_config,
+        config=swarm_config(recipe),
     ) as swarm:
         optimizer = wrap(
             own_optimizer, recipe, model=model, swarm=swarm, batch=batch, strategy=strategy
@@ -165,8 +172,23 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         if optimizer.synchronize():
             log.caught_up(optimizer.global_step)
         average = _weight_average(recipe, model, optimizer, checkpoint)
-        trainer = _Trainer(recipe, options, log, swarm, task, model, optimizer, batches, average)
-        trainer.train()
+        trainer = _Trainer(
+            recipe,
+            options,
+            log,
+            swarm,
+            task,
+            model,
+            optimizer,
+            batches,
+            average,
+            private,
+        )
+        try:
+            trainer.train()
+        except PrivacyBudgetExhausted:
+            trainer.save()
+            raise
         return trainer.finish()
 
 
@@ -183,11 +205,18 @@ class _Trainer:
     optimizer: SwarmOptimizer | LocalOptimizer
     batches: Batches
     average: WeightAverage | None
+    private: PrivateLots | None
 
     def train(self) -> None:
         """Until the last global step is taken."""
         skipped = 0
         while self.optimizer.global_step < self.recipe.steps:
+            if isinstance(self.optimizer, LocalOptimizer) and not self.optimizer.trains:
+                self._after(self.optimizer.sit_out())
+                continue
+            if self.private is not None:
+                self._private_step(self.private)
+                continue
             drawn = self.batches.next_batch(self.recipe.micro_batch)
             batch = compute_gradient(self.task, self.model, drawn)
             if batch.complaint:
@@ -197,14 +226,37 @@ class _Trainer:
                     raise Diverged(skipped, batch.complaint)
                 continue
             skipped = 0
-            report = self._step(batch.loss, drawn)
-            self.optimizer.zero_grad()
-            if self.average is not None:
-                self.average.update(report.global_step)
-            self.log.after_micro_batch(report, batch.loss)
-            self.log.progress(self.swarm)
-            if report.stepped and report.global_step % self.recipe.checkpoint_every == 0:
-                self._save()
+            self._after(self._step(batch.loss, drawn), loss=batch.loss)
+
+    def _private_step(self, private: PrivateLots) -> None:
+        assert isinstance(self.optimizer, SwarmOptimizer), "lots are for a global batch"
+        loss = math.nan
+        if private.is_due(self.optimizer.peers()):
+            loss = private.compute()
+            report = self.optimizer.step(samples=private.lot)
+        else:
+            report = self.optimizer.sit_out()
+        private.on_report(report)
+        self._after(report, loss=None if math.isnan(loss) else loss)
+
+    @property
+    def budget(self) -> PrivacyBudget | None:
+        """What is spent of this peer's privacy, where any is promised."""
+        if isinstance(self.optimizer, LocalOptimizer):
+            return self.optimizer.budget
+        return None if self.private is None else self.private.budget
+
+    def _after(self, report: StepReport, *, loss: float | None = None) -> None:
+        """What a call of step() led to is told, and saved from time to time."""
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(report.global_step)
+        self.log.after_micro_batch(report, loss)
+        if self.budget is not None and report.stepped:
+            self.log.spent(self.budget)
+        self.log.progress(self.swarm)
+        if report.stepped and report.global_step % self.recipe.checkpoint_every == 0:
+            self.save()
 
     def _step(self, loss: float, drawn: Any) -> StepReport:
         if isinstance(self.optimizer, SwarmOptimizer):
@@ -225,7 +277,7 @@ class _Trainer:
             # With delayed updates the round that was under way has brought one more.
             log.step = optimizer.global_step
         figures = _figures(self.task, self.model, self.average)
-        self._save()
+        self.save()
         parameter_hash = optimizer.state_hash()
         log.finished(figures=figures, parameter_hash=parameter_hash, equal=equal)
         return TrainResult(
@@ -239,7 +291,7 @@ class _Trainer:
             parameter_hash=parameter_hash,
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Write a checkpoint, if a folder was given."""
         if self.options.checkpoint_dir is None:
             return

@@ -32,6 +32,8 @@ from training.stepping import Stepper
 
 # Where the swarm is, inside state_dict(): torch's own optimizers ignore the entry.
 _POSITION_KEY = "swarm"
+SIT_OUT_S = 0.02
+"""So long those who are due may wait for one who computes nothing."""
 
 
 class SwarmOptimizer(torch.optim.Optimizer):
@@ -183,6 +185,21 @@ class SwarmOptimizer(torch.optim.Optimizer):
         report = self._stepper.step(samples, computed_s)
         if self._reaverages_now():
             report = replace(report, reaveraged=self._stepper.try_reaverage())
+        self._computing_since_s = time.perf_counter()
+        return report
+
+    def sit_out(self) -> StepReport:
+        """Wait a moment without computing, and step if the swarm has a global batch by then.
+
+        For a peer that has brought all that it should; call it again and again.
+
+        Raises:
+            SpecDiffers, CatchUpFailed, SwarmStuck: as step() does.
+        """
+        if not self._synchronized and self.synchronize():
+            return self._stepper.report(caught_up=True)
+        time.sleep(SIT_OUT_S)
+        report = self._stepper.sit_out()
         self._computing_since_s = time.perf_counter()
         return report
 

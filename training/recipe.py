@@ -87,14 +87,54 @@ class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """Each peer takes steps of its own, and the swarm exchanges from time to time."""
 
     name: Annotated[
-        Literal["local-sgd", "diloco", "streaming-diloco", "elastic", "leader", "federated"],
+        Literal[
+            "local-sgd",
+            "diloco",
+            "streaming-diloco",
+            "elastic",
+            "leader",
+            "federated",
+            "fedprox",
+            "scaffold",
+        ],
         Meta(
-            description="one of local-sgd, diloco, streaming-diloco, elastic, leader and federated"
+            description="one of local-sgd, diloco, streaming-diloco, elastic, leader, federated, "
+            "fedprox and scaffold"
         ),
     ]
     """One of training.strategies."""
     options: Options = msgspec.field(default_factory=dict)
     """That strategy's."""
+
+
+class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What others may learn from this peer: about one example, or with a strategy about all."""
+
+    clip: Annotated[float, Meta(gt=0, description="a number above 0")]
+    """The longest that one example's gradient, or one peer's update, may be (L2)."""
+    epsilon: Annotated[float, Meta(gt=0, description="a number above 0")]
+    """What the whole run may spend; the run ends before it would spend more."""
+    delta: Annotated[float, Meta(gt=0, lt=1, description="a number between 0 and 1")] = 1e-5
+    """The probability with which the promise may fail."""
+    noise: Annotated[Annotated[float, Meta(gt=0)] | None, Meta(description="a number above 0")] = (
+        None
+    )
+    """The noise multiplier; None: as little as epsilon allows for the recipe's steps."""
+    peers: Annotated[int, Meta(ge=1, le=10**4, description="a whole number from 1 to 10 000")] = 1
+    """So many add a share of the noise to each sum; 1: each adds the whole noise by itself."""
+    tolerated_drops: Annotated[int, Meta(ge=0, description="a whole number from 0")] = 0
+    """So many of them may be missing, or be in league with each other."""
+    copies: Annotated[
+        Annotated[int, Meta(ge=1, le=10**4)] | None,
+        Meta(description="a whole number from 1 to 10 000"),
+    ] = None
+    """At most so many peers hold the same example, as with built-in data all do; None: `peers`."""
+    samples_at_once: Count = 64
+    """Samples whose gradients are in memory at the same time."""
+
+
+PRIVATE_STRATEGIES = ("local-sgd", "diloco", "federated", "fedprox")
+"""Those that average whole updates."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +172,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Average parameters, buffers and moments after every so many global steps; 0: never."""
     strategy: StrategyRecipe | None = None
     """Steps of one's own instead of a global batch."""
+    privacy: Annotated[
+        PrivacyRecipe | None, Meta(description="a table with clip, epsilon and perhaps more")
+    ] = None
+    """Noise that hides each example, or with a strategy each peer's data; None adds none."""
     model_options: Options = msgspec.field(default_factory=dict)
     """Arguments of the model's function."""
     data_options: Options = msgspec.field(default_factory=dict)
@@ -236,6 +280,8 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
             f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
             "under way"
         )
+    if recipe.privacy is not None:
+        _check_privacy(recipe, recipe.privacy, source=source)
     if recipe.strategy is not None:
         for key, default in _OF_GLOBAL_BATCHES:
             if getattr(recipe, key) != default:
@@ -243,6 +289,35 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
                     f"{source}: {key}: is of no use with a strategy, which has no global batch"
                 )
     return recipe
+
+
+def _check_privacy(recipe: Recipe, privacy: PrivacyRecipe, *, source: str) -> None:
+    """What must hold between the keys of a private run."""
+    if privacy.tolerated_drops >= privacy.peers:
+        raise RecipeError(
+            f"{source}: privacy.tolerated_drops: must be less than privacy.peers, which is "
+            f"{privacy.peers}, not {privacy.tolerated_drops}"
+        )
+    if recipe.strategy is not None:
+        if recipe.strategy.name not in PRIVATE_STRATEGIES:
+            raise RecipeError(
+                f"{source}: privacy: hides the updates of {', '.join(PRIVATE_STRATEGIES)}; what "
+                f"{recipe.strategy.name} exchanges it cannot hide"
+            )
+        if privacy.copies is not None:
+            raise RecipeError(
+                f"{source}: privacy.copies: is of no use with a strategy, where each peer's data "
+                "are hidden as a whole"
+            )
+        return
+    for key, default in (("batch", None), ("lr_rule", "constant"), ("delayed", False)):
+        if getattr(recipe, key) != default:
+            raise RecipeError(f"{source}: {key}: is of no use with privacy; leave it out")
+    if recipe.global_batch != privacy.peers * recipe.micro_batch:
+        raise RecipeError(
+            f"{source}: global_batch: must be one lot of each peer, privacy.peers times "
+            f"micro_batch, which is {privacy.peers * recipe.micro_batch}, not {recipe.global_batch}"
+        )
 
 
 def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix: str) -> S:

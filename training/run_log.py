@@ -7,10 +7,12 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     progress      step, samples accumulated, samples_per_s, the same of the whole swarm as
                   swarm_samples and swarm_samples_per_s, global_batch, peers, paths by peer
                   connected to
-    step          step, loss, samples of ours in it, seconds, round
+    step          step, loss (null where nothing was computed), samples of ours in it, seconds,
+                  round
     round_failed  step reached, reason, round
     caught_up     step taken over, seconds
     skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
+    privacy       step, epsilon spent so far, its budget, delta: after each step of a private run
     checkpoint    path
     finished      step, figures by name, accuracy or null, hash of the parameters, samples of ours,
                   equal: whether the last averaging of the parameters succeeded, null with a
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from averaging import RoundReport
+    from training.privacy.budget import PrivacyBudget
     from training.step_report import StepReport
     from training.swarm import Swarm
 
@@ -40,10 +43,15 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class RunLog:
-    """Turns what the training loop sees into events, and remembers what the result needs."""
+    """Turns what the training loop sees into events, and remembers what the result needs.
 
-    def __init__(self, on_event: EventHandler) -> None:
+    Args:
+        tells_loss: whether other peers hear of the loss; it is no secret in the log itself.
+    """
+
+    def __init__(self, on_event: EventHandler, *, tells_loss: bool = True) -> None:
         self._on_event = on_event
+        self._tells_loss = tells_loss
         self._losses: list[float] = []
         self._loss: float | None = None
         self._step_began_s = self._began_s = time.time()
@@ -73,7 +81,7 @@ class RunLog:
         if now_s - self._progress_told_s < PROGRESS_INTERVAL_S:
             return
         self._progress_told_s = now_s
-        swarm.tell(samples=self.samples, loss=self._loss)
+        swarm.tell(samples=self.samples, loss=self._loss if self._tells_loss else None)
         peers = swarm.peers
         here = [peer for peer in peers if peer.holds_state and peer.step == swarm.global_step]
         me = next((peer for peer in peers if peer.is_me), None)
@@ -89,10 +97,15 @@ class RunLog:
             paths=swarm.paths,
         )
 
-    def after_micro_batch(self, report: StepReport, loss: float) -> None:
-        """A micro-batch was accumulated, and perhaps a global step taken with it."""
-        self._loss = loss
-        self._losses.append(loss)
+    def after_micro_batch(self, report: StepReport, loss: float | None) -> None:
+        """A micro-batch was accumulated, and perhaps a global step taken with it.
+
+        Args:
+            loss: None from a peer that was not drawn, and computed nothing.
+        """
+        if loss is not None:
+            self._loss = loss
+            self._losses.append(loss)
         self.step = report.global_step
         if report.caught_up:
             self.caught_up(report.global_step)
@@ -103,7 +116,7 @@ class RunLog:
             self._tell(
                 "step",
                 step=report.global_step,
-                loss=round(sum(self._losses) / len(self._losses), 6),
+                loss=self._mean_loss(),
                 samples=report.samples,
                 seconds=round(time.time() - self._step_began_s, 4),
                 round=describe_round(report.round) if report.round else None,
@@ -126,6 +139,16 @@ class RunLog:
         """A micro-batch was dropped, and the swarm never saw it."""
         self._tell("skipped", step=self.step, reason=reason)
 
+    def spent(self, budget: PrivacyBudget) -> None:
+        """A step was paid for from a privacy budget."""
+        self._tell(
+            "privacy",
+            step=self.step,
+            epsilon=round(budget.spent, 6),
+            budget=budget.epsilon,
+            delta=budget.delta,
+        )
+
     def checkpoint(self, path: Path) -> None:
         """A checkpoint was written."""
         self._tell("checkpoint", path=str(path))
@@ -147,6 +170,12 @@ class RunLog:
     def stopped(self, reason: str) -> None:
         """The run was left before its last step."""
         self._tell("stopped", reason=reason, step=self.step)
+
+    def _mean_loss(self) -> float | None:
+        """Over the micro-batches since the last step, if there were any."""
+        if not self._losses:
+            return None
+        return round(sum(self._losses) / len(self._losses), 6)
 
     def _begin_step(self) -> None:
         self._losses.clear()

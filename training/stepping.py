@@ -73,6 +73,12 @@ class Stepper:
         self._pace.on_done(1, computed_s)
         return self._advance() if self._background is None else self._advance_delayed()
 
+    def sit_out(self) -> StepReport:
+        """As SwarmOptimizer.sit_out(), of a peer that is with the swarm."""
+        self._waited_s = 0.0
+        self._skips = False
+        return self._advance() if self._background is None else self._advance_delayed()
+
     def synchronize(self) -> bool:
         """As SwarmOptimizer.synchronize()."""
         caught_up = self._finish()

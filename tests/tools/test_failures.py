@@ -3,7 +3,7 @@
 import p2p
 from p2p import AddressInvalid, Attempt, IdentityError, ListenError, PeerId, UnreachableError
 from tools.failures import ILL, MISUSED, CommandError, explain
-from training.errors import Diverged, RecipeError, SpecDiffers
+from training.errors import Diverged, PrivacyBudgetExhausted, RecipeError, SpecDiffers
 
 ALICE = PeerId("12D3KooWAlice")
 
@@ -26,6 +26,7 @@ def test_errors_of_each_layer_have_an_exit_code() -> None:
         p2p.CallTimeout("x"): ILL,
         RecipeError("x"): MISUSED,
         Diverged(10, "its loss is nan"): ILL,
+        PrivacyBudgetExhausted(epsilon=4.0, delta=1e-5, spent=3.9, needed=4.1): ILL,
         SpecDiffers("digits", ALICE, theirs=b"1", ours=b"2"): ILL,
         CommandError("x", next_step="y", exit_code=MISUSED): MISUSED,
     }

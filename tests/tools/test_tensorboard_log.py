@@ -26,6 +26,8 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
             curves.on_event(stepped(step, loss=1 / step))
         curves.on_event(round_failed(2))
         curves.on_event(stepped(3))
+        curves.on_event(stepped(4) | {"loss": None})
+        curves.on_event({"time_s": BEGAN_S + 8, "event": "privacy", "step": 4, "epsilon": 1.5})
     reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     found: Any = reader.EventAccumulator(str(folder))
     found.Reload()
@@ -34,8 +36,9 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
         return [(point.step, point.value) for point in found.Scalars(tag)]
 
     assert curve("loss") == [(1, 1.0), (2, 0.5), (3, 0.5)]
-    assert curve("global_step") == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert curve("rounds/failed") == [(1, 0.0), (2, 0.0), (2, 1.0), (3, 1.0)]
+    assert curve("global_step") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert curve("privacy/epsilon") == [(4, 1.5)]
+    assert curve("rounds/failed") == [(1, 0.0), (2, 0.0), (2, 1.0), (3, 1.0), (4, 1.0)]
     assert curve("rounds/seconds")[0] == (1, 0.25)
     assert curve("rounds/members")[0] == (1, 2.0)
     for tag, value in {
@@ -45,7 +48,7 @@ def test_tensorboard_reads_the_curves(tmp_path: Path) -> None:
         "samples/ours": 80.0,
         "peers": 3.0,
     }.items():
-        assert curve(tag) == [(1, value), (2, value), (3, value)]
+        assert curve(tag) == [(1, value), (2, value), (3, value), (4, value)]
     assert found.Scalars("loss")[0].wall_time == BEGAN_S + 2
 
 

@@ -161,7 +161,7 @@ def test_delayed_updates_end_with_the_step_that_was_under_way() -> None:
     assert (result.step, events[-1]["step"], events[-1]["equal"]) == (4, 4, True)
 
 
-@pytest.mark.parametrize("name", ["local-sgd", "diloco", "elastic", "leader", "federated"])
+@pytest.mark.parametrize("name", ["local-sgd", "diloco", "leader", "federated", "scaffold"])
 def test_a_strategy_counts_exchanges_and_resumes(name: str, tmp_path: Path) -> None:
     options = {"every": 2} | ({"every_of_swarm": 4} if name == "leader" else {})
     changes = {"global_batch": None, "strategy": StrategyRecipe(name=name, options=options)}
@@ -170,7 +170,7 @@ def test_a_strategy_counts_exchanges_and_resumes(name: str, tmp_path: Path) -> N
     assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3]
     assert (events[-1]["event"], events[-1]["equal"]) == ("finished", None)
     assert all(e["global_batch"] == 0 for e in events if e["event"] == "progress")
-    if name in ("local-sgd", "federated"):
+    if name in ("local-sgd", "federated", "scaffold"):
         # Three times two steps, of which nothing is averaged but with itself.
         assert alone.figures == {"weight": pytest.approx(-2.0 * 6)}
     folder = TrainOptions(checkpoint_dir=tmp_path, resume=True)

@@ -18,8 +18,10 @@ from training.strategies import (
     DiLoCo,
     ElasticAveraging,
     FederatedAveraging,
+    FedProx,
     LeaderSGD,
     LocalSGD,
+    Scaffold,
     Strategy,
     StreamingDiLoCo,
 )
@@ -43,12 +45,15 @@ COLUMNS = (
 )
 SYNC, LOCAL, ELASTIC, LEADER, DILOCO = "each step", "local SGD", "elastic", "leader", "DiLoCo"
 STREAMING, FEDERATED = "streaming DiLoCo", "federated"
+FEDPROX, SCAFFOLD = "FedProx", "SCAFFOLD"
 STRATEGIES: dict[str, Strategy] = {
     SYNC: LocalSGD(every=1),
     LOCAL: LocalSGD(every=8),
     ELASTIC: ElasticAveraging(every=8),
     LEADER: LeaderSGD(every=8, every_of_swarm=16, groups=2),
     FEDERATED: FederatedAveraging(every=8, fraction=0.5),
+    FEDPROX: FedProx(every=8, fraction=0.5),
+    SCAFFOLD: Scaffold(every=8, fraction=0.5),
     DILOCO: DiLoCo(every=25),
     STREAMING: StreamingDiLoCo(every=24, fragments=4, delay=3),
 }
@@ -119,7 +124,9 @@ def _run(
     strategy, workers = STRATEGIES[name], options.workers
     task = digits_task(workers=workers, seed=seed)
     swarm = Simulation(strategy, task, _starts(task, start, seed, workers), rate)
-    drawn = strategy.fraction if isinstance(strategy, FederatedAveraging) else 1.0
+    drawn = 1.0
+    if isinstance(strategy, FederatedAveraging | FedProx | Scaffold):
+        drawn = strategy.fraction
     steps = round(options.steps / drawn)
     third = steps // 3
     swarm.run(third)

@@ -1,1 +1,20 @@
-"""What peers keep from each other while they train or ask: see each module's threats."""
+"""What peers keep from each other: differential privacy here; private inference in its own folder."""
+
+from training.privacy.accountant import Accountant, epsilon_of, noise_multiplier_for
+from training.privacy.budget import PrivacyBudget
+from training.privacy.clients import PrivateClients
+from training.privacy.dp_sgd import DpSgd, PoissonLots, PrivateBatch, PrivateGradients
+from training.privacy.noise import NoiseShares
+
+__all__ = [
+    "Accountant",
+    "DpSgd",
+    "NoiseShares",
+    "PoissonLots",
+    "PrivacyBudget",
+    "PrivateBatch",
+    "PrivateClients",
+    "PrivateGradients",
+    "epsilon_of",
+    "noise_multiplier_for",
+]

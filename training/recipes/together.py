@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -18,12 +19,15 @@ from training.errors import RecipeError
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, NoiseScaleBatch, RampBatch
 from training.recipe import Recipe
+from training.recipes.private import private_strategy
 from training.strategies import (
     DiLoCo,
     ElasticAveraging,
     FederatedAveraging,
+    FedProx,
     LeaderSGD,
     LocalSGD,
+    Scaffold,
     Strategy,
     StreamingDiLoCo,
 )
@@ -41,6 +45,8 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "elastic": ElasticAveraging,
     "leader": LeaderSGD,
     "federated": FederatedAveraging,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
 }
 
 T = TypeVar("T")
@@ -61,8 +67,11 @@ def build_batch(recipe: Recipe) -> BatchSchedule | None:
     return _made("batch.options", recipe.batch.name, kind, recipe.batch.options, given=given)
 
 
-def build_strategy(recipe: Recipe) -> Strategy | None:
+def build_strategy(recipe: Recipe, folder: Path | None = None) -> Strategy | None:
     """What peers that step by themselves exchange; None where they step together.
+
+    Args:
+        folder: where a private client keeps what it has spent.
 
     Raises:
         RecipeError: the strategy does not take these options.
@@ -70,7 +79,8 @@ def build_strategy(recipe: Recipe) -> Strategy | None:
     if recipe.strategy is None:
         return None
     name = recipe.strategy.name
-    return _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
+    strategy = _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
+    return private_strategy(recipe, strategy, folder)
 
 
 def wrap(

@@ -1,14 +1,15 @@
-"""Strategies whose peers all go on from one anchor: local SGD, DiLoCo and federated averaging."""
+"""Strategies whose peers all go on from one anchor: local SGD, DiLoCo, FedAvg and FedProx."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+
+import numpy as np
 
 from training.strategies.outer import Anchor, OuterStep
 from training.strategies.strategy import Exchange, Offer, Tactic, Vector, check_interval
+from training.strategies.turns import Lottery, Turns, check_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,26 +68,62 @@ class FederatedAveraging:
 
     def __post_init__(self) -> None:
         check_interval(self.every)
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be above 0 and at most 1, not {self.fraction}")
+        check_fraction(self.fraction)
+
+    @property
+    def lottery(self) -> Lottery:
+        """Draws who trains."""
+        return Lottery(fraction=self.fraction, seed=self.seed)
 
     def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
         """This peer's tactic."""
         return AnchoredTactic(
-            parameters_E, every=self.every, outer=self.outer, me=me, drawn_by=self
+            parameters_E, every=self.every, outer=self.outer, me=me, lottery=self.lottery
         )
 
-    def drawn(self, number: int, peers: Sequence[str]) -> tuple[str, ...]:
-        """Who trains in this round: those whose hash with seed and round is smallest.
 
-        Nobody decides it, and everybody can check it. Peers that know of different others may
-        draw a few different ones; then some more or fewer train.
-        """
-        ranked = sorted(
-            peers,
-            key=lambda peer: hashlib.sha256(f"{self.seed}\0{number}\0{peer}".encode()).digest(),
+@dataclass(frozen=True, kw_only=True)
+class FedProx:
+    """Federated averaging whose clients are held near the anchor: g + μ (x − anchor).
+
+    So peers with data of different kinds drift apart less in one round. That is the gradient of the
+    loss with the proximal term μ/2 ‖x − anchor‖²; it does not make the optimum of all one where
+    they rest, see Scaffold for that.
+
+    Source: T. Li et al., Federated Optimization in Heterogeneous Networks (2020).
+    """
+
+    every: int = 16
+    """Local steps of a drawn peer in each round."""
+    fraction: float = 0.5
+    """How many of those who are there are drawn; at least one is."""
+    seed: int = 0
+    """Decides who is drawn."""
+    proximal: float = 0.1
+    """μ; 0 is federated averaging."""
+    outer: OuterStep = field(default_factory=OuterStep)
+
+    def __post_init__(self) -> None:
+        check_interval(self.every)
+        check_fraction(self.fraction)
+        if not self.proximal >= 0:
+            raise ValueError(f"proximal must be at least 0, not {self.proximal}")
+
+    @property
+    def lottery(self) -> Lottery:
+        """Draws who trains."""
+        return Lottery(fraction=self.fraction, seed=self.seed)
+
+    def begin(self, parameters_E: Vector, *, me: str) -> Tactic:
+        """This peer's tactic."""
+        return AnchoredTactic(
+            parameters_E,
+            every=self.every,
+            outer=self.outer,
+            me=me,
+            lottery=self.lottery,
+            proximal=self.proximal,
         )
-        return tuple(ranked[: ceil(self.fraction * len(ranked))])
 
 
 class AnchoredTactic:
@@ -99,15 +136,13 @@ class AnchoredTactic:
         every: int,
         outer: OuterStep,
         me: str,
-        drawn_by: FederatedAveraging | None = None,
+        lottery: Lottery | None = None,
+        proximal: float = 0.0,
     ) -> None:
         self._anchor = Anchor(parameters_E, outer)
         self._every = every
-        self._me = me
-        self._drawn_by = drawn_by
-        self._peers: tuple[str, ...] = (me,)
-        self._drawn: tuple[str, ...] | None = None
-        self._number = 0
+        self._turns = Turns(me, lottery)
+        self._proximal = proximal
         self._samples = 0
 
     @property
@@ -128,12 +163,17 @@ class AnchoredTactic:
     @property
     def trains(self) -> bool:
         """Whether this peer was drawn."""
-        return self._drawn is None or self._me in self._drawn
+        return self._turns.mine
 
     @property
     def trainers(self) -> int:
         """Those who were drawn."""
-        return max(1, len(self._peers if self._drawn is None else self._drawn))
+        return self._turns.trainers
+
+    @property
+    def corrects(self) -> bool:
+        """With a proximal term."""
+        return self._proximal > 0
 
     @property
     def adjusts(self) -> bool:
@@ -142,15 +182,18 @@ class AnchoredTactic:
 
     def on_interval(self, number: int) -> None:
         """Others may be drawn."""
-        self._number = number
+        self._turns.on_interval(number)
         self._samples = 0
-        self.on_peers(self._peers)
 
     def on_peers(self, peers: Sequence[str]) -> None:
         """Where a drawn one is gone, the next is drawn."""
-        self._peers = tuple(peers)
-        if self._drawn_by is not None:
-            self._drawn = self._drawn_by.drawn(self._number, self._peers)
+        self._turns.on_peers(peers)
+
+    def on_gradient(self, gradient_E: Vector, parameters_E: Vector) -> Vector:
+        """Pulled to the anchor."""
+        return np.asarray(
+            gradient_E - self._proximal * self._anchor.change(parameters_E), gradient_E.dtype
+        )
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """They count in the mean."""

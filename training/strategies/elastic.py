@@ -75,6 +75,11 @@ class ElasticTactic:
         return self._peers
 
     @property
+    def corrects(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def adjusts(self) -> bool:
         """Never."""
         return False
@@ -86,6 +91,10 @@ class ElasticTactic:
     def on_peers(self, peers: Sequence[str]) -> None:
         """See how many we are."""
         self._peers = max(1, len(peers))
+
+    def on_gradient(self, gradient_E: Vector, parameters_E: Vector) -> Vector:
+        """As it is."""
+        return gradient_E.copy()
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """They count in the mean."""

@@ -52,6 +52,9 @@ class Exchanger(Protocol):
     def check(self, loss: float | None, evaluate: Evaluate | None) -> None:
         """Raise ValueError where something is missing that exchanges need."""
 
+    def on_gradient(self) -> None:
+        """The parameters have gradients, and are about to take a step."""
+
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
         """The parameters have just taken a step."""
 

@@ -60,6 +60,23 @@ class FlatParameters:
         vector_E: Vector = flat_E.numpy()
         return vector_E
 
+    def read_gradients(self) -> Vector:
+        """A copy of all gradients; 0 where a tensor has none."""
+        flat_E = torch.zeros(self.elements, dtype=self._dtype)
+        for name, piece in self._layout.split(flat_E).items():
+            gradient = self._tensors[name].grad
+            if gradient is not None:
+                piece.copy_(gradient)
+        vector_E: Vector = flat_E.numpy()
+        return vector_E
+
+    def write_gradients(self, vector_E: Vector) -> None:
+        """Give each tensor its gradient, where it is and in its own kind of numbers."""
+        flat_E = torch.from_numpy(np.ascontiguousarray(vector_E))
+        for name, piece in self._layout.split(flat_E).items():
+            tensor = self._tensors[name]
+            tensor.grad = piece.to(tensor.device, tensor.dtype, copy=True)
+
     def write(self, vector_E: Vector) -> None:
         """Overwrite the tensors in place, wherever they are, rounded to what they hold."""
         flat_E = torch.from_numpy(np.ascontiguousarray(vector_E))

@@ -108,6 +108,11 @@ class LeaderTactic:
         return max(1, len(self._peers))
 
     @property
+    def corrects(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def adjusts(self) -> bool:
         """When local steps are pulled, too."""
         return self._strategy.proximal > 0 and bool(self._leaders)
@@ -119,6 +124,10 @@ class LeaderTactic:
     def on_peers(self, peers: Sequence[str]) -> None:
         """See who is there; groups are formed anew."""
         self._peers = tuple(sorted({*peers, self._me}))
+
+    def on_gradient(self, gradient_E: Vector, parameters_E: Vector) -> Vector:
+        """As it is."""
+        return gradient_E.copy()
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """The loss tells how good we are.

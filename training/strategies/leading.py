@@ -99,6 +99,9 @@ class LeaderExchanger:
                 "a function that computes it anew with the model as it is then"
             )
 
+    def on_gradient(self) -> None:
+        """They stay as they are."""
+
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
         """The parameters have just taken a step."""
         self._steps += 1

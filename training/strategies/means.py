@@ -85,6 +85,10 @@ class MeanExchanger:
     def check(self, loss: float | None, evaluate: Evaluate | None) -> None:
         """Neither is needed."""
 
+    def on_gradient(self) -> None:
+        """The tactic may correct them."""
+        self._replica.on_gradient()
+
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
         """The parameters have just taken a step."""
         self._samples += samples

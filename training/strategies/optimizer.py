@@ -19,6 +19,9 @@ from torch import nn
 from p2p import CallerJobs, Dht, Node, Portal
 from training.config import SwarmConfig
 from training.model_state import ModelState
+from training.optimizer import SIT_OUT_S
+from training.privacy.budget import PrivacyBudget
+from training.privacy.clients import PrivateTactic
 from training.progress import PeerProgress, SpeedMeter
 from training.step_report import StepReport
 from training.strategies.exchanger import Evaluate, Exchanger, Place
@@ -115,8 +118,14 @@ class LocalOptimizer(torch.optim.Optimizer):
 
     @property
     def trains(self) -> bool:
-        """Whether step() takes a local step now: a client that is not drawn may spare computing."""
+        """Whether step() takes a local step now; a client that is not drawn calls sit_out()."""
         return self._exchanger.tactic.trains
+
+    @property
+    def budget(self) -> PrivacyBudget | None:
+        """How much of this client's privacy is spent; None where none is promised."""
+        tactic = self._exchanger.tactic
+        return tactic.budget if isinstance(tactic, PrivateTactic) else None
 
     def step(  # type: ignore[override]
         self,
@@ -142,6 +151,7 @@ class LocalOptimizer(torch.optim.Optimizer):
             ValueError: no gradient, or samples is missing or below 1, or what Leader SGD needs is.
             SpecDiffers: others train something else under this name.
             CatchUpFailed: the swarm is ahead and its state cannot be had.
+            PrivacyBudgetExhausted: an exchange is due that private clients cannot pay for any more.
         """
         if closure is not None:
             raise ValueError("closures are not supported: compute the loss before step()")
@@ -150,7 +160,8 @@ class LocalOptimizer(torch.optim.Optimizer):
                 "step(samples=…) needs the number of samples in the micro-batch, at least 1, "
                 f"not {samples}"
             )
-        if self.trains and all(parameter.grad is None for parameter in self._trained):
+        trains = self.trains
+        if trains and all(parameter.grad is None for parameter in self._trained):
             raise ValueError("no parameter has a gradient; call loss.backward() before step()")
         self._exchanger.check(loss, evaluate)
         computed_s = time.perf_counter() - self._computing_since_s
@@ -161,14 +172,29 @@ class LocalOptimizer(torch.optim.Optimizer):
                 # These gradients are of parameters that are not the swarm's.
                 self.zero_grad()
                 return self._exchanger.report(caught_up=True)
-        self._speed.on_done(samples, computed_s)
-        self._pace.on_done(1, computed_s)
-        if self.trains:
+        if trains:
+            self._speed.on_done(samples, computed_s)
+            self._pace.on_done(1, computed_s)
+            self._exchanger.on_gradient()
             self._wrapped.step()
             self._exchanger.on_local_step(samples=samples, loss=loss)
-        report = self._exchanger.advance(self._speed.units_per_s, self._pace.seconds_each, evaluate)
-        self._computing_since_s = time.perf_counter()
-        return report
+        return self._advance(evaluate)
+
+    def sit_out(self) -> StepReport:
+        """Take part in exchanges without computing; for a peer that is not drawn (`trains`).
+
+        Waits a moment, so call it again and again. Where this peer is drawn it does nothing.
+
+        Raises:
+            SpecDiffers, CatchUpFailed: as step() does.
+        """
+        if self.trains:
+            return self._exchanger.report()
+        if not self._synchronized:
+            self._synchronized = True
+            return self._exchanger.report(caught_up=self.synchronize())
+        time.sleep(SIT_OUT_S)
+        return self._advance(None)
 
     def synchronize(self, evaluate: Evaluate | None = None) -> bool:
         """Take over the swarm's state where the swarm is elsewhere; True if that was so.
@@ -192,6 +218,11 @@ class LocalOptimizer(torch.optim.Optimizer):
     def peers(self) -> tuple[PeerProgress, ...]:
         """All live peers that train the same, this one included; `samples` are local steps."""
         return self._exchanger.peers()
+
+    def _advance(self, evaluate: Evaluate | None) -> StepReport:
+        report = self._exchanger.advance(self._speed.units_per_s, self._pace.seconds_each, evaluate)
+        self._computing_since_s = time.perf_counter()
+        return report
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Cross the portal; a snapshot that somebody wants meanwhile is copied by this thread."""

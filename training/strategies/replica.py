@@ -23,6 +23,7 @@ from averaging import Manifest, RoundId, Snapshot, StateTable, TensorSpec
 from p2p import MessageInvalid, PeerId
 from training.follow import CaughtUp
 from training.model_state import Array, ModelState
+from training.privacy.clients import PrivateClients, PrivateTactic
 from training.progress import BatchMemory, BatchView, Position, StepNorms
 from training.session import RoundResult
 from training.session_plan import SessionPlan
@@ -49,6 +50,12 @@ class Replica:
         self._buffers = FlatParameters(
             {n: b for n, b in sorted(model.named_buffers()) if b.is_floating_point()}
         )
+        if isinstance(strategy, PrivateClients) and self._buffers.elements:
+            raise ValueError(
+                "the model has buffers such as the running means of batch norm, which exchanges "
+                "average as they are, without noise; private clients need a model without, with "
+                "nn.GroupNorm for example"
+            )
         parameters_E = self._trained.read()
         self.tactic: Tactic = strategy.begin(parameters_E, me=me)
         self.schedule = StepSchedule(self.tactic)
@@ -76,6 +83,13 @@ class Replica:
 
     # --- between exchanges ---
 
+    def on_gradient(self) -> None:
+        """The parameters' gradients are there; a tactic may change them."""
+        if self.tactic.corrects:
+            gradient_E = self._trained.read_gradients()
+            corrected_E = self.tactic.on_gradient(gradient_E, self._trained.read())
+            self._trained.write_gradients(corrected_E)
+
     def on_local_step(self, *, samples: int, loss: float | None) -> None:
         """The parameters have just taken a step."""
         self.tactic.on_local_step(samples=samples, loss=loss)
@@ -97,6 +111,9 @@ class Replica:
 
     def apply(self, result: RoundResult, means: Mapping[str, Array]) -> None:
         """The round succeeded: go on from what came of it."""
+        if isinstance(self.tactic, PrivateTactic):
+            members = result.report.members.values()
+            self.tactic.on_contributors(sum(m.weight > 0 and m.fraction == 1.0 for m in members))
         if result.accepted:
             self._trained.write(self._applied(means, self._trained.read()))
             self._buffers.write(self._buffers_mean)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from training.privacy.clients import PrivateTactic
 from training.strategies.leader import LeaderTactic
 from training.strategies.strategy import Exchange, Strategy, Vector
 
@@ -139,6 +140,8 @@ class Simulation:
             if not tactic.trains:
                 continue
             loss, gradient_E = self.task.gradient(self.parameters[worker], worker, self.steps_done)
+            if tactic.corrects:
+                gradient_E = tactic.on_gradient(gradient_E, self.parameters[worker])
             self.parameters[worker] = self.parameters[worker] - self.rate * gradient_E
             tactic.on_local_step(samples=self.task.samples(worker, self.steps_done), loss=loss)
             if tactic.adjusts:
@@ -155,9 +158,12 @@ class Simulation:
         vectors_PO = np.stack([offer.vector_O for offer in offers])
         total = weights.sum()
         mean_O = np.asarray(weights @ vectors_PO / total, vectors_PO.dtype)
+        contributors = int(np.count_nonzero(weights))
         for worker, tactic in enumerate(self.tactics):
+            if isinstance(tactic, PrivateTactic):
+                tactic.on_contributors(contributors)
             self.parameters[worker] = tactic.apply(Exchange.MEAN, mean_O, self.parameters[worker])
-        self.traffic.on_mean(mean_O.nbytes, len(offers), int(np.count_nonzero(weights)))
+        self.traffic.on_mean(mean_O.nbytes, len(offers), contributors)
 
     def _exchange_leaders(self, exchange: Exchange) -> None:
         """All follow at once: a leader's parameters are those of before the exchange."""

@@ -4,6 +4,7 @@ Each peer takes optimizer steps of its own; every so many of them the swarm exch
 strategy's options are equal at all peers. With them each peer begins a *tactic*, which decides for
 this peer and moves no bytes:
 
+    a gradient was computed    on_gradient(), where the tactic corrects gradients
     a local step was taken     on_local_step(), then adjust() where the tactic asks for it
     each peer took `steps`     due(): what is to be exchanged now
     the exchange begins        offer(): what this peer puts in, and how much that counts
@@ -69,6 +70,10 @@ class Tactic(Protocol):
         """How many of those who are there do; at least 1."""
 
     @property
+    def corrects(self) -> bool:
+        """Whether on_gradient() is to be called before each local step."""
+
+    @property
     def adjusts(self) -> bool:
         """Whether adjust() is to be called before the next local step."""
 
@@ -81,6 +86,12 @@ class Tactic(Protocol):
 
     def on_peers(self, peers: Sequence[str]) -> None:
         """Who is there now, this peer included."""
+
+    def on_gradient(self, gradient_E: Vector, parameters_E: Vector) -> Vector:
+        """A gradient was computed at these parameters; returns the one to step with, a new vector.
+
+        What the loss did not reach has a gradient of 0.
+        """
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """A local step was taken on so many samples, whose loss before it was this."""

@@ -97,6 +97,11 @@ class StreamingTactic:
         return self._peers
 
     @property
+    def corrects(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def adjusts(self) -> bool:
         """When a fragment is to be merged."""
         return any(left <= 0 for left, _ in self._merges)
@@ -111,6 +116,10 @@ class StreamingTactic:
     def on_peers(self, peers: Sequence[str]) -> None:
         """See how many we are."""
         self._peers = max(1, len(peers))
+
+    def on_gradient(self, gradient_E: Vector, parameters_E: Vector) -> Vector:
+        """As it is."""
+        return gradient_E.copy()
 
     def on_local_step(self, *, samples: int, loss: float | None = None) -> None:
         """Merging comes nearer."""

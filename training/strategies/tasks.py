@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,27 +10,48 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from training.data import LabelledData, ShuffledOrder
+from training.data import IndexArray, LabelledData, ShuffledOrder, dirichlet_shards
 from training.recipes.digits import load_data
 from training.strategies.flat import FlatLayout, FlatParameters
 from training.strategies.strategy import Vector
 
 
-def digits_task(*, workers: int, seed: int, batch: int = 32) -> ClassifierTask:
-    """Handwritten digits, standardised, for a perceptron 64-64-32-10 with tanh."""
+def digits_task(
+    *, workers: int, seed: int, batch: int = 32, concentration: float | None = None
+) -> ClassifierTask:
+    """Handwritten digits, standardised, for a perceptron 64-64-32-10 with tanh.
+
+    Args:
+        concentration: of the Dirichlet distribution by which workers' classes differ; None: each
+            has a part of all.
+    """
+    data = standardised_digits()
+    shards = None
+    if concentration is not None:
+        labels = data.train_labels.numpy()
+        shards = dirichlet_shards(
+            labels, workers=workers, concentration=concentration, seed=seed, smallest=batch
+        )
+    return ClassifierTask(
+        data, make_perceptron, workers=workers, batch=batch, seed=seed, shards=shards
+    )
+
+
+def standardised_digits() -> LabelledData:
+    """Handwritten digits as flat float32 vectors of mean 0 and deviation 1 over all pixels."""
     data = load_data()
     mean, deviation = data.train_inputs.mean(), data.train_inputs.std()
 
     def pixels(inputs: torch.Tensor) -> torch.Tensor:
         return ((inputs - mean) / deviation).flatten(1).to(torch.float32)
 
-    data = replace(
+    return replace(
         data, train_inputs=pixels(data.train_inputs), test_inputs=pixels(data.test_inputs)
     )
-    return ClassifierTask(data, _make_perceptron, workers=workers, batch=batch, seed=seed)
 
 
-def _make_perceptron() -> nn.Module:
+def make_perceptron() -> nn.Module:
+    """64-64-32-10 with tanh, 6 570 parameters."""
     return nn.Sequential(
         nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)
     )
@@ -42,9 +63,10 @@ class ClassifierTask:
     Args:
         data: all examples.
         make_model: makes the model; called under a seed for each start.
-        workers: how many shards; worker w has the examples w, w + W, w + 2W, …
+        workers: how many shards; without any, worker w has the examples w, w + W, w + 2W, …
         batch: samples in a mini-batch.
         seed: decides the order of the examples.
+        shards: the indices of each worker's examples.
     """
 
     def __init__(
@@ -55,10 +77,12 @@ class ClassifierTask:
         workers: int,
         batch: int,
         seed: int,
+        shards: Sequence[IndexArray] | None = None,
     ) -> None:
         self._data = data
         self._make_model = make_model
-        self._workers = workers
+        every = np.arange(len(data.train_labels))
+        self._shards = shards or [every[worker::workers] for worker in range(workers)]
         self._batch = batch
         self._seed = seed
         with torch.random.fork_rng(devices=[]):
@@ -66,12 +90,8 @@ class ClassifierTask:
         self._layout = FlatLayout(dict(sorted(self._model.named_parameters())))
         self._batches: dict[int, tuple[int, torch.Tensor]] = {}
         self._orders = [
-            ShuffledOrder(
-                example_count=len(range(worker, len(data.train_labels), workers)),
-                seed=seed,
-                peer_id=str(worker),
-            )
-            for worker in range(workers)
+            ShuffledOrder(example_count=len(shard), seed=seed, peer_id=str(worker))
+            for worker, shard in enumerate(self._shards)
         ]
 
     def start(self, seed: int) -> Vector:
@@ -114,7 +134,7 @@ class ClassifierTask:
         """The mini-batch of a step; steps of a worker are asked for in their order."""
         if self._batches.get(worker, (-1, None))[0] != step:
             drawn = self._orders[worker].next_batch(self._batch)
-            indices = torch.from_numpy(np.asarray(drawn) * self._workers + worker)
+            indices = torch.from_numpy(self._shards[worker][drawn])
             self._batches[worker] = (step, indices)
         indices = self._batches[worker][1]
         return self._data.train_inputs[indices], self._data.train_labels[indices]

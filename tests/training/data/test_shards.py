@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data import ShuffledOrder, stratified_fifth
+from training.data import ShuffledOrder, dirichlet_shards, stratified_fifth
 
 
 def test_a_fifth_of_each_class_is_held_out() -> None:
@@ -52,3 +52,36 @@ def test_impossible_orders_are_refused() -> None:
         ShuffledOrder(example_count=0, seed=0, peer_id="alice")
     with pytest.raises(ValueError, match="at least one"):
         ShuffledOrder(example_count=1, seed=0, peer_id="alice").next_batch(0)
+
+
+@given(concentration=st.sampled_from([0.1, 1.0, 100.0]), workers=st.integers(1, 6))
+def test_dirichlet_shards_are_a_partition(concentration: float, workers: int) -> None:
+    labels = np.arange(120) % 6
+    shards = dirichlet_shards(labels, workers=workers, concentration=concentration, seed=3)
+    assert len(shards) == workers
+    assert sorted(np.concatenate(shards).tolist()) == list(range(120))
+    again = dirichlet_shards(labels, workers=workers, concentration=concentration, seed=3)
+    assert [shard.tolist() for shard in shards] == [shard.tolist() for shard in again]
+
+
+def test_a_small_concentration_makes_shards_of_few_classes() -> None:
+    labels = np.arange(2000) % 10
+
+    def largest_share(concentration: float) -> float:
+        shards = dirichlet_shards(
+            labels, workers=5, concentration=concentration, seed=0, smallest=50
+        )
+        assert min(len(shard) for shard in shards) >= 50
+        counts = [np.bincount(labels[shard], minlength=10) / len(shard) for shard in shards]
+        return float(np.mean([count.max() for count in counts]))
+
+    assert largest_share(1000.0) < 0.13
+    assert largest_share(0.1) > 0.3
+
+
+def test_shards_that_cannot_be_are_refused() -> None:
+    labels = np.arange(20) % 2
+    with pytest.raises(ValueError, match="cannot be split among 3 workers with 7 each"):
+        dirichlet_shards(labels, workers=3, concentration=1.0, seed=0, smallest=7)
+    with pytest.raises(ValueError, match=r"in each of 1000 draws.*a larger concentration"):
+        dirichlet_shards(labels, workers=4, concentration=0.01, seed=0, smallest=5)

@@ -12,6 +12,7 @@ from training.progress import RampBatch
 from training.recipe import (
     BatchRecipe,
     OptimizerRecipe,
+    PrivacyRecipe,
     Recipe,
     ScheduleRecipe,
     StrategyRecipe,
@@ -29,6 +30,7 @@ TABLES = {
     "schedule": ScheduleRecipe,
     "batch": BatchRecipe,
     "strategy": StrategyRecipe,
+    "privacy": PrivacyRecipe,
 }
 
 

@@ -71,6 +71,7 @@ class SimLocal:
         self.optimizer.zero_grad()
         loss = self.model(inputs).square().mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.replica.on_gradient()
         self.optimizer.step()
         self.local_steps += 1
         self.replica.on_local_step(samples=SAMPLES, loss=loss.item())

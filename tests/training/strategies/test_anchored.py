@@ -94,20 +94,20 @@ def test_federated_averaging_of_all_with_one_step_is_the_synchronous_step(
 def test_clients_are_drawn_alike_by_all_and_each_in_its_turn() -> None:
     strategy = FederatedAveraging(fraction=0.3, seed=5)
     peers = [f"peer{index}" for index in range(10)]
-    rounds = [strategy.drawn(number, peers) for number in range(200)]
-    assert rounds == [strategy.drawn(number, peers[::-1]) for number in range(200)]
+    rounds = [strategy.lottery.drawn(number, peers) for number in range(200)]
+    assert rounds == [strategy.lottery.drawn(number, peers[::-1]) for number in range(200)]
     assert {len(drawn) for drawn in rounds} == {3}
     often = [sum(peer in drawn for drawn in rounds) for peer in peers]
     assert 40 <= min(often) <= max(often) <= 80, "each about 60 times of 200"
     other = FederatedAveraging(fraction=0.3, seed=6)
-    assert [other.drawn(number, peers) for number in range(200)] != rounds
-    assert len(FederatedAveraging(fraction=0.01).drawn(0, peers)) == 1
+    assert [other.lottery.drawn(number, peers) for number in range(200)] != rounds
+    assert len(FederatedAveraging(fraction=0.01).lottery.drawn(0, peers)) == 1
 
 
 def test_who_is_not_drawn_does_not_count_and_takes_the_mean() -> None:
     strategy = FederatedAveraging(every=3, fraction=0.5)
     swarm = simulation(strategy, (4, 8, 12, 16))
-    drawn = [int(name) for name in strategy.drawn(0, swarm.names)]
+    drawn = [int(name) for name in strategy.lottery.drawn(0, swarm.names)]
     assert len(drawn) == 2
     swarm.run(3)
     task, ends = Quadratic((4, 8, 12, 16)), []

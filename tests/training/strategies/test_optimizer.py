@@ -15,7 +15,6 @@ from training import SpecDiffers, StepReport, Swarm, join
 from training.strategies import (
     DiLoCo,
     ElasticAveraging,
-    FederatedAveraging,
     LeaderSGD,
     LocalSGD,
     OuterStep,
@@ -162,39 +161,6 @@ def test_misuse_is_told(swarm: Swarm) -> None:
         optimizer.add_param_group({"params": []})
     with pytest.raises(ValueError, match="one model"):
         swarm.optimizer(wrapped, model=model, strategy=DiLoCo())
-
-
-def test_who_is_not_drawn_takes_no_step() -> None:
-    """Two peers of whom one is drawn: the other's parameters move by exchanges only."""
-    strategy = FederatedAveraging(every=2, fraction=0.5)
-    went: list[bool] = []
-
-    def train(trainer: Trainer, swarm: Swarm) -> None:
-        model = make_model()
-        optimizer = swarm.optimizer(momentum(model), model=model, strategy=strategy)
-        trainer.ready.set()
-        while not trainer.ended.is_set():
-            backward(model, 0)
-            optimizer.step(samples=8)
-            optimizer.zero_grad()
-
-    model = make_model()
-    with Trainer(train) as first, join("test", initial_peers=first.addresses) as swarm:
-        optimizer = swarm.optimizer(momentum(model), model=model, strategy=strategy)
-        # From now on only steps decide who is drawn.
-        optimizer.synchronize()
-        number = 0
-        while len(swarm.peers) < 2 or number < 40:
-            drawn, before = optimizer.trains, parameters_of(model)
-            backward(model, number)
-            report = optimizer.step(samples=8)
-            optimizer.zero_grad()
-            moved = not torch.equal(before, parameters_of(model))
-            if not report.stepped and not report.caught_up:
-                assert moved == drawn
-                went.append(drawn)
-            number += 1
-    assert set(went) == {True, False}, "each is drawn at times"
 
 
 @pytest.mark.parametrize(
