@@ -1,4 +1,4 @@
-"""What peers keep from each other: differential privacy here; private inference in its own folder."""
+"""What peers keep from each other: differential privacy; private inference has its own folder."""
 
 from training.privacy.accountant import Accountant, epsilon_of, noise_multiplier_for
 from training.privacy.budget import PrivacyBudget
