@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from averaging.allreduce.balance import Capacity, planned_seconds
     from averaging.averager import Averager, PreparedRound, open_averager
     from averaging.config import AveragerConfig
-    from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+    from averaging.errors import (
+        AveragingError,
+        MatchmakingFailed,
+        RoundFailed,
+        StateUnavailable,
+        UpdateSpent,
+    )
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
@@ -45,6 +51,7 @@ _HOMES = {
         "MatchmakingFailed",
         "RoundFailed",
         "StateUnavailable",
+        "UpdateSpent",
     ),
     "averaging.matchmaking.plan": ("plan_spans",),
     "averaging.report": (
@@ -85,6 +92,7 @@ __all__ = [
     "StateTable",
     "StateUnavailable",
     "TensorSpec",
+    "UpdateSpent",
     "fetch_state",
     "open_averager",
     "open_state_donor",
