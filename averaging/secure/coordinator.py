@@ -7,7 +7,7 @@ it sees shares only sealed or after the certificate, and cannot make two sets of
 | --- | --- | --- |
 | KEYS | all there gave keys | **SHARES**: everybody's keys to all |
 | SHARES | all there dealt | **PARTS**: to each what was dealt to it |
-| SHARES | a complaint | **FAILED**: nothing is spent |
+| PARTS | a complaint, before any part is there | **FAILED**: it names both |
 | PARTS | every span has all there | **SUMS**: those are the survivors, for all to know |
 | PARTS, SUMS | an owner of spans is lost | **PARTS**: a plan, which gives them to others |
 | SUMS | all survivors there hold all masked sums | **SIGNATURES**: they are asked to sign |

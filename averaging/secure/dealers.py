@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from averaging.secure import signing
 from averaging.secure.schema import HASH_SIZE_BYTES, Dealt, Keys, Shares
-from averaging.secure.sealing import agree_untrusted
+from averaging.secure.sealing import agree_untrusted, key_of
 from p2p import MessageInvalid, PeerId
 
 # Whatever it is, it agrees on nothing with a public key with which nobody can.
-_ANY_KEY = bytes(range(32))
+_ANY_KEY = key_of(bytes(range(32)))
 
 
 class Dealers:

@@ -6,7 +6,7 @@ any element on, so each span uses its own run of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,27 +25,32 @@ _SLICE_SIZE_BYTES: Final = 262_144
 _ZEROS: Final = bytes(_SLICE_SIZE_BYTES)
 
 
+@dataclass(frozen=True)
+class MaskKeys:
+    """Keys of the masks to add to a vector, and of those to subtract."""
+
+    added: tuple[bytes, ...]
+    subtracted: tuple[bytes, ...]
+
+
 def mask_key(seed: bytes, group_id: bytes) -> bytes:
     """The key of a mask: HKDF-SHA256 of its seed, bound to the group."""
     info = b"manyhands/secure/mask/1\0" + group_id
     return HKDF(SHA256(), KEY_SIZE_BYTES, salt=None, info=info).derive(seed)
 
 
-def add_masks(
-    out: Array, start: int, added: Sequence[bytes], subtracted: Sequence[bytes] = ()
-) -> None:
+def add_masks(out: Array, start: int, keys: MaskKeys) -> None:
     """Add masks to a part of a vector, in place, modulo the ring.
 
     Args:
         out: 1-D, contiguous, uint32 or uint64: the elements from `start` on. Changed in place.
         start: which element of the whole vector the first one is.
-        added, subtracted: keys of masks.
     """
     size_bytes = out.dtype.itemsize
     streams: list[tuple[Any, np.ufunc]] = [
-        (_stream(key, start * size_bytes), np.add) for key in added
+        (_stream(key, start * size_bytes), np.add) for key in keys.added
     ]
-    streams += [(_stream(key, start * size_bytes), np.subtract) for key in subtracted]
+    streams += [(_stream(key, start * size_bytes), np.subtract) for key in keys.subtracted]
     step = _SLICE_SIZE_BYTES // size_bytes
     # The cipher wants room for a block more than it writes.
     drawn = np.empty(_SLICE_SIZE_BYTES + _BLOCK_SIZE_BYTES, np.uint8)

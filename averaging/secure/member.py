@@ -3,7 +3,7 @@
 | state | event | then |
 | --- | --- | --- |
 | KEYS | everybody's keys | **SHARES**: shares of both own secrets, sealed for each |
-| SHARES | everybody's shares, one of them bad | a complaint; the attempt fails with nothing spent |
+| SHARES | everybody's shares, one of them bad | a complaint; nothing of ours is spent |
 | SHARES | everybody's shares, all good | **PARTS**: its masked vector; from here on it is spent |
 | PARTS | a plan | **PARTS**: the same bytes go to the new owners of spans |
 | PARTS | survivors, then all their masked sums | tell that they are held |
@@ -12,8 +12,7 @@
 | SIGNED, REVEALED | another set of survivors | refused: the coordinator lies |
 | REVEALED | the secrets, which fit the commitments | **DONE**: masks come off the sum |
 
-Each message is checked before anything comes of it; one that is bad ends our part, and names who
-sent it. Indexes are members', in the group's order.
+A message that is bad ends our part, and names who sent it. Indexes are in the group's order.
 
 Source: K. Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning",
 2017, figure 4. Other than there, a member signs the masked sum together with the survivors, so that
@@ -23,10 +22,10 @@ the certificate says that enough members hold the same bits before anybody revea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
-from averaging.secure import masks, signing
+from averaging.secure import signing
+from averaging.secure.masks import MaskKeys, mask_key
 from averaging.secure.schema import (
     HASH_SIZE_BYTES,
     Agreement,
@@ -48,12 +47,21 @@ from averaging.secure.schema import (
 from averaging.secure.sealing import (
     agree_untrusted,
     commit,
+    key_of,
     open_untrusted,
+    public_bytes_of,
     public_key_of,
     seal,
 )
 from averaging.secure.shamir import SECRET_SIZE_BYTES, SHARE_SIZE_BYTES, Draw
-from averaging.secure.shares import Pair, Vault, deal, is_secret_of, pair_hashes
+from averaging.secure.shares import (
+    Pair,
+    Vault,
+    common_mask_untrusted,
+    deal,
+    is_secret_of,
+    pair_hashes,
+)
 from p2p import MessageInvalid, PeerId, short
 
 _NO_SIGNATURE = bytes(64)
@@ -68,14 +76,6 @@ class Stage(Enum):
     SIGNED = "signed"
     REVEALED = "revealed"
     DONE = "done"
-
-
-@dataclass(frozen=True)
-class MaskKeys:
-    """Keys of the masks to add to a vector, and of those to subtract."""
-
-    added: tuple[bytes, ...]
-    subtracted: tuple[bytes, ...]
 
 
 class Member:
@@ -111,7 +111,7 @@ class Member:
         self._group_id = group_id
         self._sign = sign
         self._draw = draw
-        self._channel_key = draw(SECRET_SIZE_BYTES)
+        self._channel_key = key_of(draw(SECRET_SIZE_BYTES))
         self._secrets = Pair(draw(SECRET_SIZE_BYTES), draw(SECRET_SIZE_BYTES))
         self._keys: dict[int, Keys] = {}
         self._channels: dict[int, bytes] = {}
@@ -127,7 +127,7 @@ class Member:
         """Our keys for this group."""
         keys = Keys(
             self.me,
-            public_key_of(self._channel_key),
+            public_bytes_of(self._channel_key),
             public_key_of(self._secrets.key),
             commit("seed", self._group_id, self._secrets.seed),
             _NO_SIGNATURE,
@@ -210,9 +210,8 @@ class Member:
         """Keep our shares, if they are what the dealer signed."""
         dealer = dealt.dealer
         try:
-            plain = open_untrusted(
-                self._channels[dealer], self._group_id, dealer, self.me, dealt.box
-            )
+            agreed = self._channels[dealer]
+            plain = open_untrusted(agreed, self._group_id, dealer, self.me, dealt.box)
         except MessageInvalid:
             return False
         pair = Pair(plain[:SHARE_SIZE_BYTES], plain[SHARE_SIZE_BYTES:])
@@ -231,16 +230,14 @@ class Member:
         """
         assert self.stage is Stage.PARTS
         self.spent = True
-        added = [masks.mask_key(self._secrets.seed, self._group_id)]
+        added = [mask_key(self._secrets.seed, self._group_id)]
         subtracted: list[bytes] = []
+        ours = key_of(self._secrets.key)
         for dealer in self._dealers:
             if dealer != self.me:
-                shared = self._common_mask(self._secrets.key, self._keys[dealer].mask_key)
+                shared = common_mask_untrusted(self._group_id, ours, self._keys[dealer])
                 (added if dealer > self.me else subtracted).append(shared)
         return MaskKeys(tuple(added), tuple(subtracted))
-
-    def _common_mask(self, secret_key: bytes, public_key: bytes) -> bytes:
-        return masks.mask_key(agree_untrusted(secret_key, public_key), self._group_id)
 
     def on_plan_untrusted(self, plan: Plan) -> list[int]:
         """Spans have new owners; returns which.
@@ -387,10 +384,11 @@ class Member:
             if not is_secret_of(self._group_id, self._keys[member], secret, survived=survived):
                 raise MessageInvalid(f"not the secret of {short(self.peers[member])}")
         added: list[bytes] = []
-        subtracted = [masks.mask_key(seed, self._group_id) for seed in seeds.values()]
-        for one, key in lost.items():
+        subtracted = [mask_key(seed, self._group_id) for seed in seeds.values()]
+        for one, secret in lost.items():
+            theirs = key_of(secret)
             for member in survivors:
-                shared = self._common_mask(key, self._keys[member].mask_key)
+                shared = common_mask_untrusted(self._group_id, theirs, self._keys[member])
                 (subtracted if one > member else added).append(shared)
         self.stage = Stage.DONE
         return MaskKeys(tuple(added), tuple(subtracted))

@@ -26,19 +26,27 @@ _NONCE: Final = bytes(12)
 
 def public_key_of(secret_key: bytes) -> bytes:
     """The X25519 public key of a secret one; both have 32 bytes."""
-    key = X25519PrivateKey.from_private_bytes(secret_key).public_key()
-    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return public_bytes_of(key_of(secret_key))
 
 
-def agree_untrusted(secret_key: bytes, public_key: bytes) -> bytes:
+def public_bytes_of(ours: X25519PrivateKey) -> bytes:
+    """The public key of a pair, 32 bytes."""
+    return ours.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def key_of(secret_key: bytes) -> X25519PrivateKey:
+    """An X25519 key pair, from its 32 secret bytes; making it takes as long as to agree once."""
+    return X25519PrivateKey.from_private_bytes(secret_key)
+
+
+def agree_untrusted(ours: X25519PrivateKey, public_key: bytes) -> bytes:
     """What both owners of two X25519 key pairs know, and nobody else: 32 bytes.
 
     Raises:
         MessageInvalid: the public key is one of the few with which everybody would know it.
     """
     try:
-        secret = X25519PrivateKey.from_private_bytes(secret_key)
-        return secret.exchange(X25519PublicKey.from_public_bytes(public_key))
+        return ours.exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError as exc:
         raise MessageInvalid("a public key that agrees on nothing secret") from exc
 

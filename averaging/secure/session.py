@@ -16,8 +16,8 @@ from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group
 from averaging.secure import signing
 from averaging.secure.coordinator import Coordinator, Tell
-from averaging.secure.masks import add_masks
-from averaging.secure.member import MaskKeys, Member, Stage
+from averaging.secure.masks import MaskKeys, add_masks
+from averaging.secure.member import Member, Stage
 from averaging.secure.parts import Array, Parts
 from averaging.secure.ring import Ring, SumInvalid
 from averaging.secure.schema import (
@@ -228,7 +228,7 @@ class Session:
             start, stop = self.spans[span].start, self.spans[span].stop
             part = self.masked[start:stop]
             work = part.nbytes * len(self.peers)
-            await self.heavy(work, add_masks, part, start, keys.added, keys.subtracted)
+            await self.heavy(work, add_masks, part, start, keys)
             self.masking[span].set()
             self.start_task(self._deliver, span)
 
@@ -255,7 +255,7 @@ class Session:
         self.end("")
 
     def _unmask_in_place(self, keys: MaskKeys) -> None:
-        add_masks(self.sums, 0, keys.added, keys.subtracted)
+        add_masks(self.sums, 0, keys)
         mean = np.empty(len(self.sums) - 1, self.mean.dtype)
         self.weight_sum = self.ring.decode(self.sums, mean)
         self.mean = mean

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from averaging.secure import shamir
+from averaging.secure.masks import mask_key
 from averaging.secure.schema import HASH_SIZE_BYTES, Keys, Reveal
-from averaging.secure.sealing import commit, public_key_of
+from averaging.secure.sealing import agree_untrusted, commit, public_key_of
 from averaging.secure.signing import threshold_of
 from p2p import MessageInvalid, PeerId, short
 
@@ -41,6 +44,15 @@ def deal(
     seeds = shamir.split(secrets.seed, threshold, places, draw)
     keys = shamir.split(secrets.key, threshold, places, draw)
     return {who: Pair(*both) for who, *both in zip(receivers, seeds, keys, strict=True)}
+
+
+def common_mask_untrusted(group_id: bytes, ours: X25519PrivateKey, theirs: Keys) -> bytes:
+    """The key of the mask that two members have in common; either one's secret key finds it.
+
+    Raises:
+        MessageInvalid: their key is none.
+    """
+    return mask_key(agree_untrusted(ours, theirs.mask_key), group_id)
 
 
 class Vault:

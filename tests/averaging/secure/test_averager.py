@@ -7,10 +7,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import numpy as np
-import pytest
 import trio
 
-from averaging import RoundFailed, RoundReport, TensorSpec, UpdateSpent
+from averaging import RoundFailed, RoundReport, TensorSpec
 from averaging.secure import SecureAverager, SecureConfig, open_secure_averager
 from p2p import Node
 from p2p.testing import SimNetwork
