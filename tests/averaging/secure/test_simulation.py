@@ -79,7 +79,10 @@ def seen_by_aggregators(world: World) -> tuple[Array, Array]:
 
 def check_all(seeds: range) -> None:
     both = [check(world_with_drops(seed)) for seed in seeds]
-    for words in (np.concatenate([one for one, _ in both]), np.concatenate([one for _, one in both])):
+    for words in (
+        np.concatenate([one for one, _ in both]),
+        np.concatenate([one for _, one in both]),
+    ):
         assert len(words) > 256 * 5
         assert chi_square(words) < CHI_SQUARE_MAX
 

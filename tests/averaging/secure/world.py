@@ -40,6 +40,11 @@ _TAGS = {
 }
 
 
+def flipped(data: bytes, place: int = 0) -> bytes:
+    """The same bytes but for one bit."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
 @dataclass(frozen=True)
 class Sent:
     """A message on its way; the payload of a part or a sum is an array."""
@@ -112,6 +117,10 @@ class World:
         """Until nothing is left to carry and nobody waits for the time."""
         for number, member in enumerate(self.members):
             self.say(number, member.begin())
+        self.run_on()
+
+    def run_on(self) -> None:
+        """From where it stands."""
         while True:
             while any(self.queues.values()):
                 ready = sorted(pair for pair, queue in self.queues.items() if queue)
