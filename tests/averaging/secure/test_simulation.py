@@ -60,21 +60,21 @@ def seen_by_aggregators(world: World) -> tuple[Array, Array]:
     """Parts as they are sent, and those of survivors without the masks whose seeds are revealed."""
     told = world.sent(schema.Secrets)[0].message
     seeds = dict(zip(world.coordinator.survivors, told.seeds, strict=True))
-    masked, opened = [], []
+    masked: dict[tuple[int, int], Array] = {}
+    opened: dict[tuple[int, int], Array] = {}
     for sent in world.sent(schema.Part):
         assert sent.payload is not None
-        if sent.sender == sent.receiver:
-            continue
-        masked.append(sent.payload)
-        if sent.sender in seeds:
-            left = sent.payload.copy()
+        # What goes to a second owner is the same again.
+        part = (sent.sender, sent.message.span)
+        np.testing.assert_array_equal(sent.payload, masked.setdefault(part, sent.payload))
+        if sent.sender in seeds and part not in opened:
+            opened[part] = sent.payload.copy()
             key = mask_key(seeds[sent.sender], world.group_id)
-            add_masks(left, sent.message.start, MaskKeys((), (key,)))
-            opened.append(left)
+            add_masks(opened[part], sent.message.start, MaskKeys((), (key,)))
             where = world.spans[sent.message.span]
             plain = world.plain[sent.sender][where.start : where.stop]
-            assert not np.array_equal(left, plain)
-    return np.concatenate(masked), np.concatenate(opened)
+            assert not np.array_equal(opened[part], plain)
+    return np.concatenate(list(masked.values())), np.concatenate(list(opened.values()))
 
 
 def check_all(seeds: range) -> None:
