@@ -138,9 +138,7 @@ async def _note_disconnected(node: Any, peer_id: Any, losses: Losses, rank: int)
     losses.note(rank)
 
 
-def _open_averager(
-    node: Any, opened: Order, *, secure: bool
-) -> AbstractAsyncContextManager[Any]:
+def _open_averager(node: Any, opened: Order, *, secure: bool) -> AbstractAsyncContextManager[Any]:
     """The averager that is measured."""
     import averaging
 

@@ -1,1 +1,1 @@
-"""What it costs to keep something private: one module for each way, each returns rows and budgets."""
+"""Benchmarks of what privacy costs: accuracy, bytes and time, beside training without it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -26,9 +25,7 @@ class SecureOptions:
     rounds: int = 5
 
 
-def measure_secure(
-    options: SecureOptions, on_step: Callable[[str], None] = lambda step: None
-) -> tuple[list[Row], list[Budget]]:
+def run_secure(options: SecureOptions | None = None) -> tuple[list[Row], list[Budget]]:
     """Rounds of plain and of secure averaging take turns, each over processes of its own.
 
     Returns:
@@ -37,17 +34,15 @@ def measure_secure(
     Raises:
         RivalFailed: a process failed; the text is the reason.
     """
+    options = options or SecureOptions()
     figures: dict[str, list[RoundFigures]] = {rival: [] for rival in NAMES}
     with ExitStack() as stack:
-        teams = {
-            rival: stack.enter_context(open_team(rival, options.peers)) for rival in NAMES
-        }
+        teams = {rival: stack.enter_context(open_team(rival, options.peers)) for rival in NAMES}
         for team in teams.values():
             team.open(options.elements, "float32")
         # The first round, which opens connections and takes memory, is not counted.
         for number in range(options.rounds + 1):
             for rival, team in teams.items():
-                on_step(f"round {number} of {options.rounds}, {NAMES[rival]}")
                 figures[rival].append(team.round(number))
     rows = [_row(options, rival, rounds[1:]) for rival, rounds in figures.items()]
     plain_s, secure_s = (row["step_seconds_median"] for row in rows)
