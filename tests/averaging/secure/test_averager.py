@@ -93,9 +93,19 @@ class Peers:
 
 
 async def open_peers(
-    stack: AsyncExitStack, network: SimNetwork, count: int, elements: int = 40_000
+    stack: AsyncExitStack,
+    network: SimNetwork,
+    count: int,
+    *,
+    elements: int = 40_000,
+    clients: int = 0,
 ) -> Peers:
-    nodes = [await stack.enter_async_context(network.open_node(name)) for name in NAMES[:count]]
+    nodes = [
+        await stack.enter_async_context(
+            network.open_node(name, client_mode=number >= count - clients)
+        )
+        for number, name in enumerate(NAMES[:count])
+    ]
     await connect_all(nodes)
     return Peers(nodes, elements)
 
@@ -115,11 +125,19 @@ async def test_all_learn_the_mean_with_the_same_bits(network: SimNetwork) -> Non
     assert str(report).startswith("round 0 success, 4 of 4 contributed wholly")
 
 
+@simulated
+async def test_members_that_nobody_can_dial_are_in_it(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 4, elements=1000, clients=2)
+        await peers.run()
+    peers.check_mean_of(range(4))
+
+
 async def die_mid_way(network: SimNetwork, place: int, how: str) -> tuple[Peers, int]:
     """Five peers on slow links, of whom one dies while parts are under way."""
     async with AsyncExitStack() as stack:
-        peers = await open_peers(stack, network, 5, elements=200_000)
-        network.default_bytes_per_s = 500_000
+        peers = await open_peers(stack, network, 5, elements=80_000)
+        network.default_bytes_per_s = 200_000
         victim = peers.in_rank[place]
 
         async def die() -> None:
