@@ -121,7 +121,7 @@ class Coordinator:
         Raises:
             MessageInvalid: the sender broke a rule; call on_lost() for what comes of it.
         """
-        if sender in self.lost:
+        if sender in self.lost or self.phase in (Phase.DONE, Phase.FAILED):
             return []
         match message:
             case Keys():

@@ -78,6 +78,8 @@ class World:
             self.ring.encode(self.vectors[number], self.weights[number], self.plain[number])
         self.masked = self.plain.copy()
         self.sums = np.zeros_like(self.plain)
+        self.drawn: list[list[bytes]] = [[] for _ in range(count)]
+        """What each member drew, in order."""
         self.members = [self._member(number) for number in range(count)]
         self.parts = [Parts(self.spans, self.ring.dtype) for _ in range(count)]
         self.coordinator = Coordinator(
@@ -102,13 +104,18 @@ class World:
         self.failed: dict[int, str] = {}
 
     def _member(self, number: int) -> Member:
+        def draw(size_bytes: int) -> bytes:
+            drawn = self.rng.randbytes(size_bytes)
+            self.drawn[number].append(drawn)
+            return drawn
+
         return Member(
             me=number,
             peers=self.peers,
             group_id=self.group_id,
             owners=self.owners,
             sign=IDENTITIES[number].sign,
-            draw=self.rng.randbytes,
+            draw=draw,
         )
 
     # --- carrying -----------------------------------------------------------------------------
