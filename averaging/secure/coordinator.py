@@ -3,18 +3,20 @@
 It is the group's first aggregator. Members need not trust it with more than the attempt's success:
 it sees shares only sealed or after the certificate, and cannot make two sets of survivors agree.
 
-| state | event | then |
-| --- | --- | --- |
-| KEYS | all there gave keys | **SHARES**: everybody's keys to all |
-| SHARES | all there dealt | **PARTS**: to each what was dealt to it |
-| PARTS | a complaint, before any part is there | **FAILED**: it names both |
-| PARTS | every span has all there | **SUMS**: those are the survivors, for all to know |
-| PARTS, SUMS | an owner of spans is lost | **PARTS**: a plan, which gives them to others |
-| SUMS | all survivors there hold all masked sums | **SIGNATURES**: they are asked to sign |
-| SIGNATURES | as many as the threshold signed | **REVEALS**: the certificate to all |
-| REVEALS | as many revealed their shares | **DONE**: the secrets to all |
-| any | a member is too late, lost, or breaks a rule | goes on without it, while enough are left |
-| any | too few are left | **FAILED** |
+    state       event                                         then
+    KEYS        all there gave keys                           SHARES: everybody's keys to all
+    SHARES      all there dealt                               PARTS: to each what is dealt to it
+    PARTS       a complaint before any part is there          FAILED: it names both
+    PARTS       every span has parts of all there             SUMS: they are the survivors
+    PARTS       an owner of spans is lost                     a plan gives them to others
+    SUMS        an owner of spans is lost                     PARTS: a plan, then other survivors
+    SUMS        an owner signed two sums                      FAILED: it names the owner
+    SUMS        all survivors there hold all masked sums      SIGNATURES: they are asked to sign
+    SIGNATURES  as many as the threshold signed the same      REVEALS: the certificate to all
+    REVEALS     as many revealed their shares                 DONE: the secrets to all
+    REVEALS     shares of another secret than committed to    FAILED: it names the dealer
+    any         somebody is too late, lost, or breaks a rule  go on without it; it is told
+    any         too few are left                              FAILED
 
 *Too late* is who needs more than twice as long as most did, and the patience beyond it.
 """

@@ -1,16 +1,16 @@
 """A member's side of a secure aggregation: what it tells, signs and reveals, each once (core).
 
-| state | event | then |
-| --- | --- | --- |
-| KEYS | everybody's keys | **SHARES**: shares of both own secrets, sealed for each |
-| SHARES | everybody's shares, one of them bad | a complaint; nothing of ours is spent |
-| SHARES | everybody's shares, all good | **PARTS**: its masked vector; from here on it is spent |
-| PARTS | a plan | **PARTS**: the same bytes go to the new owners of spans |
-| PARTS | survivors, then all their masked sums | tell that they are held |
-| PARTS | the coordinator's word that enough hold the same | **SIGNED**: one agreement, for ever |
-| PARTS, SIGNED | a certificate for what it holds | **REVEALED**: one share for each member |
-| SIGNED, REVEALED | another set of survivors | refused: the coordinator lies |
-| REVEALED | the secrets, which fit the commitments | **DONE**: masks come off the sum |
+    state     event                                           then
+    KEYS      everybody's keys                                SHARES: its own, sealed for each
+    SHARES    everybody's shares, one of them bad             complain; nothing of ours is spent
+    SHARES    everybody's shares, all good                    PARTS: masked; now it is spent
+    PARTS     a plan                                          the same bytes to spans' new owners
+    PARTS     survivors, and a masked sum of them             tell that it is held
+    PARTS     all sums held, and the coordinator's word       SIGNED: one agreement, for ever
+    PARTS     a certificate for what is held                  REVEALED: one share of each member
+    SIGNED    a certificate for what is held                  REVEALED: one share of each member
+    SIGNED    another set of survivors                        refuse: the coordinator lies
+    REVEALED  the secrets, which fit the commitments          DONE: masks come off the sum
 
 A message that is bad ends our part, and names who sent it. Indexes are in the group's order.
 
