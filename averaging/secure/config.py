@@ -24,7 +24,8 @@ class SecureConfig:
     """Of the ring, 32 or 64. With 32, n members have steps of n · value_max / 2^31; 64 is finer and
     takes twice the bytes."""
     patience_s: float = 5.0
-    """How much longer than most a member may take for each phase, beside as long again as they."""
+    """How long a small message may take; for parts and sums, how much longer than twice what most
+    members need."""
     farewell_s: float = 2.0
     """How long a member that is done goes on sending to others what it has for them."""
     group_size_max: int = 32

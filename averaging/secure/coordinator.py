@@ -18,7 +18,8 @@ it sees shares only sealed or after the certificate, and cannot make two sets of
     any         somebody is too late, lost, or breaks a rule  go on without it; it is told
     any         too few are left                              FAILED
 
-*Too late* is who needs more than twice as long as most did, and the patience beyond it.
+*Too late* is who needs more than the patience for a small message; for parts and sums, more than
+twice as long as most need, and the patience.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Coordinator:
         now_s: float,
     ) -> None:
         self.phase = Phase.KEYS
-        self.deadline_s = float("inf")
+        self.deadline_s = now_s + patience_s
         """When on_deadline() is due."""
         self.lost: dict[int, str] = {}
         """Who is out of it, and why."""
@@ -293,17 +294,16 @@ class Coordinator:
             if len(possible) < self._need:
                 return tells + self._fail_with_too_few(len(possible))
             if len(delivered) < self._need if enough else not delivered.issuperset(there):
-                self._set_deadline(delivered.intersection(there), now_s)
+                self._set_deadline(now_s)
                 return tells
             tells += self._next_phase()
             self._began_s, self.deadline_s = now_s, float("inf")
         return tells
 
-    def _set_deadline(self, delivered: Collection[int], now_s: float) -> None:
-        most = len(delivered) >= self._need
-        if self.phase in (Phase.PARTS, Phase.SUMS):
-            most = self._board.mostly(self._gathered)
-        if most and self.deadline_s == float("inf"):
+    def _set_deadline(self, now_s: float) -> None:
+        if self.phase not in (Phase.PARTS, Phase.SUMS):
+            self.deadline_s = self._began_s + self._patience_s
+        elif self._board.mostly(self._gathered) and self.deadline_s == float("inf"):
             took_s = now_s - self._began_s
             self.deadline_s = now_s + (_SLOWER_MAX - 1) * took_s + self._patience_s
 

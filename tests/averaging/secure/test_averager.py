@@ -64,6 +64,7 @@ class Peers:
         *,
         during: Callable[[], Awaitable[None]] | None = None,
         step: Callable[[int, SecureAverager], Awaitable[None]] | None = None,
+        only: Sequence[int] | None = None,
         deadline_s: float = 20.0,
     ) -> None:
         """Let all take one step, or what is given instead."""
@@ -86,7 +87,7 @@ class Peers:
                     self.outcomes[number] = failed.report
 
         async with trio.open_nursery() as nursery:
-            for number in range(len(self.nodes)):
+            for number in range(len(self.nodes)) if only is None else only:
                 nursery.start_soon(one, number)
             if during is not None:
                 await during()
