@@ -179,6 +179,7 @@ def liar_first(world: World, kind: type[Any], change: Callable[[Any], Any]) -> N
         return []
 
     world.tamper = tamper
+    world.time_passes = False
     world.run()
     world.transcript += held
     for sent in held:

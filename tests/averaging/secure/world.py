@@ -91,6 +91,8 @@ class World:
             now_s=0.0,
         )
         self.now_s = 0.0
+        self.time_passes = True
+        """Whether the coordinator loses its patience when nothing is left to carry."""
         self.gone: dict[int, str] = {}
         self.drops: dict[int, tuple[str, int]] = {}
         """Who drops when about to say this, having said it so many times."""
@@ -132,7 +134,8 @@ class World:
             while any(self.queues.values()):
                 ready = sorted(pair for pair, queue in self.queues.items() if queue)
                 self.carry(self.queues[self.rng.choice(ready)].popleft())
-            if self.coordinator.deadline_s == float("inf") or 0 in self.gone:
+            waits = self.coordinator.deadline_s < float("inf") and 0 not in self.gone
+            if not waits or not self.time_passes:
                 return
             self.now_s = self.coordinator.deadline_s
             self.tell(self.coordinator.on_deadline(self.now_s))
