@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
+    from averaging.secure.averager import SecureAverager, open_secure_averager
+    from averaging.secure.config import SecureConfig, check_secure_options
+    from averaging.secure.service import SecureResult, SecureSum, open_secure_sum
     from averaging.state import (
         DonorConfig,
         FetchConfig,
@@ -59,6 +62,19 @@ _HOMES = {
         "RoundReport",
     ),
     "averaging.round_id": ("RoundId",),
+    "averaging.secure.averager": (
+        "SecureAverager",
+        "open_secure_averager",
+    ),
+    "averaging.secure.config": (
+        "SecureConfig",
+        "check_secure_options",
+    ),
+    "averaging.secure.service": (
+        "SecureResult",
+        "SecureSum",
+        "open_secure_sum",
+    ),
     "averaging.state": (
         "DonorConfig",
         "FetchConfig",
@@ -87,14 +103,21 @@ __all__ = [
     "RoundFailed",
     "RoundId",
     "RoundReport",
+    "SecureAverager",
+    "SecureConfig",
+    "SecureResult",
+    "SecureSum",
     "Snapshot",
     "StateDonor",
     "StateTable",
     "StateUnavailable",
     "TensorSpec",
     "UpdateSpent",
+    "check_secure_options",
     "fetch_state",
     "open_averager",
+    "open_secure_averager",
+    "open_secure_sum",
     "open_state_donor",
     "plan_spans",
     "planned_seconds",

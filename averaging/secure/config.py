@@ -59,7 +59,9 @@ class SecureConfig:
         )
 
 
-def check_compatible(*, rule: str = "mean", codec: str | None = None, whole: bool = True) -> None:
+def check_secure_options(
+    *, rule: str = "mean", codec: str | None = None, whole: bool = True
+) -> None:
     """Refuse what needs to see single vectors, or pieces of them.
 
     Noise for differential privacy and any rounding are in the vector before it is masked, so they

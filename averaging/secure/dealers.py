@@ -19,6 +19,7 @@ class Dealers:
     def __init__(self, group_id: bytes, peers: Sequence[PeerId]) -> None:
         self.keys: dict[int, Keys] = {}
         self.shares: dict[int, Shares] = {}
+        self._keys_digest = b""
         self._group_id = group_id
         self._peers = tuple(peers)
 
@@ -36,6 +37,7 @@ class Dealers:
             for public_key in (keys.channel_key, keys.mask_key):
                 agree_untrusted(_ANY_KEY, public_key)
             self.keys[sender] = keys
+            self._keys_digest = signing.keys_digest(self.all_keys)
 
     def on_shares_untrusted(self, sender: int, shares: Shares, *, wanted: bool) -> None:
         """Keep what a member dealt while it is wanted.
@@ -54,7 +56,7 @@ class Dealers:
                 self._peers,
                 sender,
                 shares.hashes,
-                signing.keys_digest(self.all_keys),
+                self._keys_digest,
                 shares.signature,
             )
             self.shares[sender] = shares
@@ -88,4 +90,4 @@ class Dealers:
     def transcript(self) -> bytes:
         """Names all keys, and all that was dealt."""
         dealt = [(dealer, shares.hashes) for dealer, shares in sorted(self.shares.items())]
-        return signing.transcript_of(signing.keys_digest(self.all_keys), dealt)
+        return signing.transcript_of(self._keys_digest, dealt)

@@ -37,6 +37,8 @@ Up = RpcCall[FromMember, FromAggregator]
 Down = RpcCall[FromAggregator, FromMember]
 
 _OPEN_TIMEOUT_S = 5.0
+# The coordinator hears one message after the other, each in milliseconds.
+_HEARD_S_MAX = 1.0
 # Sums that an aggregator may send before we know that they are wanted.
 _SUMS_AHEAD_MAX = 4
 
@@ -139,7 +141,8 @@ async def serve_link(session: Session, call: RpcCall[Any, Any], sender: int) -> 
 
 async def _tell_lost(session: Session, sender: int, cause: str) -> None:
     # The session may end meanwhile, and nobody hears it then.
-    with trio.CancelScope(shield=True), trio.move_on_after(1.0):
+    with trio.move_on_after(_HEARD_S_MAX) as scope:
+        scope.shield = True
         await session.hear(sender, cause)
 
 

@@ -37,7 +37,6 @@ from p2p import (
     RpcService,
     open_service_nursery,
     rpc_client,
-    short,
 )
 
 logger = logging.getLogger(__name__)
@@ -285,7 +284,7 @@ def _result_of(session: Session, weight: float, clipped: int, seconds: float) ->
         outcome,
         len(survivors),
         len(session.peers),
-        ended.reason or f"none, told by {short(session.peers[session.coordinator_index])}",
+        ended.reason or "none",
     )
     return result
 

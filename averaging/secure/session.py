@@ -187,6 +187,8 @@ class Session:
 
     async def _obey_untrusted(self, message: FromCoordinator) -> None:
         member = self.member
+        # What is offloaded changes nothing of the member that other tasks use meanwhile: the plan,
+        # the survivors and the sums have their own messages, which wait for this one.
         match message:
             case AllKeys():
                 await self._say(await self.node.offload(member.on_all_keys_untrusted, message))
@@ -279,7 +281,8 @@ class Session:
         where = self.spans[span]
         work = (where.stop - where.start) * self.ring.dtype.itemsize * len(told.members)
         if not set(told.members) <= set(self.parts.whole(span)):
-            self.end("the coordinator names survivors whose parts are not here")
+            reason = "the coordinator names survivors whose parts are not here"
+            self.end(reason, self.coordinator_index)
             return
         total, digest = await self.heavy(work, self._add_up_and_hash, span, told.members)
         if self.member.plan != told.plan:

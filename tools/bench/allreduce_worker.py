@@ -144,11 +144,8 @@ def _open_averager(node: Any, opened: Order, *, secure: bool) -> AbstractAsyncCo
 
     spec = averaging.TensorSpec.of({"vector": np.empty(opened["elements"], np.float32)})
     if secure:
-        from averaging.secure import SecureConfig, open_secure_averager
-
-        return open_secure_averager(
-            node, opened["name"], spec, SecureConfig(value_max=SECURE_VALUE_MAX)
-        )
+        secure_config = averaging.SecureConfig(value_max=SECURE_VALUE_MAX)
+        return averaging.open_secure_averager(node, opened["name"], spec, secure_config)
     config = averaging.AveragerConfig(wire_dtype=opened["dtype"])
     return averaging.open_averager(node, opened["name"], spec, config)
 

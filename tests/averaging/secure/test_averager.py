@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 import trio
 
-from averaging import RoundFailed, RoundReport, TensorSpec, UpdateSpent
+from averaging import (
+    RoundFailed,
+    RoundReport,
+    SecureAverager,
+    SecureConfig,
+    TensorSpec,
+    UpdateSpent,
+    open_secure_averager,
+)
 from averaging.matchmaking.keys import rank
-from averaging.secure import SecureAverager, SecureConfig, open_secure_averager
 from p2p import Node, open_node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, connect_all, simulated

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from averaging.secure import SecureConfig, check_compatible
+from averaging import SecureConfig, check_secure_options
 from averaging.secure.spent import SpentUpdates, digest_of
 
 
 def test_the_mean_and_noise_go_with_masks() -> None:
-    check_compatible()
-    check_compatible(rule="mean", codec=None, whole=True)
+    check_secure_options()
+    check_secure_options(rule="mean", codec=None, whole=True)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_mean_and_noise_go_with_masks() -> None:
 )
 def test_what_needs_single_vectors_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        check_compatible(**options)
+        check_secure_options(**options)
 
 
 @pytest.mark.parametrize(

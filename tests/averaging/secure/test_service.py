@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import trio
 
-from averaging import TensorSpec
+from averaging import TensorSpec, open_secure_sum
 from averaging.matchmaking import Group, open_matchmaking
 from averaging.naming import service_name
 from averaging.round_id import RoundId
-from averaging.secure import open_secure_sum, schema
+from averaging.secure import schema
 from averaging.secure.schema import LINK, SERVICE
 from p2p import Node, P2PError, PeerId, RefusedError, RpcCall, RpcClient, rpc_client
 from p2p.testing import SimNetwork
