@@ -50,34 +50,39 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
     """Exchange messages and spans with an aggregator; without the coordinator all is over."""
     peer, uplink = session.peers[owner], session.uplinks[owner]
     hello = Hello(session.group.group_id)
-    cause = "closed the stream"
     try:
         with uplink.scope:
             async with (
                 client.open(peer, LINK, hello, timeout_s=_OPEN_TIMEOUT_S) as call,
                 open_service_nursery() as nursery,
             ):
-                nursery.start_soon(_send_up, session, call, uplink.outbox)
+                nursery.start_soon(_send_up, session, call, uplink)
                 await _receive_down(session, call, owner, uplink)
                 nursery.cancel_scope.cancel()
     except P2PError as exc:
-        cause = str(exc)
-    logger.info("aggregator_lost peer=%s cause=%s", short(peer), cause)
+        uplink.cause = str(exc)
+    logger.info("aggregator_lost peer=%s cause=%s", short(peer), uplink.cause)
     if owner == session.coordinator_index:
         # What it said last is heard first.
-        session.obey_lost(cause)
+        session.obey_lost(uplink.cause)
 
 
-async def _send_up(session: Session, call: Up, outbox: Outbox) -> None:
-    while True:
-        await _send_messages(call, outbox)
-        if outbox.bulk:
-            span = outbox.bulk.popleft()
-            where = session.spans[span]
-            part = session.masked[where.start : where.stop]
-            await _send_elements(session, call, outbox, part, where.start, Part, span)
-        else:
-            await outbox.bell.wait()
+async def _send_up(session: Session, call: Up, uplink: Uplink) -> None:
+    outbox = uplink.outbox
+    try:
+        while True:
+            await _send_messages(call, outbox)
+            if outbox.bulk:
+                span = outbox.bulk.popleft()
+                where = session.spans[span]
+                part = session.masked[where.start : where.stop]
+                await _send_elements(session, call, outbox, part, where.start, Part, span)
+            else:
+                await outbox.bell.wait()
+    except StreamBroken as exc:
+        # The receiving task may see the same, and one error is enough.
+        uplink.cause = str(exc)
+        uplink.scope.cancel()
 
 
 async def _receive_down(session: Session, call: Up, owner: int, uplink: Uplink) -> None:
@@ -125,7 +130,7 @@ async def serve_link(session: Session, call: RpcCall[Any, Any], sender: int) -> 
     cause = "left"
     try:
         async with open_service_nursery() as nursery:
-            nursery.start_soon(_send_down, session, call, outbox)
+            nursery.start_soon(_send_down, session, call, outbox, nursery.cancel_scope)
             nursery.start_soon(_end_when_done, session, outbox, nursery.cancel_scope)
             await _receive_up(session, call, sender)
             nursery.cancel_scope.cancel()
@@ -153,20 +158,28 @@ async def _end_when_done(session: Session, outbox: Outbox, scope: trio.CancelSco
     scope.cancel()
 
 
-async def _send_down(session: Session, call: Down, outbox: Outbox) -> None:
-    while True:
-        outbox.sending = True
-        await _send_messages(call, outbox)
-        if outbox.bulk:
-            plan, span = outbox.bulk.popleft()
-            total, end = session.masked_sums[plan, span]
-            where = session.spans[span]
-            await _send_elements(session, call, outbox, total, where.start, SumPart, plan, span)
-            await call.send(end)
-        else:
-            outbox.sending = False
-            outbox.drained.ring()
-            await outbox.bell.wait()
+async def _send_down(session: Session, call: Down, outbox: Outbox, scope: trio.CancelScope) -> None:
+    try:
+        while True:
+            outbox.sending = True
+            await _send_messages(call, outbox)
+            if outbox.bulk:
+                plan, span = outbox.bulk.popleft()
+                await _send_sum(session, call, outbox, plan, span)
+            else:
+                outbox.sending = False
+                outbox.drained.ring()
+                await outbox.bell.wait()
+    except StreamBroken:
+        # As above.
+        scope.cancel()
+
+
+async def _send_sum(session: Session, call: Down, outbox: Outbox, plan: int, span: int) -> None:
+    total, end = session.masked_sums[plan, span]
+    start = session.spans[span].start
+    await _send_elements(session, call, outbox, total, start, SumPart, plan, span)
+    await call.send(end)
 
 
 async def _receive_up(session: Session, call: Down, sender: int) -> None:

@@ -53,8 +53,8 @@ class Ring:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of elements of the ring, unsigned."""
-        return np.dtype(f"u{self.bits // 8}")
+        """Of elements of the ring: unsigned, little endian as they travel."""
+        return np.dtype(f"<u{self.bits // 8}")
 
     def weight_of(self, weight: float) -> int:
         """A weight as an element of the ring.
@@ -81,7 +81,7 @@ class Ring:
         """
         limit = self.weight_of(weight)
         factor = weight / self.weight_max * (self.quantum / self.value_max)
-        signed = out.view(f"i{self.bits // 8}")
+        signed = out.view(f"<i{self.bits // 8}")
         clipped = 0
         for first in range(0, len(vector), _STEP):
             part = vector[first : first + _STEP].astype(np.float64)
@@ -111,7 +111,7 @@ class Ring:
         Raises:
             SumInvalid: the weights sum to nothing or too much, or a mean is beyond value_max.
         """
-        signed = sums.view(f"i{self.bits // 8}")
+        signed = sums.view(f"<i{self.bits // 8}")
         total = int(signed[-1])
         if not 0 <= total <= self.members * self.quantum:
             raise SumInvalid("the weights sum to what no weights can; some member cheated")

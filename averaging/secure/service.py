@@ -237,8 +237,8 @@ def _check(group: Group, vector: Array) -> None:
         )
     if any(join.role == "aux" for join in group.members) or group.over_relay:
         raise ValueError("a secure sum takes no auxiliary members, and no group over a relay")
-    if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
-        raise ValueError("a secure sum takes a flat vector of float32 or float64")
+    if vector.ndim != 1 or not np.issubdtype(vector.dtype, np.floating):
+        raise ValueError("a secure sum takes a flat vector of floats")
     spans, _ = spans_of(group)
     if not spans or spans[-1].stop != len(vector) + 1:
         raise ValueError("the group's spans do not cover the vector and its weight")

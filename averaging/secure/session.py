@@ -307,7 +307,7 @@ class Session:
                     await self._take_sum_untrusted(owner, uplink, uplink.ends.pop(0))
             except MessageInvalid as exc:
                 # The coordinator sees that its sum does not come to us.
-                logger.info("aggregator_lost peer=%s cause=%s", short(self.peers[owner]), exc)
+                uplink.cause = f"{short(self.peers[owner])} broke a rule: {exc}"
                 uplink.scope.cancel()
 
     async def _take_sum_untrusted(self, owner: int, uplink: Uplink, end: SumEnd) -> None:

@@ -53,6 +53,8 @@ class Uplink:
     ends: list[SumEnd] = field(default_factory=list)
     """Of sums that are here, and that we do not yet know whether to expect."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    cause: str = "it closed the stream"
+    """Why it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
