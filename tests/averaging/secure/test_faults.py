@@ -1,7 +1,7 @@
 """Secure rounds under random faults: the same bits for all who succeed, nothing for the others.
 
 Each seed is one schedule: links of one speed, then up to two faults at random moments. A node
-crashes or freezes, or a connection between two breaks.
+crashes or freezes, a connection between two breaks, or the network parts for a while.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ from tests.averaging.secure.test_averager import TOLERANCE, Peers, open_peers
 
 DEADLINE_S = 15.0
 SLACK_S = 1.0
-QUICK, ALL, BATCH = 6, 120, 20
+QUICK, ALL, BATCH = 10, 110, 20
 
 
 async def faults(network: SimNetwork, peers: Peers, rng: random.Random, dead: set[int]) -> None:
     for _ in range(rng.randint(1, 2)):
         await trio.sleep(rng.uniform(0.05, 0.8))
         victim, other = rng.sample(range(len(peers.nodes)), 2)
-        kind = rng.choice(["crash", "freeze", "drop"])
-        if kind == "drop":
+        kind = rng.choice(["crash", "freeze", "drop", "part"])
+        if kind == "part":
+            ids = [node.peer_id for node in peers.nodes]
+            rng.shuffle(ids)
+            network.partition(ids[: len(ids) // 3 + 1], ids[len(ids) // 3 + 1 :])
+            await trio.sleep(rng.uniform(0.1, 5.0))
+            network.heal()
+        elif kind == "drop":
             network.drop_connection(peers.nodes[victim].peer_id, peers.nodes[other].peer_id)
         else:
             dead.add(victim)

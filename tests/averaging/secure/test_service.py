@@ -16,6 +16,7 @@ from averaging.naming import service_name
 from averaging.round_id import RoundId
 from averaging.secure import schema
 from averaging.secure.schema import LINK, SERVICE
+from averaging.secure.session import Session
 from p2p import Node, P2PError, PeerId, RefusedError, RpcCall, RpcClient, rpc_client
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import group_of, simulated
@@ -97,6 +98,29 @@ async def test_a_member_that_breaks_the_protocol_is_left_out(
     peers.check_mean_of(honest)
     for number in honest:
         assert peers.outcomes[number].lost == (peers.nodes[liar].peer_id,)
+
+
+@simulated
+async def test_an_aggregator_whose_sums_are_not_what_it_signs_is_left_out(
+    network: SimNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_up = Session._add_up_and_hash
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 4, elements=ELEMENTS)
+        liar = peers.in_rank[1]
+
+        def add_up_wrongly(session: Session, span: int, survivors: Any) -> tuple[Any, bytes]:
+            total, digest = add_up(session, span, survivors)
+            if session.node is peers.nodes[liar]:
+                total[0] += 1
+            return total, digest
+
+        monkeypatch.setattr(Session, "_add_up_and_hash", add_up_wrongly)
+        await peers.run()
+    honest = [number for number in range(4) if number != liar]
+    peers.check_mean_of(honest)
+    assert all(peers.outcomes[number].plans == 1 for number in honest)
+    assert "left out by the coordinator" in peers.check_untouched(liar).reason
 
 
 @simulated
