@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from averaging.errors import MatchmakingFailed, RoundFailed
+from averaging.errors import MatchmakingFailed, RoundFailed, UpdateSpent
 from averaging.heavy import run_heavy
 from averaging.matchmaking import Group, Matchmaking, open_matchmaking
 from averaging.report import MemberReport, RoundReport
@@ -23,6 +23,16 @@ from averaging.tensors import Tensor, TensorSpec
 from p2p import Dht, Node, Path, PeerId
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """The last failed group of a round, which the next one must name."""
+
+    round: RoundId
+    group_id: bytes
+    promised: bool
+    failed_at_s: float
 
 
 @dataclass
@@ -64,6 +74,7 @@ class SecureAverager:
         self._secure = secure
         self._staging = Staging(spec)
         self._round = RoundId(0)
+        self._previous: _Previous | None = None
         self._stepping = False
 
     async def step(
@@ -115,11 +126,18 @@ class SecureAverager:
         if flat is None:
             size_bytes = self.spec.element_count * self.spec.dtype.itemsize
             flat = await run_heavy(self._node, size_bytes, self._staging.flatten, tensors)
-        await self._secure.check_new(flat, weight)
+        await self._secure.digest_untold(flat, weight)
+        failed: RoundReport | None = None
         while True:
-            group = await self._find_group(attempts, weight, until_s, round, expected)
+            group = await self._find_group(attempts, weight, until_s, round, expected, failed)
+            try:
+                result = await self._secure.run(group, flat, weight, until_s)
+            except UpdateSpent as exc:
+                # This group does not show that too few signed in the last one.
+                if failed is None:
+                    raise
+                raise RoundFailed(failed) from exc
             attempts.count += 1
-            result = await self._secure.run(group, flat, weight, until_s)
             attempts.add(result)
             self.clipped = result.clipped
             report = _report_of(attempts, group, result, trio.current_time())
@@ -128,11 +146,15 @@ class SecureAverager:
                 mean = result.mean
                 await run_heavy(self._node, mean.nbytes, self._staging.write_back, mean, tensors)
                 self.weight_sum = result.weight_sum
+                self._previous = None
                 self._round = RoundId(group.round.number + 1, result.digest)
                 self._matchmaking.settle(group.round, self._round, lost=result.lost)
                 return report
-            if result.spent or result.outcome == "undecided" or trio.current_time() >= until_s:
+            now_s = trio.current_time()
+            self._previous = _Previous(group.round, group.group_id, result.promised, now_s)
+            if not result.promised or result.left_out or now_s >= until_s:
                 raise RoundFailed(report)
+            failed = report
 
     async def _find_group(
         self,
@@ -141,8 +163,10 @@ class SecureAverager:
         until_s: float,
         round: RoundId | None,
         expected: Collection[PeerId] | None,
+        failed: RoundReport | None,
     ) -> Group:
         wanted = self._round if round is None else round
+        previous = self._previous if self._previous and self._previous.round == wanted else None
         began_s = trio.current_time()
         try:
             return await self._matchmaking.find_group(
@@ -151,6 +175,9 @@ class SecureAverager:
                 weight_cap=0.0,
                 expected=expected,
                 lost=tuple(attempts.lost),
+                previous=previous.group_id if previous else b"",
+                previous_failed_at_s=previous.failed_at_s if previous else None,
+                abandoned=previous.promised if previous else False,
                 attempt=attempts.count,
                 deadline_s=max(until_s - began_s, 0.0),
                 follow=round is None,
@@ -169,6 +196,7 @@ class SecureAverager:
                 refusals=exc.refusals,
                 lost=tuple(attempts.lost),
                 attempts=max(attempts.count, 1),
+                spent=failed is not None and failed.spent,
                 seconds=trio.current_time() - attempts.began_s,
             )
             raise RoundFailed(report) from exc

@@ -26,6 +26,9 @@ class SecureConfig:
     patience_s: float = 5.0
     """How long a small message may take; for parts and sums, how much longer than twice what most
     members need."""
+    silence_s: float = 2.5
+    """A coordinator from which nothing came for so long is lost; it says something five times as
+    often."""
     farewell_s: float = 2.0
     """How long a member that is done goes on sending to others what it has for them."""
     group_size_max: int = 32
@@ -37,8 +40,9 @@ class SecureConfig:
         self.ring(self.group_size_max)
         if not 3 <= self.group_size_max <= MEMBERS_MAX:
             raise ValueError(f"group_size_max must be between 3 and {MEMBERS_MAX}")
-        if not all(0 < seconds < math.inf for seconds in (self.patience_s, self.farewell_s)):
-            raise ValueError("patience_s and farewell_s must be positive")
+        seconds = (self.patience_s, self.silence_s, self.farewell_s)
+        if not all(0 < value < math.inf for value in seconds):
+            raise ValueError("patience_s, silence_s and farewell_s must be positive")
         self.matchmaking()
 
     def ring(self, members: int) -> Ring:

@@ -27,7 +27,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from averaging.secure import signing
@@ -54,24 +53,12 @@ from averaging.secure.schema import (
     ToCoordinator,
 )
 from averaging.secure.shares import check_reveal_untrusted, secret_untrusted
+from averaging.secure.stages import Phase
 from p2p import MessageInvalid, PeerId, short
 
 logger = logging.getLogger(__name__)
 
 _SLOWER_MAX: Final = 2.0
-
-
-class Phase(Enum):
-    """What the coordinator gathers."""
-
-    KEYS = "keys"
-    SHARES = "shares"
-    PARTS = "parts"
-    SUMS = "sums"
-    SIGNATURES = "signatures"
-    REVEALS = "reveals"
-    DONE = "done"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -364,7 +351,8 @@ class Coordinator:
         for member in members:
             logger.info("member_lost peer=%s cause=%s", short(self._peers[member]), reason)
             self.lost[member] = reason
-        farewell = [Tell(tuple(members), Failed(f"left out by the coordinator: {reason}"[:300]))]
+        told = Failed(f"left out by the coordinator: {reason}"[:300], tuple(members))
+        farewell = [Tell(tuple(members), told)]
         replanned = self._replan()
         if replanned:
             self._began_s, self.deadline_s = now_s, float("inf")

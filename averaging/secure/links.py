@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import trio
 
+from averaging.allreduce.silence import OpenCalls, wait_silent
 from averaging.secure.parts import Array, Arriving
 from averaging.secure.schema import (
     CHUNK_BYTES_MAX,
@@ -16,6 +17,7 @@ from averaging.secure.schema import (
     FromMember,
     Hello,
     Part,
+    Ping,
     SumEnd,
     SumPart,
 )
@@ -37,6 +39,8 @@ Up = RpcCall[FromMember, FromAggregator]
 Down = RpcCall[FromAggregator, FromMember]
 
 _OPEN_TIMEOUT_S = 5.0
+# So many fit in a silence.
+_PINGS = 5
 # The coordinator hears one message after the other, each in milliseconds.
 _HEARD_S_MAX = 1.0
 # Sums that an aggregator may send before we know that they are wanted.
@@ -57,6 +61,8 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
                 open_service_nursery() as nursery,
             ):
                 nursery.start_soon(_send_up, session, call, uplink)
+                if owner == session.coordinator_index:
+                    nursery.start_soon(_watch, session, call, uplink)
                 await _receive_down(session, call, owner, uplink)
                 nursery.cancel_scope.cancel()
     except P2PError as exc:
@@ -85,6 +91,14 @@ async def _send_up(session: Session, call: Up, uplink: Uplink) -> None:
         uplink.scope.cancel()
 
 
+async def _watch(session: Session, call: Up, uplink: Uplink) -> None:
+    calls = OpenCalls()
+    with calls.holding(call):
+        await wait_silent(calls, call.peer_id, session.config.silence_s)
+    uplink.cause = "it is silent"
+    uplink.scope.cancel()
+
+
 async def _receive_down(session: Session, call: Up, owner: int, uplink: Uplink) -> None:
     def buffer_for(message: FromAggregator, size_bytes: int) -> memoryview:
         if not isinstance(message, SumPart):
@@ -102,6 +116,8 @@ async def _receive_down(session: Session, call: Up, owner: int, uplink: Uplink) 
                 raise MessageInvalid("more sums than are wanted")
             uplink.ends.append(message)
             await session.look_at_sums()
+        elif isinstance(message, Ping):
+            continue
         elif owner == session.coordinator_index:
             session.obey_soon(message)
         else:
@@ -169,7 +185,10 @@ async def _send_down(session: Session, call: Down, outbox: Outbox, scope: trio.C
             else:
                 outbox.sending = False
                 outbox.drained.ring()
-                await outbox.bell.wait()
+                with trio.move_on_after(session.config.silence_s / _PINGS) as idle:
+                    await outbox.bell.wait()
+                if idle.cancelled_caught and session.coordinator is not None:
+                    await call.send(Ping())
     except StreamBroken:
         # As above.
         scope.cancel()

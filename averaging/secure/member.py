@@ -11,6 +11,7 @@
     SIGNED    a certificate for what is held                  REVEALED: one share of each member
     SIGNED    another set of survivors                        refuse: the coordinator lies
     REVEALED  the secrets, which fit the commitments          DONE: masks come off the sum
+    any       the attempt is over, and nothing was signed     ABANDONED: a promise never to sign
 
 A message that is bad ends our part, and names who sent it. Indexes are in the group's order.
 
@@ -22,7 +23,6 @@ the certificate says that enough members hold the same bits before anybody revea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from averaging.secure import signing
 from averaging.secure.masks import MaskKeys, mask_key
@@ -62,20 +62,10 @@ from averaging.secure.shares import (
     is_secret_of,
     pair_hashes,
 )
+from averaging.secure.stages import Stage
 from p2p import MessageInvalid, PeerId, short
 
 _NO_SIGNATURE = bytes(64)
-
-
-class Stage(Enum):
-    """How far a member has come."""
-
-    KEYS = "keys"
-    SHARES = "shares"
-    PARTS = "parts"
-    SIGNED = "signed"
-    REVEALED = "revealed"
-    DONE = "done"
 
 
 class Member:
@@ -309,8 +299,9 @@ class Member:
         Raises:
             MessageInvalid: we do not hold it, are not in it, or signed another.
         """
-        if message.plan != self.plan or not self.holds_all or self.stage is Stage.DONE:
-            raise MessageInvalid("asked to sign what we do not hold")
+        over = self.stage in (Stage.DONE, Stage.ABANDONED)
+        if message.plan != self.plan or not self.holds_all or over:
+            raise MessageInvalid("asked to sign what we do not hold, or too late")
         if self.survivors is None or self.me not in self.survivors:
             raise MessageInvalid("asked to sign, though we are no survivor")
         mine = self._bind()
@@ -338,7 +329,7 @@ class Member:
             if certificate != self._certificate:
                 raise MessageInvalid("a second certificate")
             return None
-        if not self.holds_all or self.survivors is None:
+        if not self.holds_all or self.survivors is None or self.stage is Stage.ABANDONED:
             # It is no use to us; what we have dealt is with the others.
             return None
         signing.check_certificate_untrusted(self._group_id, self.peers, certificate)
@@ -355,6 +346,12 @@ class Member:
             tuple(shares[dealer] for dealer in self.survivors),
             tuple(shares[dealer] for dealer in self.dropped),
         )
+
+    def abandon(self) -> bool:
+        """Promise never to sign or reveal in this group; whether that is a promise we can keep."""
+        if self._agreed is None:
+            self.stage = Stage.ABANDONED
+        return self._agreed is None
 
     @property
     def dropped(self) -> tuple[int, ...]:

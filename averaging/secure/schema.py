@@ -3,7 +3,8 @@
 Each member holds one stream to each aggregator, the first of which is the coordinator. On it go
 
     to the coordinator   Keys, Shares | Complaint, Complete, Held, Agreement, Reveal
-    from the coordinator AllKeys, AllShares, Plan, Survivors, SignNow, Certificate, Secrets | Failed
+    from the coordinator AllKeys, AllShares, Plan, Survivors, SignNow, Certificate, Secrets | Failed,
+                         and Ping when it has nothing to say
     to an aggregator     Part                       from an aggregator   SumPart, SumEnd
 """
 
@@ -197,18 +198,22 @@ class Secrets(Message, frozen=True, tag="secrets"):
     keys: Annotated[tuple[Secret, ...], Meta(max_length=MEMBERS_MAX)]
 
 
+class Ping(Message, frozen=True, tag="ping"):
+    """The coordinator is here, and has nothing to say."""
+
+
 class Failed(Message, frozen=True, tag="failed"):
     """The coordinator ends the attempt."""
 
     reason: Reason
     blamed: Numbers = ()
-    """Who is not to be waited for in the next one."""
+    """Who is not to be waited for in the next one; one that is told of itself is left out."""
 
 
 ToCoordinator = Keys | Shares | Complaint | Complete | Held | Agreement | Reveal
 FromCoordinator = AllKeys | AllShares | Plan | Survivors | SignNow | Certificate | Secrets | Failed
 FromMember = Hello | Part | ToCoordinator
-FromAggregator = SumPart | SumEnd | FromCoordinator
+FromAggregator = SumPart | SumEnd | Ping | FromCoordinator
 
 _MESSAGE_BYTES_MAX = 524_288
 """The largest is AllShares: 64 times 4.3 KiB."""

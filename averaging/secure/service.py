@@ -20,12 +20,11 @@ from averaging.naming import service_name
 from averaging.report import MemberReport, Outcome
 from averaging.secure import schema
 from averaging.secure.config import SecureConfig
-from averaging.secure.coordinator import Phase
 from averaging.secure.links import run_uplink, serve_link
-from averaging.secure.member import Stage
 from averaging.secure.parts import Array
 from averaging.secure.session import Session
 from averaging.secure.spent import SpentUpdates, digest_of
+from averaging.secure.stages import Phase, Stage
 from averaging.secure.streams import spans_of
 from p2p import (
     MessageInvalid,
@@ -63,9 +62,14 @@ class SecureResult:
     digest: bytes
     """Names the result: equal digests, equal bits. Empty without success."""
     spent: bool
-    """Whether the vector may be in a sum that somebody knows: it must never be offered again."""
+    """Whether the vector may be in a sum that somebody knows: it must not be offered again."""
+    promised: bool
+    """Whether we promised never to sign in this group. If as many of its members as the threshold
+    did, the vector may be offered to a group whose JOINs show that."""
     clipped: int
     """How many of our own values were beyond value_max."""
+    left_out: bool = False
+    """Whether the others go on without us."""
     lost: tuple[PeerId, ...] = ()
     """Who is not to be waited for in the next attempt."""
     plans: int = 0
@@ -110,10 +114,10 @@ class SecureSum:
         self._begun[group.group_id] = None
         if len(self._begun) > _BEGUN_MAX:
             del self._begun[next(iter(self._begun))]
+        digest = await self.digest_untold(vector, weight, group)
         began_s = trio.current_time()
         ring = self._config.ring(len(group.members))
         masked = np.empty(len(vector) + 1, ring.dtype)
-        digest = await self.check_new(vector, weight)
         clipped = await run_heavy(
             self._node, 2 * masked.nbytes, ring.encode, vector, weight, masked
         )
@@ -123,7 +127,7 @@ class SecureSum:
             ring,
             masked,
             vector.dtype,
-            self._config.patience_s,
+            self._config,
             secrets.token_bytes,
         )
         for join in group.members:
@@ -137,26 +141,37 @@ class SecureSum:
             ):
                 await self._run(session)
         finally:
+            promised = session.member.abandon()
             if session.member.spent and weight:
-                self._spent.add(digest)
+                self._spent.add(digest, group, promised=promised)
             self._close(session)
-        return _result_of(session, weight, clipped, trio.current_time() - began_s)
+        seconds = trio.current_time() - began_s
+        return _result_of(session, weight, clipped, seconds, promised=promised)
 
     def check_weight(self, weight: float) -> None:
         """Raise ValueError unless the weight is in range."""
         self._config.ring(1).weight_of(weight)
 
-    async def check_new(self, vector: Array, weight: float) -> bytes:
+    async def digest_untold(
+        self, vector: Array, weight: float, group: Group | None = None
+    ) -> bytes:
         """The digest of a vector that may be offered.
 
+        Args:
+            group: to whom; None for anybody.
+
         Raises:
-            UpdateSpent: this very vector was offered before. One of weight 0 offers nothing.
+            UpdateSpent: this very vector was offered before, and nothing shows that too few signed
+                for its sum. A vector of weight 0 offers nothing.
             ValueError: it has values that are not finite.
         """
         digest, finite = await run_heavy(self._node, 2 * vector.nbytes, _looked_at, vector)
         if not finite:
             raise ValueError("the vector has values that are not finite; nothing was sent")
-        if weight and digest in self._spent:
+        told = digest in self._spent
+        if group is not None:
+            told = not self._spent.freed_by(digest, group)
+        if weight and told:
             raise UpdateSpent(
                 "this vector was offered in an earlier secure sum: the difference of two sums "
                 "would tell it; drop it, or put new noise on it"
@@ -244,12 +259,14 @@ def _check(group: Group, vector: Array) -> None:
         raise ValueError("the group's spans do not cover the vector and its weight")
 
 
-def _result_of(session: Session, weight: float, clipped: int, seconds: float) -> SecureResult:
+def _result_of(
+    session: Session, weight: float, clipped: int, seconds: float, *, promised: bool
+) -> SecureResult:
     ended, member = session.ended, session.member
     assert ended is not None
     succeeded = not ended.reason
     outcome: Outcome = "success" if succeeded else "failed"
-    if not succeeded and member.stage in (Stage.SIGNED, Stage.REVEALED):
+    if member.stage in (Stage.SIGNED, Stage.REVEALED):
         # Others may have got what it takes.
         outcome = "undecided"
     survivors = (member.survivors or ()) if succeeded else ()
@@ -271,7 +288,9 @@ def _result_of(session: Session, weight: float, clipped: int, seconds: float) ->
         members=members,
         digest=member.digest if succeeded else b"",
         spent=member.spent and weight > 0,
+        promised=promised,
         clipped=clipped,
+        left_out=session.me in ended.blamed,
         lost=tuple(lost) if succeeded else session.blame(ended),
         plans=member.plan,
         sent_bytes=dict(session.sent_bytes),

@@ -15,9 +15,10 @@ from averaging.allreduce.bell import Bell
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group
 from averaging.secure import signing
+from averaging.secure.config import SecureConfig
 from averaging.secure.coordinator import Coordinator, Tell
 from averaging.secure.masks import MaskKeys, add_masks
-from averaging.secure.member import Member, Stage
+from averaging.secure.member import Member
 from averaging.secure.parts import Array, Parts
 from averaging.secure.ring import Ring, SumInvalid
 from averaging.secure.schema import (
@@ -35,6 +36,7 @@ from averaging.secure.schema import (
     ToCoordinator,
 )
 from averaging.secure.shamir import Draw
+from averaging.secure.stages import Stage
 from averaging.secure.streams import Ended, Outbox, Uplink, spans_of
 from p2p import MessageInvalid, Node, Path, PeerId, short
 
@@ -63,10 +65,11 @@ class Session:
         ring: Ring,
         masked: Array,
         dtype: np.dtype[Any],
-        patience_s: float,
+        config: SecureConfig,
         draw: Draw,
     ) -> None:
         self.node = node
+        self.config = config
         self.group = group
         self.peers = group.peer_ids
         self.me = self.peers.index(node.peer_id)
@@ -93,7 +96,7 @@ class Session:
                 group_id=group.group_id,
                 me=self.me,
                 owners=owners,
-                patience_s=patience_s,
+                patience_s=config.patience_s,
                 now_s=trio.current_time(),
             )
         self.parts = Parts(self.spans, ring.dtype)
@@ -205,7 +208,7 @@ class Session:
             case Survivors():
                 member.on_survivors_untrusted(message)
                 if self.me not in message.members:
-                    self.end("left out of the survivors")
+                    self.end("left out of the survivors", self.me)
                     return
                 for span, owner in enumerate(member.owners):
                     if owner == self.me:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from averaging.secure import schema, signing
-from averaging.secure.coordinator import Coordinator, Phase
+from averaging.secure.coordinator import Coordinator
 from averaging.secure.member import Member
 from averaging.secure.parts import Parts, Span
 from averaging.secure.sealing import agree_untrusted, key_of, open_untrusted, seal
+from averaging.secure.stages import Phase
 from p2p import MessageInvalid, decode_untrusted, encode
 from tests.averaging.secure.world import IDENTITIES, Sent, World
 from tests.fuzz.target import Choices, Target

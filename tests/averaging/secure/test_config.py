@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from averaging import SecureConfig, check_secure_options
-from averaging.secure.spent import SpentUpdates, digest_of
 
 
 def test_the_mean_and_noise_go_with_masks() -> None:
@@ -59,11 +57,3 @@ def test_members_of_one_group_agree_on_the_ring() -> None:
     ):
         assert other.matchmaking().terms != one.terms
     assert one.group_size_min == 3
-
-
-def test_a_vector_is_spent_by_its_bits() -> None:
-    spent = SpentUpdates()
-    vector = np.arange(3, dtype=np.float32)
-    spent.add(digest_of(vector))
-    assert digest_of(vector.copy()) in spent
-    assert digest_of(vector + np.float32(1e-6)) not in spent

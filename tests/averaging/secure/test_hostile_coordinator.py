@@ -11,8 +11,9 @@ import pytest
 from blake3 import blake3
 
 from averaging.secure import schema, signing
-from averaging.secure.member import Member, Stage
+from averaging.secure.member import Member
 from averaging.secure.shares import Pair, Vault
+from averaging.secure.stages import Stage
 from p2p import MessageInvalid, short
 from tests.averaging.secure.world import IDENTITIES, Sent, World, flipped
 

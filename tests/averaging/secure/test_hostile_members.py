@@ -13,9 +13,9 @@ import pytest
 from blake3 import blake3
 
 from averaging.secure import schema, signing
-from averaging.secure.coordinator import Phase
 from averaging.secure.ring import SumInvalid
 from averaging.secure.shares import Pair
+from averaging.secure.stages import Phase
 from p2p import MessageInvalid, short
 from tests.averaging.secure.world import IDENTITIES, Sent, World, flipped
 

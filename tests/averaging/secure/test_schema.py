@@ -58,6 +58,7 @@ DOWN: list[tuple[Message, str]] = [
         f"96ab63657274696669636174650193000102{DIGEST}92000292{SIGNATURE}{SIGNATURE}",
     ),
     (schema.Secrets((K,), (D,)), f"93a77365637265747391{KEY}91{DIGEST}"),
+    (schema.Ping(), "91a470696e67"),
     (schema.Failed("no", (1,)), "93a66661696c6564a26e6f9101"),
 ]
 RECORDED: list[tuple[Message, Any, str]] = [

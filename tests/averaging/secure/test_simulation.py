@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from averaging.secure import schema
-from averaging.secure.coordinator import Phase
 from averaging.secure.masks import MaskKeys, add_masks, mask_key
+from averaging.secure.stages import Phase
 from tests.averaging.secure.world import PHASES, World
 
 Array = np.ndarray[Any, Any]
