@@ -41,9 +41,16 @@ class Board:
         whole = sum(len(members) >= self._need for members in gathered)
         return 2 * whole > len(gathered)
 
-    def replan(self, lost: Collection[int]) -> bool:
-        """Give the spans of lost owners to those with the fewest; whether there were any."""
+    def replan(self, lost: Collection[int], holding: Collection[int] | None) -> bool:
+        """Give the spans of lost owners to those with the fewest; whether that was needed.
+
+        Args:
+            holding: who is to hold the masked sums. What all of them hold needs no owner any more,
+                unless other sums are made anew. None before there are sums.
+        """
         orphans = [span for span, owner in enumerate(self.owners) if owner in lost]
+        if holding is not None and all(self.holders[span].issuperset(holding) for span in orphans):
+            return False
         there = [peer for peer in self._aggregators if peer not in lost]
         for span in orphans:
             self.owners[span] = min(there, key=self.owners.count)

@@ -363,7 +363,10 @@ class Coordinator:
 
         Owners lost before there are masks are replaced with the first plan.
         """
-        if self.phase not in (Phase.PARTS, Phase.SUMS) or not self._board.replan(self.lost):
+        holding = self._there() if self.phase is Phase.SUMS else None
+        if self.phase not in (Phase.PARTS, Phase.SUMS):
+            return []
+        if not self._board.replan(self.lost, holding):
             return []
         self._survivors = ()
         self.phase = Phase.PARTS

@@ -43,8 +43,6 @@ _OPEN_TIMEOUT_S = 5.0
 _PINGS = 5
 # The coordinator hears one message after the other, each in milliseconds.
 _HEARD_S_MAX = 1.0
-# Sums that an aggregator may send before we know that they are wanted.
-_SUMS_AHEAD_MAX = 4
 
 
 # --- a member's side --------------------------------------------------------------------------
@@ -110,9 +108,9 @@ async def _receive_down(session: Session, call: Up, owner: int, uplink: Uplink) 
         message, payload = received
         if isinstance(message, SumPart):
             session.received_bytes[call.path] += len(payload)
-            uplink.sums[message.plan, message.span].on_come(len(payload))
+            _sum_untrusted(session, uplink, message).on_come(len(payload))
         elif isinstance(message, SumEnd):
-            if len(uplink.ends) >= _SUMS_AHEAD_MAX:
+            if len(uplink.ends) >= _sums_max(session):
                 raise MessageInvalid("more sums than are wanted")
             uplink.ends.append(message)
             await session.look_at_sums()
@@ -128,12 +126,17 @@ def _sum_untrusted(session: Session, uplink: Uplink, message: SumPart) -> Arrivi
     """Where a masked sum of this plan and span goes."""
     key = (message.plan, message.span)
     if key not in uplink.sums:
-        if message.span >= len(session.spans) or len(uplink.sums) >= _SUMS_AHEAD_MAX:
+        if message.span >= len(session.spans) or len(uplink.sums) >= _sums_max(session):
             raise MessageInvalid("a masked sum of no span, or more than are wanted")
         where = session.spans[message.span]
         place = np.empty(where.stop - where.start, session.ring.dtype)
         uplink.sums[key] = Arriving(place, where.start)
     return uplink.sums[key]
+
+
+def _sums_max(session: Session) -> int:
+    """Sums that may come before we know that they are wanted: of all spans, by two plans."""
+    return 2 * len(session.spans)
 
 
 # --- an aggregator's side ---------------------------------------------------------------------

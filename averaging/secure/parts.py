@@ -13,8 +13,8 @@ from p2p import MessageInvalid
 
 Array = np.ndarray[Any, Any]
 
-# A plan gives hardly anybody more spans than this at once.
-_AHEAD_MAX: Final = 2
+# Hardly anybody gets more spans than this from those who are lost.
+_AHEAD_MAX: Final = 4
 
 
 @dataclass(frozen=True)

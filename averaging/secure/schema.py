@@ -3,8 +3,8 @@
 Each member holds one stream to each aggregator, the first of which is the coordinator. On it go
 
     to the coordinator   Keys, Shares | Complaint, Complete, Held, Agreement, Reveal
-    from the coordinator AllKeys, AllShares, Plan, Survivors, SignNow, Certificate, Secrets | Failed,
-                         and Ping when it has nothing to say
+    from the coordinator AllKeys, AllShares, Plan, Survivors, SignNow, Certificate, Secrets | Failed
+                         and, when it has nothing to say, Ping
     to an aggregator     Part                       from an aggregator   SumPart, SumEnd
 """
 

@@ -43,13 +43,13 @@ def test_only_survivors_are_added_up_modulo_the_ring() -> None:
 
 
 def test_memory_for_spans_that_are_not_ours_is_bounded() -> None:
-    parts = Parts((Span(0, 1), Span(1, 2), Span(2, 3), Span(3, 4)), np.dtype(np.uint64))
+    parts = Parts([Span(start, start + 1) for start in range(6)], np.dtype(np.uint64))
     assert parts.of_untrusted(0, 1, ours=True) is parts.of_untrusted(0, 1, ours=False)
-    for span in (1, 2):
+    for span in (1, 2, 3, 4):
         parts.of_untrusted(span, 1, ours=False)
     with pytest.raises(MessageInvalid, match="not ours"):
-        parts.of_untrusted(3, 1, ours=False)
+        parts.of_untrusted(5, 1, ours=False)
     with pytest.raises(MessageInvalid, match="does not exist"):
-        parts.of_untrusted(4, 2, ours=True)
+        parts.of_untrusted(6, 2, ours=True)
     parts.drop()
     assert parts.whole(0) == []

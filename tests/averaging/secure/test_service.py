@@ -17,7 +17,7 @@ from averaging.round_id import RoundId
 from averaging.secure import schema
 from averaging.secure.schema import LINK, SERVICE
 from averaging.secure.session import Session
-from p2p import Node, P2PError, PeerId, RefusedError, RpcCall, RpcClient, rpc_client
+from p2p import Node, P2PError, PeerId, RefusedError, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import group_of, simulated
 from tests.averaging.secure.test_averager import CONFIG, Peers, open_peers
@@ -44,6 +44,32 @@ async def send_what_is_no_message(call: RpcCall[Any, Any], group: Group) -> None
 
 async def say_nothing(call: RpcCall[Any, Any], group: Group) -> None:
     return
+
+
+async def send_a_sum_of_nothing(call: RpcCall[Any, Any], group: Group) -> None:
+    await call.send(schema.SumPart(0, 0, 0))
+
+
+async def send_an_end_without_its_sum(call: RpcCall[Any, Any], group: Group) -> None:
+    await call.send(schema.SumEnd(0, 2, 2, bytes(32), bytes(32), bytes(64)))
+
+
+async def send_orders(call: RpcCall[Any, Any], group: Group) -> None:
+    await call.send(schema.SignNow(0))
+
+
+async def lie_as_aggregator(node: Node, peers: Peers, what: Lie) -> None:
+    """Join as the others do, and then do this with each member that brings its parts."""
+
+    async def serve(call: RpcCall[Any, Any]) -> None:
+        await what(call, None)  # type: ignore[arg-type]  # none of these looks at the group
+        while await call.receive() is not None:
+            pass
+
+    service = RpcService(service_name(SERVICE, "s"), schema.MAJOR)
+    service.stream(LINK, serve)
+    async with service.serving(node):
+        await lie(node, peers, say_nothing)
 
 
 async def lie(node: Node, peers: Peers, what: Lie) -> None:
@@ -98,6 +124,23 @@ async def test_a_member_that_breaks_the_protocol_is_left_out(
     peers.check_mean_of(honest)
     for number in honest:
         assert peers.outcomes[number].lost == (peers.nodes[liar].peer_id,)
+
+
+@pytest.mark.parametrize("what", [send_a_sum_of_nothing, send_an_end_without_its_sum, send_orders])
+@simulated
+async def test_an_aggregator_that_breaks_the_protocol_is_left_out(
+    network: SimNetwork, what: Lie
+) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 4, elements=ELEMENTS)
+        liar = peers.in_rank[2]
+        honest = [number for number in range(4) if number != liar]
+
+        async def do_lie() -> None:
+            await lie_as_aggregator(peers.nodes[liar], peers, what)
+
+        await peers.run(during=do_lie, only=honest)
+    peers.check_mean_of(honest)
 
 
 @simulated
