@@ -9,7 +9,7 @@ it sees shares only sealed or after the certificate, and cannot make two sets of
     PARTS       a complaint before any part is there          FAILED: it names both
     PARTS       every span has parts of all there             SUMS: they are the survivors
     PARTS       an owner of spans is lost                     a plan gives them to others
-    SUMS        an owner of spans is lost                     PARTS: a plan, then other survivors
+    SUMS        an owner is lost whose sum somebody lacks     PARTS: a plan, then other survivors
     SUMS        an owner signed two sums                      FAILED: it names the owner
     SUMS        all survivors there hold all masked sums      SIGNATURES: they are asked to sign
     SIGNATURES  as many as the threshold signed the same      REVEALS: the certificate to all

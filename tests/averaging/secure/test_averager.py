@@ -21,7 +21,7 @@ from averaging import (
     open_secure_averager,
 )
 from averaging.matchmaking.keys import rank
-from p2p import Node, open_node
+from p2p import Node, open_dht, open_node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, connect_all, simulated
 
@@ -272,6 +272,39 @@ async def test_values_beyond_the_largest_are_clipped_and_counted(network: SimNet
         await peers.run(step=step)
     assert clipped == {0: 0, 1: 7, 2: 0}
     assert (peers.tensors[0]["w"][:7] < -1.0).all()
+
+
+@simulated
+async def test_strangers_find_each_other_and_go_from_round_to_round(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        names = NAMES[:3]
+        nodes = [await stack.enter_async_context(network.open_node(name)) for name in names]
+        first = await stack.enter_async_context(open_dht(nodes[0]))
+        dhts = [first] + [
+            await stack.enter_async_context(open_dht(node, initial_peers=nodes[0].addresses))
+            for node in nodes[1:]
+        ]
+        seen: list[tuple[int, int, bytes]] = []
+
+        async def steps(number: int) -> None:
+            tensors = {"w": np.zeros(50, np.float32)}
+            spec = TensorSpec.of(tensors)
+            async with open_secure_averager(
+                nodes[number], "s", spec, CONFIG, dht=dhts[number]
+            ) as averager:
+                await trio.sleep(1)
+                for step in range(3):
+                    tensors["w"][:] = number + step + 1
+                    report = await averager.step(tensors)
+                    seen.append((step, report.round.number, report.digest))
+                    np.testing.assert_allclose(tensors["w"], 2 + step, atol=TOLERANCE)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(steps, number)
+    assert len(seen) == 9
+    assert all(step == number for step, number, _ in seen)
+    assert len({digest for _, _, digest in seen}) == 3
 
 
 def test_real_nodes_over_tcp() -> None:
