@@ -207,3 +207,19 @@ def test_a_vault_opens_once() -> None:
     for again in (lambda: vault.open([1]), lambda: vault.put(2, Pair(b"", b""))):
         with pytest.raises(AssertionError, match="has been opened"):
             again()
+
+
+def test_who_promised_never_to_sign_does_not_and_who_signed_cannot_promise() -> None:
+    world, _ = at_survivors()
+    survivors = (0, 1, 2, 3, 4)
+    agreements = [signed_by(world, number, survivors) for number in survivors]
+    assert not world.members[2].abandon()
+    assert world.members[2].stage is Stage.SIGNED
+    promising = world.members[5]
+    assert promising.abandon()
+    with pytest.raises(MessageInvalid, match="too late"):
+        promising.on_sign_untrusted(schema.SignNow(0))
+    with pytest.raises(MessageInvalid, match="out of turn"):
+        promising.on_survivors_untrusted(schema.Survivors(0, survivors))
+    assert promising.on_certificate_untrusted(certificate_of(agreements)) is None
+    assert promising.stage is Stage.ABANDONED
