@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from averaging.allreduce.balance import Capacity, planned_seconds
     from averaging.averager import Averager, PreparedRound, open_averager
     from averaging.config import AveragerConfig
-    from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
+    from averaging.errors import (
+        AveragingError,
+        MatchmakingFailed,
+        RoundFailed,
+        StateUnavailable,
+        UpdateSpent,
+    )
     from averaging.homomorphic import (
         ExtraMissing,
         HomomorphicSpec,
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
+    from averaging.secure.averager import SecureAverager, open_secure_averager
+    from averaging.secure.config import SecureConfig, check_secure_options
+    from averaging.secure.service import SecureResult, SecureSum, open_secure_sum
     from averaging.state import (
         DonorConfig,
         FetchConfig,
@@ -57,6 +66,7 @@ _HOMES = {
         "MatchmakingFailed",
         "RoundFailed",
         "StateUnavailable",
+        "UpdateSpent",
     ),
     "averaging.homomorphic": (
         "ExtraMissing",
@@ -76,6 +86,19 @@ _HOMES = {
         "RoundReport",
     ),
     "averaging.round_id": ("RoundId",),
+    "averaging.secure.averager": (
+        "SecureAverager",
+        "open_secure_averager",
+    ),
+    "averaging.secure.config": (
+        "SecureConfig",
+        "check_secure_options",
+    ),
+    "averaging.secure.service": (
+        "SecureResult",
+        "SecureSum",
+        "open_secure_sum",
+    ),
     "averaging.state": (
         "DonorConfig",
         "FetchConfig",
@@ -106,6 +129,10 @@ __all__ = [
     "RoundFailed",
     "RoundId",
     "RoundReport",
+    "SecureAverager",
+    "SecureConfig",
+    "SecureResult",
+    "SecureSum",
     "Snapshot",
     "StateDonor",
     "StateTable",
@@ -115,10 +142,14 @@ __all__ = [
     "SumMember",
     "SumReport",
     "TensorSpec",
+    "UpdateSpent",
     "adder_untrusted",
+    "check_secure_options",
     "draw_key",
     "fetch_state",
     "open_averager",
+    "open_secure_averager",
+    "open_secure_sum",
     "open_state_donor",
     "open_sum_aggregator",
     "open_sum_member",

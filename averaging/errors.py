@@ -28,6 +28,14 @@ class RoundFailed(AveragingError):
         self.report = report
 
 
+class UpdateSpent(AveragingError):
+    """A vector was offered to a secure sum again, in which it could be told from another sum.
+
+    Once its first masked element has left, a vector is spent, whatever came of the round. Drop it,
+    or put new noise on it, and go on with the next one.
+    """
+
+
 class MatchmakingFailed(AveragingError):
     """No group was found before the deadline.
 

@@ -68,6 +68,9 @@ class RoundReport:
     """From holding the result to the certificate, or to giving up."""
     refusals: Mapping[PeerId, str] = field(default_factory=dict)
     """What each peer that was asked to lead or join said, when no group was found."""
+    spent: bool = False
+    """Of secure aggregation: the vector may be in a sum that somebody knows, so that it must never
+    be offered again, not even after a failure."""
 
     def __str__(self) -> str:
         said = [f"round {self.round.number} {self.outcome}"]
@@ -85,6 +88,8 @@ class RoundReport:
         )
         if self.lost:
             said.append(f"lost {', '.join(short(peer) for peer in self.lost)}")
+        if self.spent and not self.succeeded:
+            said.append("the vector is spent")
         if self.plans:
             said.append("what they had not averaged was given to others")
         if self.behind is not None:

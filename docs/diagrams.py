@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PAGES: Final = ("docs/protocols/averaging.md",)
+PAGES: Final = ("docs/protocols/averaging.md", "docs/protocols/secure-aggregation.md")
 
 _ANY: Final = "any"
 _HEADER: Final = re.compile(r"^( *)(state|sender|piece|aggregator)( +)event( +)then$", re.MULTILINE)
@@ -49,6 +49,8 @@ MACHINES: Final = {
     "reduction": Machine("averaging/allreduce/reduction.py", ("excluded",)),
     "pace": Machine("averaging/allreduce/pace.py", ("excluded",)),
     "promptness": Machine("averaging/allreduce/promptness.py", ("done", "late")),
+    "secure_member": Machine("averaging/secure/member.py", ("DONE", "ABANDONED")),
+    "secure_coordinator": Machine("averaging/secure/coordinator.py", ("DONE", "FAILED")),
 }
 
 

@@ -17,6 +17,7 @@ GROUPS = (
     "discovery",
     "averaging",
     "quantizers",
+    "secure",
     "training",
     "homomorphic",
     "privacy",

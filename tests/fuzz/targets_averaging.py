@@ -31,6 +31,7 @@ from p2p import Entry, Identity, MessageInvalid, decode_untrusted, encode, owned
 from tests.averaging.allreduce.test_schema import RECORDED as RECORDED_ALLREDUCE
 from tests.averaging.homomorphic.test_schema import RECORDED as RECORDED_SUMS
 from tests.averaging.matchmaking.test_schema import CASES as RECORDED_MATCHMAKING
+from tests.averaging.secure.test_schema import RECORDED as RECORDED_SECURE
 from tests.averaging.state.test_schema import ANSWER as STATE_ANSWER
 from tests.averaging.state.test_schema import RECORDED as RECORDED_STATE
 from tests.fuzz.known import ALICE, BOB, CAROL
@@ -287,7 +288,7 @@ def run_state_manifest(data: bytes) -> None:
 
 def recorded() -> list[tuple[Any, bytes]]:
     """Real messages of all three protocols."""
-    pairs = [(message, text) for message, _, text in RECORDED_ALLREDUCE]
+    pairs = [(message, text) for message, _, text in (*RECORDED_ALLREDUCE, *RECORDED_SECURE)]
     return [
         (message, bytes.fromhex(text))
         for message, text in (*pairs, *RECORDED_MATCHMAKING, *RECORDED_STATE, *RECORDED_SUMS)

@@ -26,6 +26,8 @@ TESTED_ELSEWHERE = (
     "averaging.allreduce.member.",
     "averaging.allreduce.recovery.",
     "averaging.allreduce.session.buffer_untrusted",
+    "averaging.secure.links.",
+    "averaging.secure.session.",
     "training.progress.tracker._find_untrusted",
 )
 

@@ -1,6 +1,8 @@
 """One process that averages, with us or with gloo, as its parent asks for.
 
-    python -m tools.bench.allreduce_worker ours|aes|noise|gloo RANK
+    python -m tools.bench.allreduce_worker ours|aes|noise|secure|gloo RANK
+
+`secure` is ours with secure sums instead of all-reduces.
 
 It says where it can be met, hears where the others are, and then obeys: `open` a vector, `prepare`
 a round, `go` at an instant of the clock that all processes here share, and `check` what came.
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,9 @@ from tools.bench.vectors import Array, errors, fill, mean_of, pattern_of
 ROUND_S_MAX = 120.0
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 """An element farther than this from the mean holds something else."""
+
+SECURE_VALUE_MAX = 8.0
+"""Beyond every value of the patterns."""
 
 Order = dict[str, Any]
 
@@ -108,7 +114,7 @@ async def average_with_us(orders: Orders, rank: int, rival: str) -> None:
         for connection in node.connections:
             # Whoever measures AES records must not be given Noise in silence.
             got = "noise" if connection.record_layer == "/noise" else "aes"
-            if rival not in ("ours", got):
+            if rival in ("aes", "noise") and rival != got:
                 raise RuntimeError(f"this machine's connections got {connection.record_layer}")
         async with p2p.open_service_nursery() as nursery:
             losses = Losses({p2p.short(peer_id): i for i, peer_id in enumerate(peer_ids)})
@@ -123,7 +129,8 @@ async def average_with_us(orders: Orders, rank: int, rival: str) -> None:
                     if other != rank:
                         nursery.start_soon(_note_disconnected, node, peer_id, losses, other)
             while True:
-                order = await _average_one_vector(orders, order, node, rank, peer_ids, losses)
+                opened = _open_averager(node, order, secure=rival == "secure")
+                order = await _average_one_vector(orders, order, opened, rank, peer_ids, losses)
 
 
 async def _note_disconnected(node: Any, peer_id: Any, losses: Losses, rank: int) -> None:
@@ -131,16 +138,31 @@ async def _note_disconnected(node: Any, peer_id: Any, losses: Losses, rank: int)
     losses.note(rank)
 
 
+def _open_averager(node: Any, opened: Order, *, secure: bool) -> AbstractAsyncContextManager[Any]:
+    """The averager that is measured."""
+    import averaging
+
+    spec = averaging.TensorSpec.of({"vector": np.empty(opened["elements"], np.float32)})
+    if secure:
+        secure_config = averaging.SecureConfig(value_max=SECURE_VALUE_MAX)
+        return averaging.open_secure_averager(node, opened["name"], spec, secure_config)
+    config = averaging.AveragerConfig(wire_dtype=opened["dtype"])
+    return averaging.open_averager(node, opened["name"], spec, config)
+
+
 async def _average_one_vector(
-    orders: Orders, opened: Order, node: Any, rank: int, peer_ids: list[Any], losses: Losses
+    orders: Orders,
+    order: Order,
+    opened: AbstractAsyncContextManager[Any],
+    rank: int,
+    peer_ids: list[Any],
+    losses: Losses,
 ) -> Order:
     """All rounds with one vector; returns the order to open the next."""
     import averaging
 
-    mine = Vector(rank, len(peer_ids), opened["dtype"], np.empty(opened["elements"], np.float32))
-    spec = averaging.TensorSpec.of({"vector": mine.values_V})
-    config = averaging.AveragerConfig(wire_dtype=opened["dtype"])
-    async with averaging.open_averager(node, opened["name"], spec, config) as averager:
+    mine = Vector(rank, len(peer_ids), order["dtype"], np.empty(order["elements"], np.float32))
+    async with opened as averager:
         orders.answer({})
         while True:
             order = _expect(await orders.wait())

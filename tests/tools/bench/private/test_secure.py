@@ -1,0 +1,34 @@
+"""What the benchmark of secure sums promises, and that it measures real rounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tools.bench.private.secure import SecureOptions, budgets, run_secure
+
+
+def rows(secure_s: float, error: float) -> list[dict[str, Any]]:
+    common = {"peers": 8, "elements": 1_000_000}
+    return [
+        common | {"averaging": "plain", "step_seconds_median": 0.5, "error_max": 0.0},
+        common | {"averaging": "secure", "step_seconds_median": secure_s, "error_max": error},
+    ]
+
+
+def test_a_secure_round_may_take_three_times_as_long() -> None:
+    assert [one.holds for one in budgets(rows(1.4, 1e-7))] == [True, True]
+    times, error = budgets(rows(1.6, 1e-5))
+    assert not times.holds
+    assert times.measured == pytest.approx(3.2)
+    assert not error.holds
+
+
+@pytest.mark.slow
+def test_real_processes_are_measured() -> None:
+    measured, judged = run_secure(SecureOptions(peers=3, elements=10_000, rounds=1))
+    assert [row["averaging"] for row in measured] == ["plain", "secure"]
+    assert all(row["whole"] and row["sent_bytes_per_peer"] > 0 for row in measured)
+    # How long it took is the machine's affair here.
+    assert judged[1].holds
