@@ -205,7 +205,7 @@ class _Following:
             holds_state=False,
             waits=True,
         )
-        session.tracker.report(claimed, target=session.target)
+        session.tracker.on_claimed(claimed, target=session.target)
 
     # --- the download ---
 

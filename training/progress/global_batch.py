@@ -9,6 +9,7 @@ Peers that name the same next round hold the same parameters, so their samples a
     missing or lost in a round       the peer does not count until it has moved
     a round of ours succeeded        what each member delivered is remembered; members are presumed
                                      where the round led, until their own word comes
+    we follow without a state        the same is presumed of those who stood one round before
     life over                        the peer is forgotten
 
 Where peers disagree, those who hold a state and are neither where we are nor in our past are
@@ -150,6 +151,18 @@ class GlobalBatch:
             if peer is not None:
                 peer.presumed = position
                 peer.absent_at = None
+
+    def on_claimed(self, position: Position) -> None:
+        """We follow from here on, without having been in the round that led here.
+
+        Who was last heard of before that round was in it, most likely, and is on the way here, too.
+        Else the group that we may have to lead would close without it.
+        """
+        for peer in self._peers.values():
+            if peer.said.holds_state and not peer.unreachable:
+                behind = peer.record.position.round.number == position.round.number - 1
+                if behind and peer.absent_at is None:
+                    peer.presumed = position
 
     def on_moved(self, past: Iterable[RoundId]) -> None:
         """We took over another state; these rounds led to it, as far as we know."""

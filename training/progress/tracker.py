@@ -146,6 +146,11 @@ class Tracker:
         self.meet(delivered)
         self._tell()
 
+    def on_claimed(self, own: PeerRecord, *, target: int) -> None:
+        """We follow the others from where `own` stands."""
+        self._core.on_claimed(own.position)
+        self.report(own, target=target)
+
     def on_absent(self, peers: Iterable[PeerId]) -> None:
         """These were missing or lost in a round."""
         self._core.on_absent(tuple(peers))
