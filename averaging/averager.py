@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -15,6 +15,7 @@ from averaging.allreduce.rates import RateMeter
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, Entered, OnSuccess, open_allreduce
 from averaging.attempts import Attempts
+from averaging.codecs.coding import Coding
 from averaging.config import AveragerConfig
 from averaging.errors import MatchmakingFailed, RoundFailed
 from averaging.heavy import run_heavy
@@ -24,6 +25,9 @@ from averaging.round_id import RoundId
 from averaging.staging import Staging
 from averaging.tensors import Array, Tensor, TensorSpec
 from p2p import Dht, Held, Node, PeerId, open_service_nursery
+
+if TYPE_CHECKING:
+    from averaging import torch_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +70,10 @@ class Averager:
         config: AveragerConfig,
         matchmaking: Matchmaking,
         allreduce: Allreduce,
+        coding: Coding,
     ) -> None:
         self.spec = spec
+        self._coding = coding
         self._node = node
         self._auxiliary = config.auxiliary
         self._matchmaking = matchmaking
@@ -141,6 +147,29 @@ class Averager:
                 group = await self._find_group(wish)
                 entered = await self._enter(wish, group)
                 yield PreparedRound(self, wish, (group, entered))
+
+    def feedback_snapshot(self) -> dict[str, torch_tensors.Tensor]:
+        """What codecs lost of our values and is owed, for a checkpoint; empty without codecs.
+
+        It goes with the values that come next, so it is of use to whoever goes on from here.
+        """
+        feedback = self._coding.feedback
+        return {} if feedback is None else feedback.snapshot()
+
+    def restore_feedback(self, kept: Mapping[str, torch_tensors.Tensor]) -> None:
+        """Go on with what a snapshot says is owed.
+
+        Raises:
+            ValueError: it is of another vector or method, or of codecs where there are none.
+        """
+        if self._coding.feedback is not None:
+            self._coding.feedback.restore(kept)
+        elif kept:
+            raise ValueError("nothing is compressed here, so nothing can be owed")
+
+    def reset_feedback(self) -> None:
+        """Forget what is owed: call it after a state download, which does not lack it."""
+        self._coding.reset()
 
     def _wish(
         self,
@@ -248,7 +277,7 @@ class Averager:
 
     async def _enter(self, wish: _Wish, group: Group) -> Entered:
         wish.attempts.count += 1
-        entering = self._allreduce.entered(group, self.spec.wire, wish.until_s)
+        entering = self._allreduce.entered(group, self._coding, wish.until_s)
         return await wish.entered.enter(entering)
 
     async def _find_group(self, wish: _Wish) -> Group:
@@ -331,8 +360,13 @@ async def open_averager(
     config = config or AveragerConfig()
     if config.wire_dtype is not None:
         spec = spec.with_wire(config.wire_dtype)
+    codecs = config.codecs()
+    if codecs is not None:
+        spec = spec.with_coded(config.codec_elements_min)
     # Now, since it may load PyTorch, for which a round has no time.
-    _ = spec.wire
+    coding = (
+        Coding.floats(spec.wire) if codecs is None else codecs.coding(spec.wire, spec.coded_count)
+    )
     async with (
         open_matchmaking(
             node,
@@ -341,7 +375,7 @@ async def open_averager(
             config.matchmaking(),
             dht,
             element_count=spec.element_count,
-            vector_bytes=spec.wire.size_bytes(0, spec.element_count),
+            vector_bytes=coding.size_limit_bytes,
         ) as matchmaking,
         open_allreduce(
             node,
@@ -350,4 +384,4 @@ async def open_averager(
             on_group_shown=matchmaking.on_group_shown_untrusted,
         ) as allreduce,
     ):
-        yield Averager(node, spec, config, matchmaking, allreduce)
+        yield Averager(node, spec, config, matchmaking, allreduce, coding)

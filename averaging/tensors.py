@@ -28,6 +28,8 @@ FLOAT_DTYPES = tuple(ITEM_SIZE_BYTES)
 _NUMPY = (np.ndarray, np.generic)
 
 
+_VECTOR_FACTOR = 16
+
 # Four parts make a hash; nobody gains by a collision, since a peer may claim any hash.
 _HASH_PART_BYTES = 8
 
@@ -62,10 +64,14 @@ class TensorSpec:
     dtypes: tuple[str, ...]
     wire_dtypes: tuple[str, ...] = ()
     """As what each tensor travels; empty: as it is."""
+    coded_names: tuple[str, ...] = ()
+    """Tensors that a codec may compress, if there is one; they come first."""
 
     def __post_init__(self) -> None:
         if not self.wire_dtypes:
             object.__setattr__(self, "wire_dtypes", self.dtypes)
+        if self.coded_names != self.names[: len(self.coded_names)]:
+            raise ValueError("the tensors that are coded must be the first ones of the spec")
         if not len(self.names) == len(self.shapes) == len(self.dtypes) == len(self.wire_dtypes):
             raise ValueError("a spec needs one shape and one dtype for each name")
         if not self.names:
@@ -121,6 +127,31 @@ class TensorSpec:
             wire_dtypes=tuple(wire_dtypes[i] for i in order),
         )
 
+    def with_coded(self, elements_min: int) -> TensorSpec:
+        """The same tensors with those in front that are large enough to be compressed.
+
+        These have at least so many elements, and 16 times as many if they have one dimension: norms
+        and biases are small, and more than others depends on each of their values.
+        """
+        coded = [
+            size >= elements_min * (1 if len(shape) > 1 else _VECTOR_FACTOR)
+            for size, shape in zip(self.sizes, self.shapes, strict=True)
+        ]
+        # Sorting keeps the order of all that is alike.
+        order = sorted(range(len(self.names)), key=lambda i: not coded[i])
+        return TensorSpec(
+            names=tuple(self.names[i] for i in order),
+            shapes=tuple(self.shapes[i] for i in order),
+            dtypes=tuple(self.dtypes[i] for i in order),
+            wire_dtypes=tuple(self.wire_dtypes[i] for i in order),
+            coded_names=tuple(self.names[i] for i in order if coded[i]),
+        )
+
+    @property
+    def coded_count(self) -> int:
+        """So many of the flat vector's first elements a codec may compress."""
+        return sum(self.sizes[: len(self.coded_names)])
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Elements of each tensor."""
@@ -155,7 +186,12 @@ class TensorSpec:
     def hash(self) -> bytes:
         """Names the spec in 32 bytes: eight of the SHA-256 of the names, of the shapes, of the
         dtypes, and of those on the wire, so that two peers can tell in what they differ.
+
+        Which tensors are coded is a matter of the group's terms, and does not change it.
         """
+        if self.coded_names:
+            wire = dict(zip(self.names, self.wire_dtypes, strict=True))
+            return self.with_wire(wire).hash
         parts = (self.names, self.shapes, self.dtypes)
         digests = [
             hashlib.sha256(msgspec.msgpack.encode(part)) for part in (*parts, self.wire_dtypes)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,18 +21,13 @@ from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import keep_promptness, run_uplink
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
-from averaging.allreduce.result import (
-    RoundResult,
-    agreed_in_place,
-    refused_group,
-    result_of,
-    write_vector,
-)
+from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
+from averaging.allreduce.settling import agreed_in_place, final_parts, settle, write_vector
+from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
-from averaging.robust.norms import rough_square_sum
 from p2p import (
     MessageInvalid,
     Node,
@@ -59,6 +54,8 @@ _SHOW_AFTER_S: Final = 0.25
 _SHOWS_MAX: Final = 8
 # How many groups' ballots are remembered, without their bytes, to answer members that ask late.
 _SESSIONS_MAX: Final = 64
+# Encoding takes so many times as long as reading.
+_CODEC_EFFORT: Final = 8
 
 
 class Allreduce:
@@ -103,25 +100,26 @@ class Allreduce:
         if wire is None:
             runs = [Run(0, len(flat), flat.dtype.name)] if len(flat) else []
             wire = FloatingWire(runs, flat.dtype)
-        async with self.entered(group, wire, deadline_s) as entered:
+        async with self.entered(group, Coding.floats(wire), deadline_s) as entered:
             return await entered.run(flat, weight, on_success=on_success)
 
     @asynccontextmanager
     async def entered(
-        self, group: Group, wire: FloatingWire, deadline_s: float
+        self, group: Group, coding: Coding, deadline_s: float
     ) -> AsyncIterator[Entered]:
         """Open the streams of a group before our values are final; leaving cancels our part.
 
         Args:
-            wire, deadline_s: as for run().
+            coding: how the values travel; what it keeps from round to round changes on success.
+            deadline_s: as for run().
         """
         if group.group_id in self._sessions:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
-        if not _feasible(group, wire.element_count):
+        if not _feasible(group, coding.up.element_count):
             yield Entered(None, group, deadline_s, self._buffers)
             return
-        session = self._open_session(group, wire, deadline_s)
+        session = self._open_session(group, coding, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
                 async with open_service_nursery() as nursery:
@@ -130,10 +128,8 @@ class Allreduce:
         finally:
             self._close_session(session)
 
-    def _open_session(self, group: Group, wire: FloatingWire, deadline_s: float) -> Session:
-        session = Session(
-            self._node, group, wire.element_count, wire, deadline_s, self._config, self._buffers
-        )
+    def _open_session(self, group: Group, coding: Coding, deadline_s: float) -> Session:
+        session = Session(self._node, group, coding, deadline_s, self._config, self._buffers)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -288,29 +284,39 @@ class Entered:
             return refused_group(self._group, f"{leader} asks for impossible pieces")
         assert session.votes == (flat is not None)
         if flat is None:
-            flat = np.empty(0, session.wire.dtype)
-        squares = await session.heavy(flat.nbytes, rough_square_sum, flat) if weight else 0.0
-        session.begin(flat, weight, math.sqrt(squares))
+            flat = np.empty(0, session.dtype)
+        norm, parts = 0.0, None
+        if weight:
+            effort = 1 if isinstance(session.up, FloatingWire) else _CODEC_EFFORT
+            size_bytes = effort * flat.nbytes
+            norm, parts = await session.heavy(size_bytes, final_parts, session, flat, weight)
+        session.begin(flat, weight, norm, parts)
         with trio.move_on_at(self._deadline_s):
             await session.done.wait()
         session.ballot.on_give_up("no agreement before the deadline")
         now_s = trio.current_time()
         result = result_of(session, now_s)
-        if result.outcome == "success" and session.votes and on_success is not None:
+        if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
-            await session.heavy(flat.nbytes, self._hand_over, session, on_success)
+            dropped = await session.heavy(flat.nbytes, self._conclude, session, on_success)
+            result = replace(result, dropped_elements=dropped)
         return result
 
-    def _hand_over(self, session: Session, on_success: OnSuccess) -> None:
+    def _conclude(self, session: Session, on_success: OnSuccess | None) -> int:
+        """Settle what codecs lost, then hand the vector over; returns what settle() does."""
+        dropped = settle(session)
+        if not session.votes or on_success is None:
+            return dropped
         vector = agreed_in_place(session)
         if vector is not None:
             on_success(vector)
-            return
-        buffer = self._buffers.take(session.element_count * session.wire.dtype.itemsize)
-        decoded = buffer.view(session.wire.dtype)
+            return dropped
+        buffer = self._buffers.take(session.element_count * session.dtype.itemsize)
+        decoded = buffer.view(session.dtype)
         write_vector(session, decoded)
         on_success(decoded)
         self._buffers.give_back(buffer)
+        return dropped
 
 
 def _feasible(group: Group, element_count: int) -> bool:

@@ -22,6 +22,7 @@ from averaging.allreduce.partition import Piece
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import (
     Group,
@@ -189,7 +190,8 @@ async def outcome_of(
     dtype = np.dtype(np.float32) if flat is None else flat.dtype
     elements = sum(group.span_elements) if flat is None else len(flat)
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
-    async with allreduce.entered(group, FloatingWire(runs, dtype), deadline_s) as entered:
+    coding = Coding.floats(FloatingWire(runs, dtype))
+    async with allreduce.entered(group, coding, deadline_s) as entered:
         result = await entered.run(
             flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
         )

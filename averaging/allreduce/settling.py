@@ -1,0 +1,133 @@
+"""What a round leaves behind once it has succeeded: the agreed values, and what codecs lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.schema import PieceEnd
+from averaging.allreduce.session import Array, Session
+from averaging.codecs.coding import seed_of
+from averaging.codecs.floating import FloatingWire, Payload
+from averaging.robust.norms import rough_square_sum
+
+if TYPE_CHECKING:
+    from averaging.codecs.rounds import Fate, Span
+
+
+def final_parts(
+    session: Session, flat: Array, weight: float
+) -> tuple[float, dict[int, Payload] | None]:
+    """The norm of what our parts say, and the parts, if a codec makes them.
+
+    Args:
+        flat: shape (element_count,), in the flat dtype.
+        weight: above 0.
+    """
+    if isinstance(session.up, FloatingWire):
+        return math.sqrt(rough_square_sum(flat)), None
+    from averaging.codecs.rounds import encoded_parts
+
+    me, group_id = session.members.index(session.me), session.group_id
+    parts, norm = encoded_parts(
+        session.up,
+        session.coding.feedback,
+        flat,
+        [(chunk.start, chunk.stop) for piece in session.pieces for chunk in piece.chunks],
+        weight,
+        lambda start: seed_of(group_id, me, start),
+    )
+    return norm, parts
+
+
+def agreed_in_place(session: Session) -> Array | None:
+    """The agreed vector where it came in, if it lies there whole and as numbers are stored.
+
+    Shape (element_count,), in the flat dtype; a view that is good until the session is dropped.
+    """
+    feedback = session.coding.feedback
+    differences = feedback is not None and feedback.differences
+    if not isinstance(session.down, FloatingWire) or differences:
+        return None
+    for piece in session.pieces:
+        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
+            place = session.place_of(chunk)
+            assert place is not None
+            if not np.shares_memory(np.frombuffer(encoded, np.uint8), place):
+                return None
+    return session.down.stored_in(session.result)
+
+
+def write_vector(session: Session, out: Array) -> None:
+    """Write the agreed vector to out: shape (element_count,), in the flat dtype."""
+    feedback = session.coding.feedback
+    for piece in session.pieces:
+        held = session.held[piece.number]
+        for chunk, encoded in zip(piece.chunks, held.chunks, strict=True):
+            values = out[chunk.start : chunk.stop]
+            session.down.decode_into(encoded, chunk.start, values)
+            if feedback is not None and feedback.differences:
+                from averaging.codecs.rounds import apply_result
+
+                assert not isinstance(session.up, FloatingWire)
+                share = _share(held.end, chunk.number)
+                apply_result(session.up, feedback, values, chunk.start, share)
+
+
+def settle(session: Session) -> int:
+    """Keep what the agreed result lacks, of our values and of the means that we made.
+
+    Returns:
+        Of how many elements something that was owed is dropped: others average them now, or our
+        own values were refused for what they said.
+    """
+    coding, dropped = session.coding, 0
+    if coding.feedback is not None and session.votes and session.weight:
+        from averaging.codecs.rounds import settle_parts
+
+        assert not isinstance(session.up, FloatingWire)
+        dropped += settle_parts(
+            session.up,
+            coding.feedback,
+            session.flat,
+            session.parts or {},
+            _fates(session),
+            session.weight,
+        )
+    if coding.residual is not None:
+        # By a plan that was not agreed on, we may have averaged what another's result says.
+        ours = [
+            lost
+            for work in session.work
+            if (held := session.held.get(work.piece.number)) is not None
+            and held.end.chunks == tuple(work.digests)
+            for lost in work.lost
+        ]
+        dropped += coding.residual.settle(ours)
+    return dropped
+
+
+def _fates(session: Session) -> Iterator[tuple[Span, Fate]]:
+    """What became of each of our parts, by the agreed tables."""
+    from averaging.codecs.rounds import Fate
+
+    me = session.members.index(session.me)
+    for piece in session.pieces:
+        end = session.held[piece.number].end
+        kept = end.reasons[me] in (*LOST_REASONS, *SLOW_REASONS, RELAY_REASON)
+        for chunk in piece.chunks:
+            fate = Fate.LEFT_OUT if kept else Fate.REFUSED
+            if chunk.number < end.included[me] and session.parts:
+                fate = Fate.INCLUDED
+            yield (chunk.start, chunk.stop), fate
+
+
+def _share(end: PieceEnd, chunk: int) -> float:
+    """The weight of those who are in a chunk, of the weight of all."""
+    weights = zip(end.included, end.weights, strict=True)
+    included = math.fsum(weight for count, weight in weights if chunk < count)
+    return included / math.fsum(end.weights)
