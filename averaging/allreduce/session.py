@@ -381,6 +381,7 @@ class Session:
         self.incoming.clear()
         self.work.clear()
         self.flat = self.flat[:0]
+        self.parts = self.parts and {}
         self.ballot.on_dropped()
         if not self.links and not self.fetchers:
             self._buffers.give_back(self.result)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
+from averaging.allreduce.streams import Work
 from averaging.codecs.coding import seed_of
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.robust.norms import rough_square_sum
@@ -99,16 +101,22 @@ def settle(session: Session) -> int:
             session.weight,
         )
     if coding.residual is not None:
-        # By a plan that was not agreed on, we may have averaged what another's result says.
-        ours = [
-            lost
-            for work in session.work
-            if (held := session.held.get(work.piece.number)) is not None
-            and held.end.chunks == tuple(work.digests)
-            for lost in work.lost
-        ]
-        dropped += coding.residual.settle(ours)
+        dropped += coding.residual.settle(
+            [lost for work in session.work if _is_agreed(session, work) for lost in work.lost]
+        )
     return dropped
+
+
+def _is_agreed(session: Session, work: Work) -> bool:
+    """Whether what we averaged is in the result: a plan may have given it to another, too."""
+    number, commit = work.piece.number, session.ballot.commit
+    held = session.held.get(number)
+    return (
+        held is not None
+        and commit is not None
+        and held.end.chunks == tuple(work.digests)
+        and commit.pieces[number] == piece_digest(held.end)
+    )
 
 
 def _fates(session: Session) -> Iterator[tuple[Span, Fate]]:

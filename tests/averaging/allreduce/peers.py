@@ -183,14 +183,19 @@ class Outcome(RoundResult):
 
 
 async def outcome_of(
-    allreduce: Allreduce, group: Group, flat: Array | None, weight: float, deadline_s: float
+    allreduce: Allreduce,
+    group: Group,
+    flat: Array | None,
+    weight: float,
+    deadline_s: float,
+    coding: Coding | None = None,
 ) -> Outcome:
-    """Run one member's part; an auxiliary one has no vector."""
+    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats."""
     handed_over: list[Array] = []
     dtype = np.dtype(np.float32) if flat is None else flat.dtype
     elements = sum(group.span_elements) if flat is None else len(flat)
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
-    coding = Coding.floats(FloatingWire(runs, dtype))
+    coding = coding or Coding.floats(FloatingWire(runs, dtype))
     async with allreduce.entered(group, coding, deadline_s) as entered:
         result = await entered.run(
             flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
@@ -206,6 +211,7 @@ async def run_group(
     weights: Sequence[float] | None = None,
     *,
     deadline_s: float = 20.0,
+    codings: Sequence[Coding] | None = None,
 ) -> list[Outcome]:
     """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, Outcome] = {}
@@ -214,7 +220,12 @@ async def run_group(
         weight = 1.0 if weights is None else weights[number]
         until_s = trio.current_time() + deadline_s
         results[number] = await outcome_of(
-            peers[number].allreduce, group, vectors[number], weight, until_s
+            peers[number].allreduce,
+            group,
+            vectors[number],
+            weight,
+            until_s,
+            codings[number] if codings else None,
         )
 
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,285 @@
+"""Codecs as users of an averager meet them: what they choose, what it costs, what comes of it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from averaging import Averager, AveragerConfig, RoundFailed, RoundReport, TensorSpec, open_averager
+from averaging.codecs.codec import Codec
+from averaging.codecs.pair import codec_pair
+from p2p.testing import SimNetwork
+from tests.averaging.allreduce.peers import Array, simulated
+from tests.averaging.codecs.samples import Bytes, Largest
+from tests.averaging.swarm import Swarm, open_swarm
+
+ROWS, COLUMNS = 100, 50
+
+
+def config_of(up: Codec, down: Codec | str = "floats", **options: Any) -> AveragerConfig:
+    return AveragerConfig(codec=up, downlink_codec=down, codec_elements_min=1_000, **options)
+
+
+async def open_random(stack: AsyncExitStack, network: SimNetwork, count: int) -> Swarm:
+    """A swarm whose tensors differ from peer to peer: a matrix and a bias."""
+    swarm = await open_swarm(stack, network, count)
+    rng = np.random.default_rng(3)
+    swarm.tensors = [
+        {
+            "weight": rng.standard_normal((ROWS, COLUMNS)).astype("float32"),
+            "bias": rng.standard_normal(COLUMNS).astype("float32"),
+        }
+        for _ in range(count)
+    ]
+    return swarm
+
+
+def mean_tensor(tensors: list[dict[str, Array]], name: str) -> Array:
+    return np.mean([peer[name].astype(np.float64) for peer in tensors], axis=0)
+
+
+@simulated
+async def test_matrices_are_compressed_and_biases_are_not(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 3)
+        given = [{name: tensor.copy() for name, tensor in peer.items()} for peer in swarm.tensors]
+        await swarm.run(
+            lambda number, averager, tensors: averager.step(tensors, expected=swarm.ids),
+            config=config_of(Bytes(), Bytes()),
+        )
+    for name in ("weight", "bias"):
+        assert len({peer[name].tobytes() for peer in swarm.tensors}) == 1
+    error = np.abs(swarm.tensors[0]["weight"] - mean_tensor(given, "weight"))
+    assert 0.001 < error.max() < 0.05
+    np.testing.assert_allclose(swarm.tensors[0]["bias"], mean_tensor(given, "bias"), atol=1e-6)
+    report = swarm.report(1)
+    assert report.codec == "bytes up, bytes down"
+    assert "bytes up, bytes down" in str(report)
+    assert report.dropped_elements == 0
+    # Two thirds of the vector to others, and a third to two of them: a byte for each element.
+    assert report.sent_bytes < 2 * ROWS * COLUMNS < report.sent_bytes * 1.5
+
+
+async def mean_result(
+    network: SimNetwork, config: AveragerConfig, rounds: int
+) -> tuple[Array, Array]:
+    """The mean of the results of so many rounds on the same input, and that of the inputs."""
+    total = np.zeros((ROWS, COLUMNS))
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 2)
+        given = [{name: tensor.copy() for name, tensor in peer.items()} for peer in swarm.tensors]
+
+        async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
+            for _ in range(rounds):
+                for name, tensor in tensors.items():
+                    tensor[...] = given[number][name]
+                report = await averager.step(tensors, expected=swarm.ids)
+                if number == 0:
+                    total[...] += tensors["weight"] / rounds
+            return report
+
+        await swarm.run(step, config=config)
+    return total, mean_tensor(given, "weight")
+
+
+@simulated
+async def test_with_error_feedback_a_sparse_codec_comes_to_the_mean(network: SimNetwork) -> None:
+    """On the same input again and again: without feedback most values would never come."""
+    rounds = 40
+    total, expected = await mean_result(network, config_of(Largest(0.1), Bytes()), rounds)
+    # What is owed at the end, some ten rounds' worth, is spread over all rounds.
+    assert np.abs(total - expected).max() < 0.25
+    assert np.sqrt(np.mean((total - expected) ** 2)) < 0.1
+
+
+@simulated
+async def test_without_error_feedback_it_never_does(network: SimNetwork) -> None:
+    config = config_of(Largest(0.1), Bytes(), error_feedback="none")
+    total, expected = await mean_result(network, config, 4)
+    again, _ = await mean_result(network, config, 2)
+    np.testing.assert_allclose(total, again, atol=1e-12, err_msg="more rounds change nothing")
+    assert np.sqrt(np.mean((total - expected) ** 2)) > 0.4
+
+
+@simulated
+async def test_what_is_owed_is_kept_given_and_forgotten(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 2)
+
+        async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
+            assert averager.feedback_snapshot() == {}
+            report = await averager.step(tensors, expected=swarm.ids, weight=2.0)
+            kept = averager.feedback_snapshot()
+            assert kept["owed"].abs().max() > 0
+            averager.reset_feedback()
+            assert averager.feedback_snapshot() == {}
+            averager.restore_feedback(kept)
+            assert averager.feedback_snapshot()["owed"].equal(kept["owed"])
+            with pytest.raises(ValueError, match="does not fit"):
+                averager.restore_feedback({"owed": kept["owed"][1:]})
+            return report
+
+        await swarm.run(step, config=config_of(Largest(0.1)))
+        swarm.report(0)
+        spec = TensorSpec.of(swarm.tensors[0])
+        async with open_averager(swarm.nodes[0], "plain", spec) as plain:
+            assert plain.feedback_snapshot() == {}
+            plain.restore_feedback({})
+            with pytest.raises(ValueError, match="nothing is compressed"):
+                plain.restore_feedback({"owed": None})  # type: ignore[dict-item]
+
+
+@simulated
+async def test_what_an_aggregator_owes_is_dropped_when_others_average_it(
+    network: SimNetwork,
+) -> None:
+    """With a third member each of the first two has a smaller span."""
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 3)
+        reports: dict[int, list[RoundReport]] = {0: [], 1: []}
+        first_over = trio.Event()
+
+        async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
+            if number < 2:
+                report = await averager.step(tensors, expected=swarm.ids[:2])
+                reports[number].append(report)
+                first_over.set()
+            await first_over.wait()
+            report = await averager.step(tensors, expected=swarm.ids)
+            if number < 2:
+                reports[number].append(report)
+            return report
+
+        await swarm.run(step, config=config_of(Bytes(), Bytes(), join_window_s=2.0))
+    firsts, seconds = [reports[n][0] for n in (0, 1)], [reports[n][1] for n in (0, 1)]
+    assert all(len(report.members) == 2 for report in firsts)
+    assert all(len(report.members) == 3 for report in seconds)
+    assert [report.dropped_elements for report in firsts] == [0, 0]
+    dropped = sum(report.dropped_elements for report in seconds)
+    assert dropped > ROWS * COLUMNS / 4
+    assert any("was dropped" in str(report) for report in seconds)
+
+
+@simulated
+async def test_members_with_other_codecs_are_told_in_what_they_differ(network: SimNetwork) -> None:
+    configs = [
+        config_of(Bytes(), group_size_min=2, join_window_s=1.0),
+        AveragerConfig(group_size_min=2, join_window_s=1.0),
+    ]
+    said: list[str] = []
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 2)
+
+        async def one(number: int) -> None:
+            node, tensors = swarm.nodes[number], swarm.tensors[number]
+            spec = TensorSpec.of(tensors)
+            async with open_averager(node, "swarm", spec, configs[number]) as averager:
+                with pytest.raises(RoundFailed) as failed:
+                    await averager.step(tensors, expected=swarm.ids, deadline_s=4)
+                said.extend([str(failed.value), *failed.value.report.refusals.values()])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(one, number)
+    terms = "mean, norms up to 10 medians, bytes up, floats down from 1000 elements"
+    assert any(terms in reason for reason in said), said
+
+
+# --- what goes together -----------------------------------------------------------------------
+
+
+class Inexact(Bytes):
+    """Not the same everywhere."""
+
+    name = "inexact"
+    same_everywhere = False
+
+
+class Wide(Bytes):
+    """With frames that may be larger than a message."""
+
+    name = "wide"
+
+    def size_limit_bytes(self, count: int) -> int:
+        return 9 * count
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"codec": "no-such"}, "there is no codec 'no-such'"),
+        ({"codec": Inexact(), "downlink_codec": Inexact()}, "cannot be the downlink codec"),
+        ({"codec": Wide(), "downlink_codec": "floats"}, "wide may be larger than a message"),
+        ({"codec": None, "downlink_codec": "floats"}, "goes with codec"),
+        ({"codec_elements_min": 0}, "at least 1"),
+        ({"codec": Bytes(), "error_feedback": "more"}, "error feedback is one of"),
+        ({"codec": Bytes(), "error_feedback": "ef21", "grid": True}, "same members from round"),
+        ({"codec": Bytes(), "rule": "median"}, "does not go with the rule median"),
+        (
+            {
+                "codec": Largest(0.1),
+                "downlink_codec": "floats",
+                "rule": "median",
+                "error_feedback": "none",
+            },
+            "most of them would be left out",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(options: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        AveragerConfig(**options)
+
+
+def test_robust_rules_go_with_codecs_that_send_every_value() -> None:
+    config = AveragerConfig(codec=Bytes(), rule="trimmed_mean(0.2)", error_feedback="none")
+    pair = config.codecs()
+    assert pair is not None
+    assert pair.name == "bytes up, bytes down"
+
+
+def test_results_travel_by_the_same_codec_where_that_is_fit_for_them() -> None:
+    def down_of(codec: Codec) -> Codec | None:
+        return codec_pair(codec, None, feedback="ef", rule="mean", grid=False).down
+
+    assert isinstance(down_of(Bytes()), Bytes)
+
+
+def test_which_tensors_are_coded() -> None:
+    arrays: dict[str, Array] = {
+        "a.norm": np.ones(2_000, "float32"),
+        "b.weight": np.ones((40, 50), "float32"),
+        "c.table": np.ones(32_000, "float32"),
+        "d.weight": np.ones((40, 49), "float32"),
+        "e.weight": np.ones((2_000, 1), "float16"),
+    }
+    spec = TensorSpec.of(arrays, wire={"b.*": "float16"})
+    coded = spec.with_coded(2_000)
+    assert coded.coded_names == ("c.table", "b.weight", "e.weight")
+    assert coded.coded_count == 36_000
+    assert spec.coded_count == 0
+    assert coded.names[3:] == ("a.norm", "d.weight")
+    # Who codes is a matter of terms, which say it better.
+    assert coded.hash == spec.hash
+    assert coded.wire.element_count == spec.wire.element_count
+    flat = coded.flatten(arrays)
+    coded.write_back(flat * 2, arrays)
+    assert all((tensor == 2).all() for tensor in arrays.values())
+    with pytest.raises(ValueError, match="must be the first"):
+        TensorSpec(spec.names, spec.shapes, spec.dtypes, coded_names=("b.weight",))
+
+
+@simulated
+async def test_where_nothing_is_large_enough_all_is_floats(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        swarm = await open_swarm(stack, network, 2)
+        await swarm.run(
+            lambda number, averager, tensors: averager.step(tensors, expected=swarm.ids),
+            config=AveragerConfig(codec=Largest(0.1), downlink_codec="floats"),
+        )
+    swarm.check_mean(range(2), 0.5)
+    assert swarm.report(0).codec == ""
