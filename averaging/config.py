@@ -34,6 +34,9 @@ class AveragerConfig:
     codec_elements_min: int = 4_096
     """Smaller tensors are not compressed, nor those with one dimension and less than 16 times as
     many elements. Members must agree."""
+    codec_except: tuple[str, ...] = ()
+    """Tensors that are never compressed, by name; a `*` stands for any ending. Members must
+    agree."""
     auxiliary: bool = False
     """Average for the others without tensors of our own: a fast line helps slow ones."""
     group_size_max: int = 64
@@ -96,6 +99,8 @@ class AveragerConfig:
         """The part for finding groups."""
         codecs = self.codecs()
         coded = f", {codecs.name} from {self.codec_elements_min} elements" if codecs else ""
+        if codecs and self.codec_except:
+            coded += f" but {' '.join(self.codec_except)}"
         liars = f", tolerating {self.tolerated_liars} liars" if self.tolerated_liars else ""
         norms = f", norms up to {self.norm_factor_max:g} medians" if self.norm_factor_max else ""
         return MatchmakingConfig(

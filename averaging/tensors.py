@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -127,15 +127,19 @@ class TensorSpec:
             wire_dtypes=tuple(wire_dtypes[i] for i in order),
         )
 
-    def with_coded(self, elements_min: int) -> TensorSpec:
+    def with_coded(self, elements_min: int, exceptions: Collection[str] = ()) -> TensorSpec:
         """The same tensors with those in front that are large enough to be compressed.
 
         These have at least so many elements, and 16 times as many if they have one dimension: norms
         and biases are small, and more than others depends on each of their values.
+
+        Args:
+            exceptions: names that are not, or their beginnings with a `*` behind.
         """
         coded = [
             size >= elements_min * (1 if len(shape) > 1 else _VECTOR_FACTOR)
-            for size, shape in zip(self.sizes, self.shapes, strict=True)
+            and not any(_fits(pattern, name) for pattern in exceptions)
+            for name, size, shape in zip(self.names, self.sizes, self.shapes, strict=True)
         ]
         # Sorting keeps the order of all that is alike.
         order = sorted(range(len(self.names)), key=lambda i: not coded[i])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -28,6 +28,7 @@ from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
+from averaging.report import MemberReport
 from p2p import (
     MessageInvalid,
     Node,
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 OnGroupShown = Callable[[bytes], Awaitable[None]]
 """Raises MessageInvalid when it is no group."""
 OnSuccess = Callable[[Array], None]
+Used = Callable[[Mapping[PeerId, MemberReport]], bool]
+"""Whether a result with these members in it will be used."""
 
 _SERVICE: Final = "allreduce"
 # The leader's word comes a little later to some than other members' streams; who asks for it
@@ -269,7 +272,12 @@ class Entered:
         self._deadline_s = deadline_s
 
     async def run(
-        self, flat: Array | None, weight: float, *, on_success: OnSuccess | None = None
+        self,
+        flat: Array | None,
+        weight: float,
+        *,
+        on_success: OnSuccess | None = None,
+        used: Used | None = None,
     ) -> RoundResult:
         """Average; to be called once.
 
@@ -277,6 +285,7 @@ class Entered:
             flat: 1-D, kept unchanged; None at an auxiliary member.
             on_success: takes the agreed vector, shape (element_count,), in the flat dtype, perhaps
                 in a worker thread; it must not keep it. Not called at an auxiliary member.
+            used: if not, what codecs lost stays as it was; None: it is.
         """
         session = self._session
         if session is None:
@@ -298,13 +307,14 @@ class Entered:
         result = result_of(session, now_s)
         if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
-            dropped = await session.heavy(flat.nbytes, self._conclude, session, on_success)
+            settles = used is None or used(result.members)
+            dropped = await session.heavy(flat.nbytes, self._conclude, session, on_success, settles)
             result = replace(result, dropped_elements=dropped)
         return result
 
-    def _conclude(self, session: Session, on_success: OnSuccess | None) -> int:
+    def _conclude(self, session: Session, on_success: OnSuccess | None, settles: bool) -> int:
         """Settle what codecs lost, then hand the vector over; returns what settle() does."""
-        dropped = settle(session)
+        dropped = settle(session) if settles else 0
         if not session.votes or on_success is None:
             return dropped
         vector = agreed_in_place(session)

@@ -111,26 +111,41 @@ async def test_what_is_owed_is_kept_given_and_forgotten(network: SimNetwork) -> 
         swarm = await open_random(stack, network, 2)
 
         async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
-            assert averager.feedback_snapshot() == {}
-            report = await averager.step(tensors, expected=swarm.ids, weight=2.0)
-            kept = averager.feedback_snapshot()
-            assert kept["owed"].abs().max() > 0
-            averager.reset_feedback()
-            assert averager.feedback_snapshot() == {}
-            averager.restore_feedback(kept)
-            assert averager.feedback_snapshot()["owed"].equal(kept["owed"])
+            feedback = averager.feedback
+            assert feedback.snapshot() == {}
+            await averager.step(tensors, expected=swarm.ids, weight=2.0)
+            kept = feedback.snapshot()
+            assert set(kept) == {"0/owed"}
+            assert kept["0/owed"].abs().max() > 0
+            # A result that will not be used changes nothing, nor is another vector concerned.
+            await averager.step(tensors, expected=swarm.ids, used=lambda members: len(members) > 2)
+            assert feedback.snapshot()["0/owed"].equal(kept["0/owed"])
+            report = await averager.step(
+                tensors, expected=swarm.ids, vector=3, used=lambda members: len(members) == 2
+            )
+            both = feedback.snapshot()
+            assert set(both) == {"0/owed", "3/owed"}
+            assert both["0/owed"].equal(kept["0/owed"])
+            feedback.reset()
+            assert feedback.snapshot() == {}
+            feedback.restore(both)
+            assert feedback.snapshot()["3/owed"].equal(both["3/owed"])
             with pytest.raises(ValueError, match="does not fit"):
-                averager.restore_feedback({"owed": kept["owed"][1:]})
+                feedback.restore({"0/owed": kept["0/owed"][1:]})
+            with pytest.raises(ValueError, match="no name of a snapshot"):
+                feedback.restore({"owed": kept["0/owed"]})
+            with pytest.raises(ValueError, match="from 0 to 255"):
+                await averager.step(tensors, expected=swarm.ids, vector=256)
             return report
 
         await swarm.run(step, config=config_of(Largest(0.1)))
         swarm.report(0)
         spec = TensorSpec.of(swarm.tensors[0])
         async with open_averager(swarm.nodes[0], "plain", spec) as plain:
-            assert plain.feedback_snapshot() == {}
-            plain.restore_feedback({})
+            assert plain.feedback.snapshot() == {}
+            plain.feedback.restore({})
             with pytest.raises(ValueError, match="nothing is compressed"):
-                plain.restore_feedback({"owed": None})  # type: ignore[dict-item]
+                plain.feedback.restore({"0/owed": None})  # type: ignore[dict-item]
 
 
 @simulated
@@ -258,6 +273,7 @@ def test_which_tensors_are_coded() -> None:
         "e.weight": np.ones((2_000, 1), "float16"),
     }
     spec = TensorSpec.of(arrays, wire={"b.*": "float16"})
+    assert spec.with_coded(2_000, ["c.*", "b.weight"]).coded_names == ("e.weight",)
     coded = spec.with_coded(2_000)
     assert coded.coded_names == ("c.table", "b.weight", "e.weight")
     assert coded.coded_count == 36_000
