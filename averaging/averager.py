@@ -356,7 +356,7 @@ async def open_averager(
         spec = spec.with_wire(config.wire_dtype)
     codecs = config.codecs()
     if codecs is not None:
-        spec = spec.with_coded(config.codec_elements_min, config.codec_except)
+        spec = spec.with_coded(config.codec_elements_min)
     wire, coded_count = spec.wire, spec.coded_count
     # Now, since it may load PyTorch, for which a round has no time.
     codings = Codings(lambda: codecs.coding(wire, coded_count) if codecs else Coding.floats(wire))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from averaging.allreduce.config import AllreduceConfig, BallotTimes
 from averaging.matchmaking import MatchmakingConfig
 from averaging.robust.rule import Rule
-from averaging.tensors import FLOAT_DTYPES
+from averaging.tensors import CODED_ELEMENTS_MIN, FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from averaging.codecs.codec import Codec
@@ -31,11 +32,10 @@ class AveragerConfig:
     byte, else int8-block; `floats` is none. Members must agree."""
     error_feedback: str = "ef"
     """How that which codecs lost comes to later rounds: ef, ef21 or ef21-momentum; or none."""
-    codec_elements_min: int = 4_096
+    codec_elements_min: int | Mapping[str, int | None] = CODED_ELEMENTS_MIN
     """Smaller tensors are not compressed, nor those with one dimension and less than 16 times as
-    many elements. Members must agree."""
-    codec_except: tuple[str, ...] = ()
-    """Tensors that are never compressed, by name; a `*` stands for any ending. Members must
+    many elements: norms and biases. Or such a number for tensors by their names (a `*` stands for
+    any ending), whatever their dimensions, None for never; others go by the usual one. Members must
     agree."""
     auxiliary: bool = False
     """Average for the others without tensors of our own: a fast line helps slow ones."""
@@ -75,7 +75,9 @@ class AveragerConfig:
             raise ValueError("to tolerate liars, groups need at least 3 × tolerated_liars + 1")
         if self.codec is None and self.downlink_codec is not None:
             raise ValueError("downlink_codec goes with codec; without one, choose a wire_dtype")
-        if self.codec_elements_min < 1:
+        least = self.codec_elements_min
+        numbers = least.values() if isinstance(least, Mapping) else (least,)
+        if any(number is not None and number < 1 for number in numbers):
             raise ValueError("codec_elements_min must be at least 1")
         # The parts check their own numbers.
         self.matchmaking()
@@ -98,9 +100,7 @@ class AveragerConfig:
     def matchmaking(self) -> MatchmakingConfig:
         """The part for finding groups."""
         codecs = self.codecs()
-        coded = f", {codecs.name} from {self.codec_elements_min} elements" if codecs else ""
-        if codecs and self.codec_except:
-            coded += f" but {' '.join(self.codec_except)}"
+        coded = f", {codecs.name} {self._coded_words()}" if codecs else ""
         liars = f", tolerating {self.tolerated_liars} liars" if self.tolerated_liars else ""
         norms = f", norms up to {self.norm_factor_max:g} medians" if self.norm_factor_max else ""
         return MatchmakingConfig(
@@ -113,6 +113,14 @@ class AveragerConfig:
             join_window_s_min=min(self.join_window_s, MatchmakingConfig.join_window_s_min),
             partition_patience_s=self.partition_patience_s,
         )
+
+    def _coded_words(self) -> str:
+        """Which tensors are compressed, in few words that differ where that differs."""
+        least = self.codec_elements_min
+        if not isinstance(least, Mapping):
+            return f"from {least} elements"
+        table = repr(sorted(least.items())).encode()
+        return f"by table {hashlib.sha256(table).hexdigest()[:8]}"
 
     def allreduce(self) -> AllreduceConfig:
         """The part for averaging in a group."""

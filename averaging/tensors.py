@@ -28,6 +28,8 @@ FLOAT_DTYPES = tuple(ITEM_SIZE_BYTES)
 _NUMPY = (np.ndarray, np.generic)
 
 
+CODED_ELEMENTS_MIN = 4_096
+"""A tensor with less is not worth a codec, unless a configuration says so."""
 _VECTOR_FACTOR = 16
 
 # Four parts make a hash; nobody gains by a collision, since a peer may claim any hash.
@@ -127,20 +129,27 @@ class TensorSpec:
             wire_dtypes=tuple(wire_dtypes[i] for i in order),
         )
 
-    def with_coded(self, elements_min: int, exceptions: Collection[str] = ()) -> TensorSpec:
+    def with_coded(self, elements_min: int | Mapping[str, int | None]) -> TensorSpec:
         """The same tensors with those in front that are large enough to be compressed.
 
-        These have at least so many elements, and 16 times as many if they have one dimension: norms
-        and biases are small, and more than others depends on each of their values.
-
         Args:
-            exceptions: names that are not, or their beginnings with a `*` behind.
+            elements_min: how many elements these have at least, and 16 times as many if they have
+                one dimension: norms and biases are small, and more than others depends on each of
+                their values. Or how many by names, as with_wire() takes them, whatever the
+                dimensions; None for never, and 4 096 as above for the others.
+
+        Raises:
+            ValueError: a name fits no tensor.
         """
-        coded = [
-            size >= elements_min * (1 if len(shape) > 1 else _VECTOR_FACTOR)
-            and not any(_fits(pattern, name) for pattern in exceptions)
-            for name, size, shape in zip(self.names, self.sizes, self.shapes, strict=True)
-        ]
+        by_name = elements_min if isinstance(elements_min, Mapping) else {}
+        usual = CODED_ELEMENTS_MIN if isinstance(elements_min, Mapping) else elements_min
+        patterns = _best_patterns(self.names, by_name)
+        coded = []
+        for size, shape, pattern in zip(self.sizes, self.shapes, patterns, strict=True):
+            least: int | None = usual * (1 if len(shape) > 1 else _VECTOR_FACTOR)
+            if pattern is not None:
+                least = by_name[pattern]
+            coded.append(least is not None and size >= least)
         # Sorting keeps the order of all that is alike.
         order = sorted(range(len(self.names)), key=lambda i: not coded[i])
         return TensorSpec(
@@ -342,17 +351,26 @@ def _wire_dtypes(
 ) -> list[str]:
     """What with_wire() says each tensor travels as."""
     patterns = {"*": wire} if isinstance(wire, str) else dict(wire or {})
-    unused = dict(patterns)
-    wire_dtypes = []
-    for name, dtype in zip(names, dtypes, strict=True):
+    return [
+        dtype if best is None else patterns[best]
+        for dtype, best in zip(dtypes, _best_patterns(names, patterns), strict=True)
+    ]
+
+
+def _best_patterns(names: tuple[str, ...], patterns: Collection[str]) -> list[str | None]:
+    """What fits each name best: itself, else the longest beginning, else nothing."""
+    unused = dict.fromkeys(patterns)
+    found = []
+    for name in names:
         fitting = [pattern for pattern in patterns if _fits(pattern, name)]
         for pattern in fitting:
             unused.pop(pattern, None)
-        best = max(fitting, key=lambda pattern: (pattern == name, len(pattern)), default=None)
-        wire_dtypes.append(dtype if best is None else patterns[best])
+        found.append(
+            max(fitting, key=lambda pattern: (pattern == name, len(pattern)), default=None)
+        )
     if unused:
-        raise ValueError(f"no tensor has the names that wire gives dtypes for: {list(unused)[:5]}")
-    return wire_dtypes
+        raise ValueError(f"no tensor has the names that options are given for: {list(unused)[:5]}")
+    return found
 
 
 def _fits(pattern: str, name: str) -> bool:

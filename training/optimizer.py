@@ -23,7 +23,8 @@ from training.delayed import open_background_rounds
 from training.learning_rate import LrRule, check_lr_rule
 from training.progress import BatchSchedule, BatchView, PeerProgress
 from training.replica import Replica
-from training.session import SessionPlan, open_session
+from training.session import open_session
+from training.session_plan import SessionPlan
 from training.state_metadata import position_from_dict, position_to_dict
 from training.step_report import StepReport
 from training.stepping import Stepper

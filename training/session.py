@@ -17,12 +17,13 @@ import trio
 
 from averaging import (
     Averager,
-    Manifest,
+    MemberReport,
     RoundFailed,
     RoundId,
     RoundReport,
     Snapshot,
     TensorSpec,
+    Used,
     open_averager,
     open_state_donor,
 )
@@ -31,7 +32,6 @@ from training.config import SwarmConfig
 from training.errors import SpecDiffers
 from training.model_state import Array
 from training.progress import (
-    BatchSchedule,
     BatchView,
     PeerRecord,
     Position,
@@ -40,6 +40,7 @@ from training.progress import (
     open_tracker,
     step_norms,
 )
+from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
 logger = logging.getLogger(__name__)
@@ -72,23 +73,6 @@ class RoundResult:
     accepted: bool
     """Whether enough was delivered for a global step."""
     position: Position
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionPlan:
-    """What a session needs to know of the model and the run."""
-
-    run: str
-    spec: TensorSpec
-    """The gradients."""
-    spec_hash: bytes
-    """What all peers must share: the spec, the optimizer, the global batch, how it steps."""
-    schedule: BatchSchedule
-    position: Position
-    check_state: Callable[[Manifest], str | None]
-    """Says why an offered state is not one of this model."""
-    take_snapshot: Callable[[], Snapshot]
-    """Runs on the caller's thread; the same object as long as the state is the same."""
 
 
 class Session:
@@ -216,11 +200,13 @@ class Session:
         """
         position, target = self.own.position, self.target
         expected = self.tracker.view().expected
-        report = await self._round(self.averager, gradients, float(samples), expected)
-        delivered = sum(
-            member.weight * member.fraction for _, member in sorted(report.members.items())
-        )
-        accepted = delivered >= self.config.accept_fraction * target
+        enough = self.config.accept_fraction * target
+
+        def accept(members: Mapping[PeerId, MemberReport]) -> bool:
+            return _delivered(members) >= enough
+
+        report = await self._round(self.averager, gradients, float(samples), expected, accept)
+        delivered, accepted = _delivered(report.members), accept(report.members)
         if not accepted:
             logger.warning(
                 "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
@@ -267,6 +253,8 @@ class Session:
         """Our state was replaced by one of this position."""
         own = replace(self.own, position=position, samples=0, holds_state=True, waits=False)
         self.tracker.on_moved(own, past)
+        # What codecs lost is no part of that state, and was lost on the way to another.
+        self.averager.feedback.reset()
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---
@@ -314,6 +302,7 @@ class Session:
         tensors: Mapping[str, Array],
         weight: float,
         expected: tuple[PeerId, ...],
+        used: Used | None = None,
     ) -> RoundReport:
         try:
             report = await averager.step(
@@ -322,6 +311,8 @@ class Session:
                 deadline_s=self.config.round_deadline_s,
                 round=self.own.position.round,
                 expected=expected,
+                vector=self.own.position.step % self.plan.vectors,
+                used=used,
             )
         except RoundFailed as failure:
             self.tracker.on_absent(self._missing(expected, failure.report))
@@ -353,6 +344,11 @@ class Session:
             await self._moved.wait()
 
 
+def _delivered(members: Mapping[PeerId, MemberReport]) -> float:
+    """The samples in a result."""
+    return sum(member.weight * member.fraction for _, member in sorted(members.items()))
+
+
 @asynccontextmanager
 async def open_session(
     node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig, on_caller: OnCaller
@@ -364,7 +360,11 @@ async def open_session(
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (
             open_averager(
-                node, f"{plan.run}/gradients", plan.spec, config.averager, dht=dht
+                node,
+                f"{plan.run}/gradients",
+                plan.spec,
+                plan.averager_config(config.averager),
+                dht=dht,
             ) as session.averager,
             open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
             open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),

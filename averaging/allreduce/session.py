@@ -72,16 +72,14 @@ class Session:
         self.aggregators = group.aggregators
         self.votes = self.me in self.voters
         self.coding = coding
-        self.up, self.down = coding.up, coding.down
-        self.dtype = coding.up.dtype
+        self.up, self.down, self.dtype = coding.up, coding.down, coding.up.dtype
         self.element_count = element_count = coding.up.element_count
         self.deadline_s = deadline_s
         self.rule = Rule.parse(config.rule)
         self.pieces = partition(element_count, group.span_elements, group.chunk_elements)
         self.senders = self._senders()
         self.flat: Array = np.empty(0, np.float32)
-        self.weight = 0.0
-        self.norm = 0.0
+        self.weight, self.norm = 0.0, 0.0
         self.parts: Mapping[int, Payload] | None = None
         """Our parts by their first elements, where a codec made them; None: made as they go."""
         self.begun = trio.Event()
@@ -96,8 +94,8 @@ class Session:
         self.aborted: Abort | None = None
         fixed = isinstance(self.down, FloatingWire)
         self.incoming = {piece.number: Incoming(in_place=fixed) for piece in self.pieces}
-        whole_bytes = self.down.size_limit_bytes(0, element_count) if fixed and self.votes else 0
-        self.result = buffers.take(whole_bytes)
+        whole_bytes = self.down.size_limit_bytes(0, element_count)
+        self.result = buffers.take(whole_bytes if fixed and self.votes else 0)
         """The averaged vector as it travels, where sizes are fixed: shape (bytes,), uint8."""
         self.fetchers = 0
         """Tasks that send pieces of it to others."""
@@ -121,10 +119,8 @@ class Session:
         self.gone = False
         """Our step ended without the wish to try again with the same members."""
         self.done = trio.Event()
-        self.work_changed = Bell()
-        self.room_changed = Bell()
-        self.timer_changed = Bell()
-        self.link_closed = Bell()
+        self.work_changed, self.room_changed = Bell(), Bell()
+        self.timer_changed, self.link_closed = Bell(), Bell()
         self.on_ask: Callable[[PeerId], None] = lambda peer: None
         self.on_fetch: Callable[[FetchPiece[PeerId]], None] = lambda fetch: None
         self.ballot = self._ballot()

@@ -10,7 +10,7 @@ from averaging.codecs.coding import Coding
 if TYPE_CHECKING:
     from averaging import torch_tensors
 
-VECTORS_MAX: Final = 256
+VECTORS_MAX: Final = 65_536
 """So many may be averaged in turn; each keeps as much as it has coded elements."""
 
 

@@ -21,7 +21,8 @@ ROWS, COLUMNS = 100, 50
 
 
 def config_of(up: Codec, down: Codec | str = "floats", **options: Any) -> AveragerConfig:
-    return AveragerConfig(codec=up, downlink_codec=down, codec_elements_min=1_000, **options)
+    least = {"codec_elements_min": 1_000}
+    return AveragerConfig(codec=up, downlink_codec=down, **(least | options))
 
 
 async def open_random(stack: AsyncExitStack, network: SimNetwork, count: int) -> Swarm:
@@ -134,8 +135,8 @@ async def test_what_is_owed_is_kept_given_and_forgotten(network: SimNetwork) -> 
                 feedback.restore({"0/owed": kept["0/owed"][1:]})
             with pytest.raises(ValueError, match="no name of a snapshot"):
                 feedback.restore({"owed": kept["0/owed"]})
-            with pytest.raises(ValueError, match="from 0 to 255"):
-                await averager.step(tensors, expected=swarm.ids, vector=256)
+            with pytest.raises(ValueError, match="from 0 to 65535"):
+                await averager.step(tensors, expected=swarm.ids, vector=65_536)
             return report
 
         await swarm.run(step, config=config_of(Largest(0.1)))
@@ -231,6 +232,7 @@ class Wide(Bytes):
         ({"codec": Wide(), "downlink_codec": "floats"}, "wide may be larger than a message"),
         ({"codec": None, "downlink_codec": "floats"}, "goes with codec"),
         ({"codec_elements_min": 0}, "at least 1"),
+        ({"codec_elements_min": {"weight": 0}}, "at least 1"),
         ({"codec": Bytes(), "error_feedback": "more"}, "error feedback is one of"),
         ({"codec": Bytes(), "error_feedback": "ef21", "grid": True}, "same members from round"),
         ({"codec": Bytes(), "rule": "median"}, "does not go with the rule median"),
@@ -257,6 +259,15 @@ def test_robust_rules_go_with_codecs_that_send_every_value() -> None:
     assert pair.name == "bytes up, bytes down"
 
 
+def test_terms_tell_which_tensors_are_compressed() -> None:
+    def terms_of(least: Any) -> str:
+        return config_of(Bytes(), codec_elements_min=least).matchmaking().terms
+
+    tables = [terms_of(least) for least in (1, 2, {"a": 1}, {"a": None}, {"a": 1, "b": 1})]
+    assert len(set(tables)) == 5
+    assert terms_of({"a": 1, "b": 2}) == terms_of({"b": 2, "a": 1})
+
+
 def test_results_travel_by_the_same_codec_where_that_is_fit_for_them() -> None:
     def down_of(codec: Codec) -> Codec | None:
         return codec_pair(codec, None, feedback="ef", rule="mean", grid=False).down
@@ -273,7 +284,10 @@ def test_which_tensors_are_coded() -> None:
         "e.weight": np.ones((2_000, 1), "float16"),
     }
     spec = TensorSpec.of(arrays, wire={"b.*": "float16"})
-    assert spec.with_coded(2_000, ["c.*", "b.weight"]).coded_names == ("e.weight",)
+    by_name = spec.with_coded({"c.*": None, "a.norm": 2_000, "e.weight": 2_001, "b.*": 1})
+    assert by_name.coded_names == ("a.norm", "b.weight")
+    with pytest.raises(ValueError, match="no tensor has the names"):
+        spec.with_coded({"f.weight": 1})
     coded = spec.with_coded(2_000)
     assert coded.coded_names == ("c.table", "b.weight", "e.weight")
     assert coded.coded_count == 36_000

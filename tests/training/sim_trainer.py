@@ -17,7 +17,8 @@ from p2p.testing import SimNetwork
 from training.config import SwarmConfig
 from training.follow import catch_up
 from training.progress import BatchSchedule, FixedBatch, Position
-from training.session import Advice, Session, SessionPlan, open_session
+from training.session import Advice, Session, open_session
+from training.session_plan import SessionPlan
 from training.state_metadata import encode_metadata
 
 Vector = np.ndarray[Any, np.dtype[np.float64]]

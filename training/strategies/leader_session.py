@@ -18,7 +18,8 @@ from p2p import Dht, Node, PeerId
 from training.config import SwarmConfig
 from training.model_state import Array
 from training.progress import BatchView, Position
-from training.session import OnCaller, Session, SessionPlan, open_session
+from training.session import OnCaller, Session, open_session
+from training.session_plan import SessionPlan
 from training.strategies.claims import Claim, ask_claims, claims_served
 
 

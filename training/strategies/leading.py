@@ -24,7 +24,8 @@ from p2p import Dht, MessageInvalid, Node, PeerId, Portal, short
 from training.config import SwarmConfig
 from training.model_state import Array, ModelState
 from training.progress import BatchView, FixedBatch, PeerProgress, Position
-from training.session import OnCaller, SessionPlan
+from training.session import OnCaller
+from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.step_report import StepReport
 from training.strategies.exchanger import Evaluate, Place

@@ -10,7 +10,7 @@ import torch
 import trio
 
 from averaging.allreduce.partition import partition
-from averaging.allreduce.schema import FromMember, Part, Result
+from averaging.allreduce.schema import MAJOR, TRANSFER, FromMember, Part, Result
 from averaging.codecs.codec import Codec
 from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
@@ -33,7 +33,7 @@ from tests.averaging.allreduce.peers import (
 )
 from tests.averaging.allreduce.test_faults import same_bits, slow
 from tests.averaging.allreduce.test_faulty_aggregator import ELEMENTS as LIARS_ELEMENTS
-from tests.averaging.allreduce.test_faulty_aggregator import MAJOR, TRANSFER, Answers, Liar
+from tests.averaging.allreduce.test_faulty_aggregator import Answers, Liar
 from tests.averaging.allreduce.test_hygiene import CHUNK, Hostile
 from tests.averaging.allreduce.test_hygiene import ELEMENTS as HOSTILES_ELEMENTS
 from tests.averaging.codecs.samples import Bytes, Largest

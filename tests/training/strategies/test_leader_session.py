@@ -14,7 +14,7 @@ from p2p import Node, open_dht
 from p2p.testing import SimNetwork, run_sim
 from training.config import SwarmConfig
 from training.progress import FixedBatch, Position
-from training.session import SessionPlan
+from training.session_plan import SessionPlan
 from training.state_metadata import encode_metadata
 from training.strategies.leader_session import LeaderSession, open_leader_session
 
