@@ -287,6 +287,7 @@ class Averager:
                 attempt=attempts.count,
                 deadline_s=max(wish.until_s - started_s, 0.0),
                 follow=wish.round is None,
+                reference=b"" if self._auxiliary else self.feedback.of(wish.vector).reference,
             )
         except MatchmakingFailed as exc:
             now_s = trio.current_time()

@@ -154,7 +154,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """What compresses gradients, or what a strategy exchanges; None sends them as they are."""
     error_feedback: Annotated[
         Literal["none", "ef", "ef21", "ef21-momentum"],
-        Meta(description='one of "none", "ef", "ef21" and "ef21-momentum"'),
+        Meta(description="one of none, ef, ef21 and ef21-momentum"),
     ] = "ef"
     """How that which the codec loses comes to later rounds."""
     ema_decay: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0

@@ -23,7 +23,13 @@ from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
 from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
-from averaging.allreduce.settling import agreed_in_place, final_parts, settle, write_vector
+from averaging.allreduce.settling import (
+    agreed_in_place,
+    apply_reference,
+    final_parts,
+    settle,
+    write_vector,
+)
 from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
@@ -120,19 +126,21 @@ class Allreduce:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
         if not _feasible(group, coding.up.element_count):
-            yield Entered(None, group, deadline_s, self._buffers)
+            yield Entered(None, group, deadline_s, self._buffers, coding)
             return
         session = self._open_session(group, coding, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
                 async with open_service_nursery() as nursery:
                     self._start(session, nursery)
-                    yield Entered(session, group, deadline_s, self._buffers)
+                    yield Entered(session, group, deadline_s, self._buffers, coding)
         finally:
             self._close_session(session)
 
     def _open_session(self, group: Group, coding: Coding, deadline_s: float) -> Session:
-        session = Session(self._node, group, coding, deadline_s, self._config, self._buffers)
+        references = [join.reference for join in group.members if join.role != "aux"]
+        begun = coding.begun(group.voters, references)
+        session = Session(self._node, group, begun, deadline_s, self._config, self._buffers)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -264,8 +272,14 @@ class Entered:
     """Our part in one group, from its streams being open to its outcome."""
 
     def __init__(
-        self, session: Session | None, group: Group, deadline_s: float, buffers: Buffers
+        self,
+        session: Session | None,
+        group: Group,
+        deadline_s: float,
+        buffers: Buffers,
+        coding: Coding,
     ) -> None:
+        self._coding = coding
         self._session = session
         self._buffers = buffers
         self._group = group
@@ -308,14 +322,17 @@ class Entered:
         if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
             settles = used is None or used(result.members)
-            dropped = await session.heavy(flat.nbytes, self._conclude, session, on_success, settles)
+            work = (session, result, on_success or _ignore, settles)
+            dropped = await session.heavy(flat.nbytes, self._conclude, *work)
             result = replace(result, dropped_elements=dropped)
         return result
 
-    def _conclude(self, session: Session, on_success: OnSuccess | None, settles: bool) -> int:
+    def _conclude(
+        self, session: Session, result: RoundResult, on_success: OnSuccess, settles: bool
+    ) -> int:
         """Settle what codecs lost, then hand the vector over; returns what settle() does."""
         dropped = settle(session) if settles else 0
-        if not session.votes or on_success is None:
+        if not session.votes:
             return dropped
         vector = agreed_in_place(session)
         if vector is not None:
@@ -324,9 +341,16 @@ class Entered:
         buffer = self._buffers.take(session.element_count * session.dtype.itemsize)
         decoded = buffer.view(session.dtype)
         write_vector(session, decoded)
+        if settles:
+            apply_reference(session, result, decoded)
+            self._coding.keep(session.coding)
         on_success(decoded)
         self._buffers.give_back(buffer)
         return dropped
+
+
+def _ignore(vector: Array) -> None:
+    del vector
 
 
 def _feasible(group: Group, element_count: int) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
 from averaging.allreduce.streams import Work
@@ -51,9 +52,7 @@ def agreed_in_place(session: Session) -> Array | None:
 
     Shape (element_count,), in the flat dtype; a view that is good until the session is dropped.
     """
-    feedback = session.coding.feedback
-    differences = feedback is not None and feedback.differences
-    if not isinstance(session.down, FloatingWire) or differences:
+    if not isinstance(session.down, FloatingWire) or session.coding.differences is not None:
         return None
     for piece in session.pieces:
         for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
@@ -66,18 +65,41 @@ def agreed_in_place(session: Session) -> Array | None:
 
 def write_vector(session: Session, out: Array) -> None:
     """Write the agreed vector to out: shape (element_count,), in the flat dtype."""
-    feedback = session.coding.feedback
     for piece in session.pieces:
-        held = session.held[piece.number]
-        for chunk, encoded in zip(piece.chunks, held.chunks, strict=True):
-            values = out[chunk.start : chunk.stop]
-            session.down.decode_into(encoded, chunk.start, values)
-            if feedback is not None and feedback.differences:
-                from averaging.codecs.rounds import apply_result
+        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
+            session.down.decode_into(encoded, chunk.start, out[chunk.start : chunk.stop])
 
-                assert not isinstance(session.up, FloatingWire)
-                share = _share(held.end, chunk.number)
-                apply_result(session.up, feedback, values, chunk.start, share)
+
+def apply_reference(session: Session, result: RoundResult, vector: Array) -> None:
+    """Make values of agreed differences, where they are such, and remember the new reference.
+
+    Args:
+        vector: shape (element_count,), as write_vector() left it; overwritten.
+    """
+    differences = session.coding.differences
+    if differences is None:
+        return
+    from averaging.codecs.rounds import apply_differences
+
+    assert not isinstance(session.up, FloatingWire)
+    # Who is not heard of counts with what it told before, and so with the weight of then.
+    weights = {
+        peer: result.members[peer].weight or differences.weights.get(peer, 0.0)
+        for peer in session.voters
+    }
+    for piece in session.pieces:
+        end = session.held[piece.number].end
+        for chunk in piece.chunks:
+            apply_differences(
+                session.up,
+                differences,
+                vector[chunk.start : chunk.stop],
+                chunk.start,
+                included_weight=_included_weight(end, chunk.number),
+                weight=math.fsum(weights.values()),
+            )
+    differences.agreed = result.digest
+    differences.weights = weights
 
 
 def settle(session: Session) -> int:
@@ -134,8 +156,7 @@ def _fates(session: Session) -> Iterator[tuple[Span, Fate]]:
             yield (chunk.start, chunk.stop), fate
 
 
-def _share(end: PieceEnd, chunk: int) -> float:
-    """The weight of those who are in a chunk, of the weight of all."""
+def _included_weight(end: PieceEnd, chunk: int) -> float:
+    """The weight of those who are in a chunk."""
     weights = zip(end.included, end.weights, strict=True)
-    included = math.fsum(weight for count, weight in weights if chunk < count)
-    return included / math.fsum(end.weights)
+    return math.fsum(weight for count, weight in weights if chunk < count)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from averaging.codecs.floating import FloatingWire
 
 if TYPE_CHECKING:
     from averaging.codecs.coded import CodedWire
-    from averaging.codecs.feedback import DownlinkResidual, Feedback
+    from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
 
 Wire: TypeAlias = "FloatingWire | CodedWire"
 
@@ -30,6 +31,8 @@ class Coding:
     """What our own parts lost; None: that is lost."""
     residual: DownlinkResidual | None = None
     """What our results lost, where we are an aggregator."""
+    differences: Ef21 | None = None
+    """The feedback again, if it is one by which results are differences from a reference."""
     name: str = ""
     """What reports call it; empty where both ways are floats."""
 
@@ -43,6 +46,32 @@ class Coding:
         """What the whole vector takes at most, the one way or the other."""
         count = self.up.element_count
         return max(self.up.size_limit_bytes(0, count), self.down.size_limit_bytes(0, count))
+
+    @property
+    def reference(self) -> bytes:
+        """Digest of the result that our values are told by their difference from, or empty."""
+        return b"" if self.differences is None else self.differences.agreed
+
+    def begun(self, voters: Sequence[Hashable], references: Iterable[bytes]) -> Coding:
+        """The same, for one group: with nothing kept where its members have no common reference.
+
+        Args:
+            voters: who contributes.
+            references: what each of them said that its own is.
+        """
+        if self.differences is None:
+            return self
+        agreed = self.differences.agreed
+        alike = agreed and all(reference == agreed for reference in references)
+        if alike and set(voters) == self.differences.weights.keys():
+            return self
+        anew = self.differences.anew()
+        return replace(self, feedback=anew, differences=anew)
+
+    def keep(self, begun: Coding) -> None:
+        """Keep what a group has come to that begun() was for; the other must not be used again."""
+        if self.differences is not None and begun.differences is not None:
+            self.differences.become(begun.differences)
 
     def reset(self) -> None:
         """Forget what was kept."""

@@ -6,20 +6,22 @@ that failed or is undecided settles nothing, so that nothing has changed. What i
 run is a function of its values and of what was kept before, so nothing else need be remembered.
 
     method          outgoing (x the values)     included: c the decoded frame   not included
-    EF              u = x + e / w               e := w·(u − c)                  e := w·u
-    EF21            x − g                       g := g + c                      g unchanged
-    EF21, momentum  v + η(x − v) − g            g := g + c; v moves             v moves
+    EF              u = x + e / w               e := e + w·(x − c)              e := e + w·x
+    EF21            x − s / w                   s := s + w·c                    s unchanged
+    EF21, momentum  v + η(x − v) − s / w        s := s + w·c; v moves           v moves
 
-w is the member's weight in the round: kept errors are weighted, so that they count for as much in a
-later round of another weight. With EF the result is the mean of the frames. With EF21 it is the
-mean of differences, which everybody adds to the same reference, the mean of all g: see `applied()`.
+w is the member's weight in the round. What is kept is weighted, so that it counts for as much in a
+later round of another weight. With EF the result is the mean of the frames. With EF21 s is what the
+others know of w·x, and all members hold the same reference, the sum of all s: they add to it what
+the frames of a round sum up to, and apply it divided by the sum of the weights, see `applied()`.
 
-An aggregator does the same with the frames of results, in `DownlinkResidual`.
+An aggregator does the same as EF with the frames of results, in `DownlinkResidual`.
 
 Sources: F. Seide et al., "1-Bit Stochastic Gradient Descent", 2014 (EF); A. Beznosikov et al., "On
 Biased Compression for Distributed Learning", 2020, section 5 (the step inside); P. Richtárik et
-al., "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error Feedback", 2021;
-I. Fatkhullin et al., "Momentum Provably Improves Error Feedback!", 2023 (EF21 with momentum).
+al., "EF21: A New, Simpler, Theoretically Better, and Practically Faster Error Feedback", 2021, and
+I. Fatkhullin et al., "EF21 with Bells & Whistles", 2021 (members left out); I. Fatkhullin et al.,
+"Momentum Provably Improves Error Feedback!", 2023.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Any, Final
 
 import torch
 
@@ -46,9 +48,6 @@ class Feedback(ABC):
     Args:
         count: elements of the vector.
     """
-
-    differences: ClassVar[bool] = False
-    """Whether results are differences, which applied() makes values of."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -70,15 +69,6 @@ class Feedback(ABC):
         Args:
             values, start, weight: as outgoing() had them.
             decoded: what the frame says, if the result contains it; may be overwritten.
-        """
-
-    @abstractmethod
-    def applied(self, result: torch.Tensor, start: int, share: float) -> torch.Tensor:
-        """What everybody applies when the round's mean is this; to be called once for each run.
-
-        Args:
-            result: decoded; may be overwritten.
-            share: the weight of those who are in it, of the weight of all.
         """
 
     @abstractmethod
@@ -126,11 +116,6 @@ class ErrorFeedback(Feedback):
         owed = self._owed = _zeros_unless(self._owed, self.count)
         torch.mul(left, weight, out=owed[start : start + len(values)])
 
-    def applied(self, result: torch.Tensor, start: int, share: float) -> torch.Tensor:
-        """The mean itself."""
-        del start, share
-        return result
-
     def drop(self, start: int, stop: int) -> int:
         """See Feedback."""
         if self._owed is None:
@@ -152,14 +137,12 @@ class ErrorFeedback(Feedback):
 class Ef21(Feedback):
     """EF21: members send how their values differ from what all know of them; see the file's table.
 
-    It holds for members that stay the same, with the same weights: only then is the reference the
-    mean of what each has told. Whoever uses it resets all members together when that changes.
+    The reference is the sum of what each member has told, so it holds for the members that told it:
+    they begin anew together whenever the group is another.
 
     Args:
         momentum: η, the share of the newest values; 1 is EF21 without momentum.
     """
-
-    differences: ClassVar[bool] = True
 
     def __init__(self, count: int, *, momentum: float = 1.0) -> None:
         super().__init__(count)
@@ -167,17 +150,30 @@ class Ef21(Feedback):
             raise ValueError(f"momentum must be above 0 and at most 1, not {momentum}")
         self._momentum = momentum
         self._told: torch.Tensor | None = None
-        """g: what the others know of our values, shape (count,)."""
+        """s, shape (count,)."""
         self._reference: torch.Tensor | None = None
-        """The mean of what each member has told, the same at all of them, shape (count,)."""
+        """The sum of what each member has told, the same at all of them, shape (count,)."""
         self._smooth: torch.Tensor | None = None
         """v, shape (count,); None without momentum, and before the first round."""
+        self.agreed = b""
+        """Digest of the result that the reference is of; empty while there is none."""
+        self.weights: Mapping[Any, float] = {}
+        """What each contributing member of that group last weighed, 0 where nobody knows."""
+
+    def anew(self) -> Ef21:
+        """The same method with nothing kept."""
+        return Ef21(self.count, momentum=self._momentum)
+
+    def become(self, other: Ef21) -> None:
+        """Keep what the other one keeps, which must not be used any more."""
+        self._told, self._reference, self._smooth = other._told, other._reference, other._smooth
+        self.agreed, self.weights = other.agreed, other.weights
 
     def outgoing(self, values: torch.Tensor, start: int, weight: float) -> torch.Tensor:
         """See Feedback."""
         wanted = self._smoothed(values, start)
         if self._told is not None:
-            wanted.sub_(self._told[start : start + len(values)])
+            wanted.sub_(self._told[start : start + len(values)] / weight)
         return wanted
 
     def settle(
@@ -193,17 +189,24 @@ class Ef21(Feedback):
             self._smooth[run] = smoothed
         if decoded is not None:
             told = self._told = _zeros_unless(self._told, self.count)
-            told[run] += decoded
+            told[run] += decoded.mul_(weight)
 
-    def applied(self, result: torch.Tensor, start: int, share: float) -> torch.Tensor:
-        """The reference, moved by the mean difference of those who are in it.
+    def applied(
+        self, result: torch.Tensor, start: int, included_weight: float, weight: float
+    ) -> torch.Tensor:
+        """What everybody applies when the mean of a round's frames is this; once for each run.
 
-        The two roundings are in the same order on every machine, so all get the same bits.
+        Each operation is rounded by itself, in this order, so all get the same bits.
+
+        Args:
+            result: decoded; overwritten.
+            included_weight: of those who are in it.
+            weight: of all, above 0; who is left out counts with what it told before.
         """
         reference = self._reference = _zeros_unless(self._reference, self.count)
         run = reference[start : start + len(result)]
-        run += result.mul_(share)
-        return run.clone()
+        run += result.mul_(included_weight)
+        return run / weight
 
     def drop(self, start: int, stop: int) -> int:
         """Nothing is owed: what was not told is in the next difference."""
@@ -211,16 +214,13 @@ class Ef21(Feedback):
         return 0
 
     def snapshot(self) -> dict[str, torch.Tensor]:
-        """See Feedback."""
-        return _copies(told=self._told, reference=self._reference, smooth=self._smooth)
+        """Nothing: who comes back after a restart makes another group, which begins anew."""
+        return {}
 
     def restore(self, kept: Mapping[str, torch.Tensor]) -> None:
         """See Feedback."""
-        _check_kept(kept, ("told", "reference", "smooth"), self.count)
-        copies = _copies(**kept)
-        self._told = copies.get("told")
-        self._reference = copies.get("reference")
-        self._smooth = copies.get("smooth")
+        _check_kept(kept, (), self.count)
+        self.become(self.anew())
 
     def _smoothed(self, values: torch.Tensor, start: int) -> torch.Tensor:
         if self._momentum == 1 or self._smooth is None:

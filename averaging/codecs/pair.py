@@ -10,7 +10,7 @@ from averaging.allreduce.schema import PAYLOAD_BYTES_MAX
 from averaging.codecs.codec import Codec
 from averaging.codecs.coded import CodedWire, leaves_values_out
 from averaging.codecs.coding import Coding
-from averaging.codecs.feedback import DownlinkResidual, feedback_named
+from averaging.codecs.feedback import DownlinkResidual, Ef21, feedback_named
 from averaging.codecs.floating import FloatingWire
 from averaging.codecs.registry import codec_named
 from averaging.robust.rule import Rule, RuleKind
@@ -49,11 +49,13 @@ class CodecPair:
         if not coded_count:
             return Coding.floats(floating)
         keeps = self.feedback != "none"
+        feedback = feedback_named(self.feedback, coded_count)
         return Coding(
             up=CodedWire(self.up, coded_count, floating),
             down=floating if self.down is None else CodedWire(self.down, coded_count, floating),
-            feedback=feedback_named(self.feedback, coded_count),
+            feedback=feedback,
             residual=DownlinkResidual() if keeps and self.down is not None else None,
+            differences=feedback if isinstance(feedback, Ef21) else None,
             name=self.name,
         )
 
@@ -65,7 +67,7 @@ def codec_pair(
 
     Args:
         down: None for what goes with the other: itself, if it sends every value in a byte or
-            more, else int8-block; `floats` for no codec.
+            more, else int8-block; for ef21 no codec; `floats` for none.
         rule: how contributions are combined.
         grid: whether groups mix from round to round.
 
@@ -74,7 +76,12 @@ def codec_pair(
     """
     up = codec_named(up) if isinstance(up, str) else up
     sparse = leaves_values_out(up)
-    if down is None:
+    # Raises for an unknown name.
+    kept = feedback_named(feedback, 1)
+    differences = isinstance(kept, Ef21)
+    if down is None and differences:
+        down = FLOATS
+    elif down is None:
         down = _USUAL_DOWNLINK if sparse or _is_narrow(up) or not up.same_everywhere else up
     if isinstance(down, str):
         down = None if down == FLOATS else codec_named(down)
@@ -86,8 +93,11 @@ def codec_pair(
             f"{down.name} cannot be the downlink codec: not every machine decodes it to the same "
             "bits, so members would agree on bytes and hold different values"
         )
-    # Raises for an unknown name.
-    differences = (kept := feedback_named(feedback, 1)) is not None and kept.differences
+    if differences and down is not None:
+        raise ValueError(
+            f"{feedback} sums up results, and what {down.name} loses of one that another averages "
+            f"next would be missing in all that come; its downlink codec is {FLOATS}"
+        )
     if differences and grid:
         raise ValueError(
             f"{feedback} needs the same members from round to round, and a grid mixes them; use ef"

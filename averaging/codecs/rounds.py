@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from averaging.codecs.coded import CodedWire, as_float32
-from averaging.codecs.feedback import DownlinkResidual, Feedback, lost_by
+from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback, lost_by
 from averaging.codecs.floating import Array, Payload, convert
 from averaging.robust.norms import rough_square_sum
 
@@ -109,21 +109,28 @@ def encoded_result(
     return payload, lost_by(head, wire.decode_head(payload, start, start + len(mean)))
 
 
-def apply_result(
-    wire: CodedWire, feedback: Feedback, result: Array, start: int, share: float
+def apply_differences(
+    wire: CodedWire,
+    feedback: Ef21,
+    result: Array,
+    start: int,
+    *,
+    included_weight: float,
+    weight: float,
 ) -> None:
-    """Overwrite the decoded result of a chunk with what is to be applied.
+    """Overwrite the decoded result of a chunk, the mean of differences, with what is to be applied.
 
     Args:
         wire: of the parts.
         result: the elements from start on, of the vector's dtype.
-        share: the weight of those who are in it, of the weight of all.
+        included_weight, weight: of those who are in it, and of all.
     """
     count = wire.coded_in(start, start + len(result))
     if count:
         head: Array = np.empty(count, np.float32)
         convert(result[:count], head)
-        convert(feedback.applied(torch.from_numpy(head), start, share).numpy(), result[:count])
+        applied = feedback.applied(torch.from_numpy(head), start, included_weight, weight)
+        convert(applied.numpy(), result[:count])
 
 
 def _outgoing(

@@ -107,6 +107,36 @@ async def test_without_error_feedback_it_never_does(network: SimNetwork) -> None
 
 
 @simulated
+async def test_ef21_comes_to_the_very_mean(network: SimNetwork) -> None:
+    """Not only on average: each result is nearer to it than the one before."""
+    config = config_of(Largest(0.1), error_feedback="ef21")
+    errors: list[float] = []
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 3)
+        given = [{name: tensor.copy() for name, tensor in peer.items()} for peer in swarm.tensors]
+        expected = np.average([peer["weight"] for peer in given], axis=0, weights=[1, 2, 3])
+
+        async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
+            for round in range(16):
+                for name, tensor in tensors.items():
+                    tensor[...] = given[number][name]
+                if number == 2 and round == 13:
+                    # What it knows is lost, so all begin anew.
+                    averager.feedback.reset()
+                report = await averager.step(tensors, weight=number + 1.0, expected=swarm.ids)
+                if number == 0:
+                    errors.append(float(np.abs(tensors["weight"] - expected).max()))
+            return report
+
+        await swarm.run(step, config=config)
+    assert len({peer["weight"].tobytes() for peer in swarm.tensors}) == 1
+    assert errors[12] < 1e-5 < errors[4] < errors[0]
+    assert errors[13] == pytest.approx(errors[0])
+    assert errors[15] < errors[14] < errors[13]
+    assert swarm.report(0).codec == "largest:0.1 up, floats down, ef21"
+
+
+@simulated
 async def test_what_is_owed_is_kept_given_and_forgotten(network: SimNetwork) -> None:
     async with AsyncExitStack() as stack:
         swarm = await open_random(stack, network, 2)
@@ -235,6 +265,10 @@ class Wide(Bytes):
         ({"codec_elements_min": {"weight": 0}}, "at least 1"),
         ({"codec": Bytes(), "error_feedback": "more"}, "error feedback is one of"),
         ({"codec": Bytes(), "error_feedback": "ef21", "grid": True}, "same members from round"),
+        (
+            {"codec": Bytes(), "error_feedback": "ef21", "downlink_codec": Bytes()},
+            "would be missing in all that come; its downlink codec is floats",
+        ),
         ({"codec": Bytes(), "rule": "median"}, "does not go with the rule median"),
         (
             {

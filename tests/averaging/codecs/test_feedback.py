@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,11 @@ from averaging.codecs.feedback import (
     DownlinkResidual,
     Ef21,
     ErrorFeedback,
-    Feedback,
     feedback_named,
     lost_by,
 )
+from averaging.codecs.floating import FloatingWire, Run
+from averaging.codecs.pair import CodecPair
 from tests.averaging.codecs.samples import Largest
 
 COUNT = 40
@@ -73,20 +75,22 @@ def test_what_is_given_up_is_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", FEEDBACK_KINDS[1:])
-def test_a_snapshot_continues_alike(kind: str) -> None:
+def test_what_is_kept_is_copied_and_forgotten(kind: str) -> None:
     feedback, again = feedback_named(kind, COUNT), feedback_named(kind, COUNT)
     assert feedback is not None
     assert again is not None
     assert feedback.snapshot() == {}
     for values in vectors(3):
         feedback.settle(values, 0, 1.0, through(Largest(0.2), feedback.outgoing(values, 0, 1.0)))
-    again.restore(feedback.snapshot())
     values = vectors(1, seed=5)[0]
-    assert torch.equal(again.outgoing(values, 0, 1.0), feedback.outgoing(values, 0, 1.0))
-    again.reset()
-    assert torch.equal(again.outgoing(values, 0, 1.0), values)
-    with pytest.raises(ValueError, match="does not fit"):
-        again.restore({name: part[1:] for name, part in feedback.snapshot().items()})
+    assert not torch.equal(feedback.outgoing(values, 0, 1.0), values)
+    again.restore(feedback.snapshot())
+    if kind == "ef":
+        assert torch.equal(again.outgoing(values, 0, 1.0), feedback.outgoing(values, 0, 1.0))
+        with pytest.raises(ValueError, match="does not fit"):
+            again.restore({name: part[1:] for name, part in feedback.snapshot().items()})
+    feedback.reset()
+    assert torch.equal(feedback.outgoing(values, 0, 1.0), values)
     with pytest.raises(ValueError, match="another method"):
         again.restore({"unknown": values})
 
@@ -113,6 +117,7 @@ def descend(make: str, rounds: int, step: float) -> torch.Tensor:
     point = torch.ones(3)
     members = [feedback_named(make, 3) for _ in slopes]
     shared = feedback_named(make, 3)
+    assert (shared is None) == (make == "none")
     codec = Largest(1 / 3)
     for _ in range(rounds):
         frames = []
@@ -125,7 +130,7 @@ def descend(make: str, rounds: int, step: float) -> torch.Tensor:
             frames.append(through(codec, feedback.outgoing(values, 0, 1.0)))
             feedback.settle(values, 0, 1.0, frames[-1].clone())
         mean = torch.stack(frames).mean(0)
-        point = point - (mean if shared is None else shared.applied(mean, 0, 1.0))
+        point = point - (shared.applied(mean, 0, 3.0, 3.0) if isinstance(shared, Ef21) else mean)
     return point
 
 
@@ -139,30 +144,60 @@ def test_error_feedback_makes_a_diverging_descent_converge() -> None:
     assert descend("ef21-momentum", 2 * rounds, step).abs().max() < 0.05
 
 
-def follow(members: list[Feedback], targets: list[torch.Tensor], absent: int) -> torch.Tensor:
-    """What EF21 applies after many rounds, in each of which somebody may be left out."""
-    shared = Ef21(COUNT)
+def follow(momentum: float, absent: bool, weights: list[float]) -> tuple[torch.Tensor, ...]:
+    """What EF21 applies after many rounds of other weights, and what it should come to."""
+    targets = vectors(3)
+    members, shared = [Ef21(COUNT, momentum=momentum) for _ in targets], Ef21(COUNT)
     applied = torch.zeros(COUNT)
     for number in range(200):
-        left_out = {number % len(members)} if absent else set()
-        frames = []
+        total, included = torch.zeros(COUNT), 0.0
+        turned = [weights[(number + member) % 3] for member in range(3)]
         for member, (feedback, values) in enumerate(zip(members, targets, strict=True)):
-            decoded = through(Largest(0.1), feedback.outgoing(values, 0, 1.0))
-            included = member not in left_out
-            feedback.settle(values, 0, 1.0, decoded.clone() if included else None)
-            frames += [decoded] if included else []
-        share = len(frames) / len(members)
-        applied = shared.applied(torch.stack(frames).mean(0), 0, share)
-    return applied
+            decoded = through(Largest(0.1), feedback.outgoing(values, 0, turned[member]))
+            left_out = absent and number % 3 == member
+            total += 0 if left_out else turned[member] * decoded
+            included += 0 if left_out else turned[member]
+            feedback.settle(values, 0, turned[member], None if left_out else decoded)
+        applied = shared.applied(total / included, 0, included, sum(turned))
+    expected = sum(weight * values for weight, values in zip(turned, targets, strict=True))
+    return applied, torch.as_tensor(expected) / sum(turned)
 
 
-@pytest.mark.parametrize("absent", [0, 1])
+@pytest.mark.parametrize("absent", [False, True])
 @pytest.mark.parametrize("momentum", [1.0, 0.1])
-def test_ef21_comes_to_the_mean_though_members_are_left_out(absent: int, momentum: float) -> None:
-    targets = vectors(3)
-    members: list[Feedback] = [Ef21(COUNT, momentum=momentum) for _ in targets]
-    applied = follow(members, targets, absent)
-    torch.testing.assert_close(applied, torch.stack(targets).mean(0), rtol=0, atol=1e-5)
+def test_ef21_comes_to_the_mean_though_members_are_left_out(absent: bool, momentum: float) -> None:
+    applied, expected = follow(momentum, absent, [2.0, 2.0, 2.0])
+    torch.testing.assert_close(applied, expected, rtol=0, atol=1e-5)
+
+
+def test_ef21_follows_weights_that_change() -> None:
+    """Each round the weights change hands, and a tenth of what changes is told at once."""
+    applied, expected = follow(1.0, False, [2.0, 2.1, 1.9])
+    assert (applied - expected).abs().max() < 0.1
+
+
+def test_ef21_begins_anew_where_the_reference_is_another() -> None:
+    coding = CodecPair(Largest(0.1), None, "ef21").coding(
+        FloatingWire([Run(0, COUNT, "float32")], np.dtype("float32")), COUNT
+    )
+    kept = coding.differences
+    assert kept is not None
+    assert coding.reference == b""
+    fresh = coding.begun("ab", [b"", b""])
+    assert fresh.differences is not kept
+    assert fresh.differences is not None
+    fresh.differences.agreed, fresh.differences.weights = b"digest", {"a": 1.0, "b": 2.0}
+    coding.keep(fresh)
+    assert coding.reference == b"digest"
+    assert coding.begun("ab", [b"digest", b"digest"]) is coding
+    assert coding.begun("ab", [b"digest", b"other"]).differences is not kept
+    assert coding.begun("ab", [b"digest", b""]).differences is not kept
+    # Somebody is missing, whose values are in the reference.
+    assert coding.begun("a", [b"digest"]).differences is not kept
+    coding.reset()
+    assert coding.reference == b""
+    plain = CodecPair(Largest(0.1), None, "ef").coding(coding.up.floating, COUNT)  # type: ignore[union-attr]
+    assert plain.begun("ab", [b"", b"x"]) is plain
 
 
 def test_the_residual_of_results_is_added_where_it_belongs() -> None:
