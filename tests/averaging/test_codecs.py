@@ -12,12 +12,17 @@ import trio
 from averaging import Averager, AveragerConfig, RoundFailed, RoundReport, TensorSpec, open_averager
 from averaging.codecs.codec import Codec
 from averaging.codecs.pair import codec_pair
+from averaging.codecs.registry import CODEC_NAMES
+from p2p import NodeConfig, open_node
 from p2p.testing import SimNetwork
-from tests.averaging.allreduce.peers import Array, simulated
+from tests.averaging.allreduce.peers import Array, connect_all, simulated
 from tests.averaging.codecs.samples import Bytes, Largest
 from tests.averaging.swarm import Swarm, open_swarm
 
 ROWS, COLUMNS = 100, 50
+needs_registry = pytest.mark.skipif(
+    "int8-block" not in CODEC_NAMES, reason="needs the codecs that this package ships"
+)
 
 
 def config_of(up: Codec, down: Codec | str = "floats", **options: Any) -> AveragerConfig:
@@ -63,6 +68,42 @@ async def test_matrices_are_compressed_and_biases_are_not(network: SimNetwork) -
     assert report.dropped_elements == 0
     # Two thirds of the vector to others, and a third to two of them: a byte for each element.
     assert report.sent_bytes < 2 * ROWS * COLUMNS < report.sent_bytes * 1.5
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        (Bytes(), None),
+        pytest.param("int8-block", None, marks=needs_registry),
+        pytest.param("topk:0.05", None, marks=needs_registry),
+    ],
+)
+def test_a_round_over_real_connections(up: str | Codec, down: str | None) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            nodes = [await stack.enter_async_context(open_node(NodeConfig())) for _ in range(3)]
+            await connect_all(nodes)
+            swarm = Swarm(nodes)
+            rng = np.random.default_rng(1)
+            for tensors in swarm.tensors:
+                tensors["weight"][...] = rng.standard_normal(tensors["weight"].shape)
+            given = [tensors["weight"].astype(np.float64) for tensors in swarm.tensors]
+            await swarm.run(
+                lambda number, averager, tensors: averager.step(tensors, expected=swarm.ids),
+                config=AveragerConfig(codec=up, downlink_codec=down, codec_elements_min=1_000),
+            )
+            results = [tensors["weight"] for tensors in swarm.tensors]
+            assert len({result.tobytes() for result in results}) == 1
+            report = swarm.report(0)
+            assert report.codec == f"{report.codec.split(' up')[0]} up, {usual_down(up)} down"
+            error = np.abs(results[0] - np.mean(given, axis=0))
+            assert 0 < error.max() < (2.0 if up == "topk:0.05" else 0.05)
+
+    trio.run(main)
+
+
+def usual_down(up: str | Codec) -> str:
+    return "bytes" if isinstance(up, Bytes) else "int8-block:4096"
 
 
 async def mean_result(
@@ -307,6 +348,15 @@ def test_results_travel_by_the_same_codec_where_that_is_fit_for_them() -> None:
         return codec_pair(codec, None, feedback="ef", rule="mean", grid=False).down
 
     assert isinstance(down_of(Bytes()), Bytes)
+    assert codec_pair(Bytes(), None, feedback="ef21", rule="mean", grid=False).down is None
+
+
+@needs_registry
+@pytest.mark.parametrize("codec", [Largest(0.5), Inexact(), "sign", "topk:0.01", "int4-block"])
+def test_else_they_travel_by_bytes(codec: str | Codec) -> None:
+    down = codec_pair(codec, None, feedback="ef", rule="mean", grid=False).down
+    assert down is not None
+    assert down.name == "int8-block:4096"
 
 
 def test_which_tensors_are_coded() -> None:
