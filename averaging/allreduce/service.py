@@ -23,13 +23,7 @@ from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
 from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
-from averaging.allreduce.settling import (
-    agreed_in_place,
-    apply_reference,
-    final_parts,
-    settle,
-    write_vector,
-)
+from averaging.allreduce.settling import conclude, final_parts
 from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
@@ -322,31 +316,10 @@ class Entered:
         if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
             settles = used is None or used(result.members)
-            work = (session, result, on_success or _ignore, settles)
-            dropped = await session.heavy(flat.nbytes, self._conclude, *work)
+            work = (session, self._coding, self._buffers, result, on_success or _ignore, settles)
+            dropped = await session.heavy(flat.nbytes, conclude, *work)
             result = replace(result, dropped_elements=dropped)
         return result
-
-    def _conclude(
-        self, session: Session, result: RoundResult, on_success: OnSuccess, settles: bool
-    ) -> int:
-        """Settle what codecs lost, then hand the vector over; returns what settle() does."""
-        dropped = settle(session) if settles else 0
-        if not session.votes:
-            return dropped
-        vector = agreed_in_place(session)
-        if vector is not None:
-            on_success(vector)
-            return dropped
-        buffer = self._buffers.take(session.element_count * session.dtype.itemsize)
-        decoded = buffer.view(session.dtype)
-        write_vector(session, decoded)
-        if settles:
-            apply_reference(session, result, decoded)
-            self._coding.keep(session.coding)
-        on_success(decoded)
-        self._buffers.give_back(buffer)
-        return dropped
 
 
 def _ignore(vector: Array) -> None:

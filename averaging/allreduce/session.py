@@ -84,11 +84,8 @@ class Session:
         """Our parts by their first elements, where a codec made them; None: made as they go."""
         self.begun = trio.Event()
         """Set when our values are final."""
-        self.work = [
-            self._work(piece, 0)
-            for piece in self.pieces
-            if self.aggregators[piece.owner] == self.me
-        ]
+        ours = [piece for piece in self.pieces if self.aggregators[piece.owner] == self.me]
+        self.work = [self._work(piece, 0) for piece in ours]
         self.results: list[tuple[int, int, Payload] | PieceEnd] = []
         """All that we have averaged, in the order in which every member gets it."""
         self.aborted: Abort | None = None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
 from averaging.allreduce.streams import Work
-from averaging.codecs.coding import seed_of
+from averaging.codecs.coding import Coding, seed_of
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.robust.norms import rough_square_sum
 
@@ -45,6 +46,43 @@ def final_parts(
         lambda start: seed_of(group_id, me, start),
     )
     return norm, parts
+
+
+def conclude(
+    session: Session,
+    kept: Coding,
+    buffers: Buffers,
+    result: RoundResult,
+    on_success: Callable[[Array], None],
+    settles: bool,
+) -> int:
+    """Settle what codecs lost, then hand the agreed vector over; after success only.
+
+    Args:
+        kept: what is to keep what the session's coding came to.
+        on_success: takes the vector, shape (element_count,), in the flat dtype; not called at an
+            auxiliary member.
+        settles: whether anything is to be settled.
+
+    Returns:
+        As settle().
+    """
+    dropped = settle(session) if settles else 0
+    if not session.votes:
+        return dropped
+    vector = agreed_in_place(session)
+    if vector is not None:
+        on_success(vector)
+        return dropped
+    buffer = buffers.take(session.element_count * session.dtype.itemsize)
+    decoded = buffer.view(session.dtype)
+    write_vector(session, decoded)
+    if settles:
+        apply_reference(session, result, decoded)
+        kept.keep(session.coding)
+    on_success(decoded)
+    buffers.give_back(buffer)
+    return dropped
 
 
 def agreed_in_place(session: Session) -> Array | None:
