@@ -10,7 +10,7 @@ import numpy as np
 
 from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.manifest import piece_digest
-from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.reduction import refuses_values
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
@@ -186,9 +186,10 @@ def _fates(session: Session) -> Iterator[tuple[Span, Fate]]:
     me = session.members.index(session.me)
     for piece in session.pieces:
         end = session.held[piece.number].end
-        kept = end.reasons[me] in (*LOST_REASONS, *SLOW_REASONS, RELAY_REASON)
+        # What is not finite must not be owed, however the others came to be without it.
+        refused = refuses_values(end.reasons[me]) or not math.isfinite(session.norm)
         for chunk in piece.chunks:
-            fate = Fate.LEFT_OUT if kept else Fate.REFUSED
+            fate = Fate.REFUSED if refused else Fate.LEFT_OUT
             if chunk.number < end.included[me] and session.parts:
                 fate = Fate.INCLUDED
             yield (chunk.start, chunk.stop), fate

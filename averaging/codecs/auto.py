@@ -21,6 +21,11 @@ class AutomaticPair:
     """None: floats."""
 
     @property
+    def sparse(self) -> bool:
+        """Whether some of them leave most values out."""
+        return any(pair is not None and pair.sparse for _, pair in self.pairs)
+
+    @property
     def name(self) -> str:
         """What refusals call it."""
         differences = f", {self.feedback}" if self.feedback.startswith("ef21") else ""

@@ -33,6 +33,11 @@ class CodecPair:
     """One of FEEDBACK_KINDS."""
 
     @property
+    def sparse(self) -> bool:
+        """Whether parts leave most values out, so that their norm is not that of the values."""
+        return leaves_values_out(self.up)
+
+    @property
     def name(self) -> str:
         """What reports and refusals call it."""
         down = FLOATS if self.down is None else self.down.name
