@@ -1,4 +1,4 @@
-"""SessionPlan: what a session needs to know of the model and the run."""
+"""SessionPlan: what the network's side of training needs to know of a model and its run."""
 
 from __future__ import annotations
 
