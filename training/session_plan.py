@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,13 @@ class SessionPlan:
     """So many vectors are averaged in turn, one with each global step."""
     compressed: tuple[str, ...] | None = None
     """Tensors that a codec may compress; None: those that are large, see AveragerConfig."""
+
+    def hash_with(self, config: AveragerConfig) -> bytes:
+        """What all peers must share, how they compress included; 32 bytes."""
+        if config.codec is None:
+            return self.spec_hash
+        terms = self.averager_config(config).matchmaking().terms
+        return hashlib.sha256(self.spec_hash + terms.encode()).digest()
 
     def averager_config(self, config: AveragerConfig) -> AveragerConfig:
         """The same, for these tensors.

@@ -141,6 +141,18 @@ def test_strategies_train_with_codecs(strategy: Any) -> None:
     assert 0 < error < 0.01 * plain.abs().max()
 
 
+def test_peers_with_other_codecs_are_strangers() -> None:
+    plan = replica_of(DiLoCo(every=4)).plan("run", "sgd")
+    configs = [
+        AveragerConfig(),
+        AveragerConfig(codec=Bytes()),
+        AveragerConfig(codec=Bytes(), downlink_codec="floats"),
+        AveragerConfig(codec=Bytes(), codec_elements_min=5),
+    ]
+    assert len({plan.hash_with(config) for config in configs}) == 4
+    assert plan.hash_with(configs[0]) == plan.spec_hash
+
+
 def test_norms_of_sparse_parts_tell_nothing_of_gradient_noise() -> None:
     noise = NoiseScaleBatch(first=64, smallest=32, largest=512)
     check_norms(noise, AveragerConfig(codec=Bytes()))
