@@ -120,13 +120,15 @@ def apply_reference(session: Session, result: RoundResult, vector: Array) -> Non
     from averaging.codecs.rounds import apply_differences
 
     assert not isinstance(session.up, FloatingWire)
-    # Who is not heard of counts with what it told before, and so with the weight of then.
-    weights = {
-        peer: result.members[peer].weight or differences.weights.get(peer, 0.0)
-        for peer in session.voters
-    }
+    before = differences.weights
     for piece in session.pieces:
         end = session.held[piece.number].end
+        # Of this piece's table alone: who lies about weights falsifies no more than its own span.
+        # Who is not heard of counts with what it told before, and so with the weight of then.
+        weights = [
+            weight or before.get(peer, 0.0)
+            for peer, weight in zip(session.members, end.weights, strict=True)
+        ]
         for chunk in piece.chunks:
             apply_differences(
                 session.up,
@@ -134,10 +136,13 @@ def apply_reference(session: Session, result: RoundResult, vector: Array) -> Non
                 vector[chunk.start : chunk.stop],
                 chunk.start,
                 included_weight=_included_weight(end, chunk.number),
-                weight=math.fsum(weights.values()),
+                # A liar's table may have none.
+                weight=math.fsum(weights) or 1.0,
             )
     differences.agreed = result.digest
-    differences.weights = weights
+    differences.weights = {
+        peer: result.members[peer].weight or before.get(peer, 0.0) for peer in session.voters
+    }
 
 
 def settle(session: Session) -> int:

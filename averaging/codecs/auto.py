@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 from averaging.codecs.choice import Candidate, within
@@ -27,9 +28,11 @@ class AutomaticPair:
 
     @property
     def name(self) -> str:
-        """What refusals call it."""
+        """What refusals call it; other candidates make another name."""
+        costs = repr([candidate for candidate, _ in self.pairs]).encode()
+        version = hashlib.sha256(costs).hexdigest()[:4]
         differences = f", {self.feedback}" if self.feedback.startswith("ef21") else ""
-        return f"auto within {self.error_max:g}{differences}"
+        return f"auto {version} within {self.error_max:g}{differences}"
 
     def coding(self, floating: FloatingWire, coded_count: int) -> Coding:
         """How a vector travels, with nothing kept yet; what is kept goes from codec to codec.

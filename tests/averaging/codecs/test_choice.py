@@ -83,7 +83,7 @@ def test_what_candidates_lose_is_as_written() -> None:
             squares += float(((decoded - values).norm() / values.norm()) ** 2)
         assert candidate.error == pytest.approx(squares**0.5, rel=0.1)
     automatic = AveragerConfig(codec="auto", codec_error_max=0.2)
-    assert automatic.matchmaking().terms.endswith("auto within 0.2 from 4096 elements")
+    assert automatic.matchmaking().terms.endswith(" within 0.2 from 4096 elements")
     with pytest.raises(ValueError, match="most of them would be left out"):
         AveragerConfig(codec="auto", codec_error_max=1.0, rule="median", error_feedback="none")
 
@@ -116,6 +116,14 @@ PAIRS = AutomaticPair(
 def automatic() -> Coding:
     floating = FloatingWire([Run(0, ELEMENTS, "float32")], np.dtype("float32"))
     return PAIRS.coding(floating, ELEMENTS)
+
+
+def test_other_candidates_have_another_name() -> None:
+    fewer = AutomaticPair(1.0, "ef", PAIRS.pairs[:2])
+    assert PAIRS.name.startswith("auto ")
+    assert PAIRS.name != fewer.name
+    assert PAIRS.sparse
+    assert not fewer.sparse
 
 
 def test_what_is_owed_goes_from_codec_to_codec() -> None:
