@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from averaging.allreduce.balance import Capacity, planned_seconds
+    from averaging.allreduce.service import Used
     from averaging.averager import Averager, PreparedRound, open_averager
     from averaging.config import AveragerConfig
     from averaging.errors import (
@@ -48,13 +49,14 @@ if TYPE_CHECKING:
         fetch_state,
         open_state_donor,
     )
-    from averaging.tensors import TensorSpec
+    from averaging.tensors import CODED_ELEMENTS_MIN, TensorSpec
 
 _HOMES = {
     "averaging.allreduce.balance": (
         "Capacity",
         "planned_seconds",
     ),
+    "averaging.allreduce.service": ("Used",),
     "averaging.averager": (
         "Averager",
         "PreparedRound",
@@ -109,11 +111,15 @@ _HOMES = {
         "fetch_state",
         "open_state_donor",
     ),
-    "averaging.tensors": ("TensorSpec",),
+    "averaging.tensors": (
+        "CODED_ELEMENTS_MIN",
+        "TensorSpec",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CODED_ELEMENTS_MIN",
     "Averager",
     "AveragerConfig",
     "AveragingError",
@@ -143,6 +149,7 @@ __all__ = [
     "SumReport",
     "TensorSpec",
     "UpdateSpent",
+    "Used",
     "adder_untrusted",
     "check_secure_options",
     "draw_key",

@@ -33,8 +33,8 @@ from training.optimizer import SwarmOptimizer
 from training.privacy.budget import PrivacyBudget
 from training.recipe import Recipe
 from training.recipes.build import build_model, build_optimizer, build_task
-from training.recipes.private import PrivateLots, build_private, swarm_config
-from training.recipes.together import build_batch, build_strategy, wrap
+from training.recipes.private import PrivateLots, build_private
+from training.recipes.together import build_batch, build_config, build_strategy, wrap
 from training.run_log import EventHandler, RunLog
 from training.schedule import steer
 from training.step_report import StepReport
@@ -139,6 +139,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     private = build_private(recipe, task, model, options.checkpoint_dir)
     batch = build_batch(recipe) if private is None else private.batch
     strategy = build_strategy(recipe, options.checkpoint_dir)
+    config = build_config(recipe)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
     with join(
@@ -149,7 +150,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         identity_path=options.identity_path,
         client_mode=options.client_mode,
         node_config=options.node_config,
-        config=swarm_config(recipe),
+        config=config,
     ) as swarm:
         optimizer = wrap(
             own_optimizer, recipe, model=model, swarm=swarm, batch=batch, strategy=strategy

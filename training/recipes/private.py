@@ -9,8 +9,6 @@ from pathlib import Path
 
 from torch import nn
 
-from averaging import AveragerConfig
-from training.config import SwarmConfig
 from training.errors import RecipeError
 from training.privacy.accountant import noise_multiplier_for
 from training.privacy.budget import PrivacyBudget
@@ -147,11 +145,9 @@ def private_strategy(recipe: Recipe, strategy: Strategy, folder: Path | None) ->
     )
 
 
-def swarm_config(recipe: Recipe) -> SwarmConfig:
-    """How a recipe's peer takes part: no round is held with too few to hide among."""
-    if recipe.privacy is None:
-        return SwarmConfig()
-    return SwarmConfig(averager=AveragerConfig(group_size_min=_shares(recipe.privacy).needed))
+def group_size_min(recipe: Recipe) -> int:
+    """No round is held with too few to hide among."""
+    return 1 if recipe.privacy is None else _shares(recipe.privacy).needed
 
 
 def _shares(privacy: PrivacyRecipe) -> NoiseShares:

@@ -15,11 +15,14 @@ import msgspec
 import torch
 from torch import nn
 
+from averaging import AveragerConfig
+from training.config import SwarmConfig
 from training.errors import RecipeError
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, NoiseScaleBatch, RampBatch
 from training.recipe import Recipe
-from training.recipes.private import private_strategy
+from training.recipes.private import group_size_min, private_strategy
+from training.session_plan import check_norms
 from training.strategies import (
     DiLoCo,
     ElasticAveraging,
@@ -81,6 +84,26 @@ def build_strategy(recipe: Recipe, folder: Path | None = None) -> Strategy | Non
     name = recipe.strategy.name
     strategy = _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
     return private_strategy(recipe, strategy, folder)
+
+
+def build_config(recipe: Recipe) -> SwarmConfig:
+    """How the peers of a recipe exchange what they exchange.
+
+    Raises:
+        RecipeError: there is no such codec, or it does not go with the rest.
+    """
+    try:
+        averager = AveragerConfig(
+            codec=recipe.codec,
+            error_feedback=recipe.error_feedback,
+            group_size_min=group_size_min(recipe),
+        )
+        batch = build_batch(recipe)
+        if batch is not None:
+            check_norms(batch, averager)
+    except ValueError as exc:
+        raise RecipeError(f"codec: {exc}") from exc
+    return SwarmConfig(averager=averager)
 
 
 def wrap(

@@ -19,7 +19,7 @@ from training.loop import TrainOptions, TrainResult, run_recipe
 from training.privacy import NoiseShares, epsilon_of
 from training.privacy.clients import PrivateClients
 from training.recipe import PrivacyRecipe, Recipe, parse_recipe
-from training.recipes.private import LEDGER_NAME, PrivateLots, build_private, swarm_config
+from training.recipes.private import LEDGER_NAME, PrivateLots, build_private, group_size_min
 from training.recipes.together import build_batch, build_strategy
 from training.strategies import FederatedAveraging
 from training.tasks.classification import Classification
@@ -74,7 +74,7 @@ def test_nothing_is_private_unless_asked_for() -> None:
     recipe = recipe_with("global_batch = 16")
     assert recipe.privacy is None
     assert build_private(recipe, Classification(make_data()), make_model(), None) is None
-    assert swarm_config(recipe).averager.group_size_min == 1
+    assert group_size_min(recipe) == 1
 
 
 def test_the_noise_is_what_the_budget_allows_for_all_steps() -> None:
@@ -96,7 +96,7 @@ def test_peers_share_noise_and_are_taken_to_hold_the_same_examples() -> None:
     assert (settings.shares, settings.copies) == (NoiseShares(peers=4, tolerated_drops=1), 4)
     one = settings.noise_multiplier / sqrt(3)
     assert 3.99 < epsilon_of(rate=0.1, noise_multiplier=one, steps=36, delta=1e-5) <= 4.0
-    assert swarm_config(recipe).averager.group_size_min == 3
+    assert group_size_min(recipe) == 3
     own = recipe_with(PRIVATE.format(batch=64, more=more + ", copies = 1"))
     assert lots_of(own).batch.settings.noise_multiplier < settings.noise_multiplier
     # What each does for itself is no difference between peers.
