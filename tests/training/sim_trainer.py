@@ -192,12 +192,14 @@ async def open_trainer(
     start: Position | None = None,
     client_mode: bool = False,
     stuck: bool = False,
+    snapshot_s: float = 0.0,
     config: SwarmConfig | None = None,
 ) -> AsyncIterator[SimTrainer]:
     """A trainer in the run, introduced to those who are there.
 
     Args:
         stuck: its thread never comes back to copy a snapshot.
+        snapshot_s: how long it takes to copy one.
     """
     theta = np.full(elements, initial)
     spec = TensorSpec.of({spec_name: theta})
@@ -224,7 +226,9 @@ async def open_trainer(
             await trio.sleep_forever()
         # The thread that trains gets to it within a micro-batch.
         await trio.sleep(compute_s / 2)
-        return function()
+        snapshot = function()
+        await trio.sleep(snapshot_s)
+        return snapshot
 
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(network.open_node(name, client_mode=client_mode))

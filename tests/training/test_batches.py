@@ -54,7 +54,9 @@ def test_a_latecomer_keeps_the_same_target(schedule: BatchSchedule) -> None:
         network.default_latency_s = 0.005
         network.default_bytes_per_s = 1e6
         options: dict[str, Any] = {"global_batch": schedule, "elements": 20_000, "compute_s": 0.01}
-        async with swarm(network, 3, **{**options, "compute_s": (0.01,)}) as trainers:
+        # Several rounds pass until the state is there.
+        slow: dict[str, Any] = {**options, "compute_s": (0.01,), "snapshot_s": 1.0}
+        async with swarm(network, 3, **slow) as trainers:
             async with trio.open_nursery() as nursery:
                 for trainer in trainers:
                     nursery.start_soon(trainer.train, 10**9)
