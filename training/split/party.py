@@ -17,7 +17,6 @@ from training.split.schema import Evaluate, Forward, FromClient, Hello, OutputGr
 from training.split.traffic import Traffic
 from training.split.wire import TensorWire, labels_size_bytes
 
-
 # Who does not take its last answers in this time is cut off.
 _LAST_WORDS_S = 30.0
 
@@ -35,6 +34,8 @@ class Party:
     traffic: Traffic = field(default_factory=Traffic)
     stream: trio.CancelScope | None = None
     """Ends the stream that it has now; None while it has none."""
+    streams: int = 0
+    """How many it has had."""
     failure: RefusedError | None = None
     """Why the session has ended, for the client."""
     ended: bool = False

@@ -97,6 +97,7 @@ class SplitService:
             compute,
             # What all sessions can have open.
             waiting_max=2 * config.sessions_max * config.window_max,
+            message_bytes_max=config.message_bytes_max,
             on_failed=self._fail_group,
             on_done=self._tell,
         )
@@ -133,6 +134,7 @@ class SplitService:
         if party.stream is not None:
             # The client knows better than we do that its old stream is dead.
             party.stream.cancel()
+        party.streams += 1
         with trio.CancelScope() as party.stream:
             scope = party.stream
             welcome = Welcome(party.order.received, self._config.client_weights)
@@ -150,7 +152,7 @@ class SplitService:
                 if party.stream is scope:
                     party.stream = None
                     if not party.ended:
-                        self._nursery.start_soon(self._forget_later, party)
+                        self._nursery.start_soon(self._forget_later, party, party.streams)
         if party.failure is not None:
             raise party.failure
 
@@ -229,10 +231,10 @@ class SplitService:
 
     # --- who is there ---
 
-    async def _forget_later(self, party: Party) -> None:
+    async def _forget_later(self, party: Party, streams: int) -> None:
         """A client that is gone has some time to come back."""
         await trio.sleep(self._config.resume_s)
-        if party.stream is None and not party.ended:
+        if party.streams == streams and not party.ended:
             self._end(party, RefusedError("lost", "the client did not come back"))
 
     def _on_bye(self, party: Party) -> None:

@@ -144,9 +144,16 @@ class SplitSession:
 
         Raises:
             SplitFailed: the session has ended, or nothing came for too long.
+            ValueError: the payload is larger than a message may be; nothing is sent.
         """
         self._raise_failure()
         if frame is not None:
+            size_bytes = memoryview(frame.payload).nbytes
+            if size_bytes > self._config.message_bytes_max:
+                raise ValueError(
+                    f"{size_bytes} bytes for one message are over message_bytes_max, "
+                    f"{self._config.message_bytes_max}; give a smaller batch or raise it"
+                )
             self._put(frame)
         if not wait:
             return None

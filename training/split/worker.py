@@ -44,6 +44,7 @@ class StepWorker:
 
     Args:
         waiting_max: what may wait to be computed.
+        message_bytes_max: of an output; gradients are as large as the activations that came.
         on_failed: told what a group asked for that cannot be computed.
         on_done: told when something was.
     """
@@ -55,6 +56,7 @@ class StepWorker:
         compute: Compute,
         *,
         waiting_max: int,
+        message_bytes_max: int,
         on_failed: Callable[[Group, RefusedError], None],
         on_done: Callable[[], None],
     ) -> None:
@@ -65,6 +67,7 @@ class StepWorker:
         self._parts = parts
         self._trainer = trainer
         self._compute = compute
+        self._message_bytes_max = message_bytes_max
         self._on_failed = on_failed
         self._on_done = on_done
         self._work, self._to_do = trio.open_memory_channel[Work](waiting_max)
@@ -102,6 +105,7 @@ class StepWorker:
         which = work.arrived[labelled.hello.party]
         if which.forward is None:
             shape, payload = await self._compute(self._trainer.evaluate, work.arrived)
+            self._check_size(payload)
             labelled.traffic.evaluation_values_sent += which.shape[0] * math.prod(shape)
             for party in group.members:
                 mine = party is labelled
@@ -111,6 +115,7 @@ class StepWorker:
             step, payload = await self._compute(
                 self._trainer.forward, work.arrived, self._parts.output_shape, which
             )
+            self._check_size(payload)
             labelled.wants_gradient[number] = step
             labelled.traffic.values_sent += step.held.output.numel()
             frame = Frame(Output(number, self._parts.output_shape), payload)
@@ -121,6 +126,10 @@ class StepWorker:
                 self._trainer.train, work.arrived, which, labelled.hello.task_weight
             )
             self._answer_gradients(group, number, payloads, loss, which.shape[0])
+
+    def _check_size(self, output: Payload) -> None:
+        if memoryview(output).nbytes > self._message_bytes_max:
+            raise RefusedError("failed", "the server's output is larger than a message may be")
 
     def _answer_gradients(
         self, group: Group, number: int, payloads: Sequence[Payload], loss: float | None, rows: int

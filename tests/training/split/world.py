@@ -12,7 +12,7 @@ import torch
 import trio
 from torch import nn
 
-from p2p import Node, PeerId
+from p2p import Node
 from p2p.testing import SimNetwork
 from training.split import Parts, SplitClientConfig, SplitServerConfig
 from training.split.body import BodyTrainer, Loss
@@ -44,13 +44,8 @@ def batches(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Inputs and labels, the same each time."""
     numbers = torch.Generator().manual_seed(7)
-    return [
-        (
-            torch.randn(rows, FEATURES, generator=numbers, dtype=dtype),
-            torch.randint(CLASSES, (rows,), generator=numbers),
-        )
-        for _ in range(count)
-    ]
+    inputs = [torch.randn(rows, FEATURES, generator=numbers, dtype=dtype) for _ in range(count)]
+    return [(one, one[:, ::2].argmax(dim=1)) for one in inputs]
 
 
 def optimizer_of(*modules: nn.Module | None) -> torch.optim.Optimizer:
@@ -217,8 +212,3 @@ async def open_world(
 def copies(*modules: nn.Module | None) -> list[nn.Module]:
     """Of those that are there, as they are now."""
     return [copy.deepcopy(module) for module in modules if module is not None]
-
-
-def peer_ids(world: World) -> list[PeerId]:
-    """Who has a session."""
-    return [party.peer_id for party in world.service.parties]
