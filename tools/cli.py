@@ -68,6 +68,14 @@ Tensorboard = Annotated[
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run; by default the recipe's.")
 ]
+Role = Annotated[
+    str | None,
+    typer.Option(metavar="client|server", help="Which side, for a recipe with a [split]."),
+]
+Clients = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --role server: end when so many clients have finished."),
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
@@ -196,6 +204,8 @@ def train(
     wait_for_peers: Annotated[
         int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
     ] = 1,
+    role: Role = None,
+    clients: Clients = None,
     threads: Threads = 1,
     private: Private = None,
     checkpoint_dir: CheckpointDir = None,
@@ -215,6 +225,8 @@ def train(
     then not finished, the exit code is 1.
 
     Example: manyhands train digits --initial-peers /ip4/192.168.1.5/tcp/31337/p2p/12D3KooW…
+
+    Example: manyhands train split-digits --role server
     """
     from tools.train import TrainRequest, run_train
 
@@ -238,6 +250,8 @@ def train(
                 events_path=events,
                 tensorboard_dir=tensorboard,
                 join_when=told if join_when_told else None,
+                role=role,
+                clients=clients,
                 as_json=as_json,
             )
         )

@@ -115,7 +115,7 @@ def _explain_averaging(error: BaseException) -> Failure | None:
 
 
 def _explain_training(error: BaseException) -> Failure | None:
-    from training.errors import Diverged, RecipeError, TrainingError
+    from training.errors import Diverged, RecipeError, SplitFailed, TrainingError
 
     if isinstance(error, RecipeError):
         return Failure(
@@ -127,6 +127,11 @@ def _explain_training(error: BaseException) -> Failure | None:
         return Failure(
             sentence=str(error),
             next_step="The event log (--events) names each micro-batch that was dropped.",
+        )
+    if isinstance(error, SplitFailed):
+        return Failure(
+            sentence=str(error),
+            next_step="See that `manyhands train … --role server` runs with the same recipe.",
         )
     if isinstance(error, TrainingError):
         return Failure(

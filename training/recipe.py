@@ -97,6 +97,42 @@ class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """That strategy's."""
 
 
+class SplitRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """The model is cut: clients compute its first layers, a server the others (training.split)."""
+
+    at: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(min_length=1, max_length=2, description="one or two numbers of layers, as [3]"),
+    ]
+    """The server's first layer, and perhaps the first one after its last, which stays with the
+    clients as the labels do then. The model must be a torch.nn.Sequential."""
+    input_shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(min_length=1, max_length=8, description="a list of sizes, as [1, 8, 8]"),
+    ]
+    """Of one sample; the server loads no data and so cannot know it."""
+    codec: Annotated[str, Meta(max_length=64, description="a dtype or a codec's name")] = ""
+    """How activations and gradients travel; empty: as the model computes."""
+    window: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] = 1
+    """Steps on their way at once."""
+    client_weights: Annotated[
+        Literal["own", "peers", "server"], Meta(description='"own", "peers" or "server"')
+    ] = "own"
+    """Whether each client keeps its own first layers, or hands them on after each turn."""
+    turn: Count = 50
+    """Steps of one turn, where client weights go round."""
+    extra_loss: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$",
+            description='"module:function", a loss of inputs and activations',
+        ),
+    ] = ""
+    """What clients add to the loss, such as NoPeek's distance correlation; empty: nothing."""
+    alpha: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
+    """Its part of the whole loss."""
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """One run: every peer that trains together uses the same recipe."""
 
@@ -128,6 +164,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """Average while the next global batch is computed, on parameters one step old."""
     strategy: StrategyRecipe | None = None
     """Steps of one's own instead of a global batch."""
+    split: SplitRecipe | None = None
+    """A server and clients instead of peers that all have the whole model."""
     model_options: Options = msgspec.field(default_factory=dict)
     """Arguments of the model's function."""
     data_options: Options = msgspec.field(default_factory=dict)
@@ -214,17 +252,23 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
             f"{source}: schedule.steps: the rate is at its end after {length} of {recipe.steps} "
             "steps; give at least as many as the recipe has, or none"
         )
-    if (recipe.global_batch is None) == (recipe.strategy is None):
+    kinds = (recipe.global_batch, recipe.strategy, recipe.split)
+    if sum(kind is not None for kind in kinds) != 1:
         raise RecipeError(
             f"{source}: global_batch: give either that, or a strategy with which each peer takes "
-            "steps of its own"
+            "steps of its own, or a split between clients and a server"
         )
-    if recipe.strategy is not None:
-        for key, default in (("batch", None), ("lr_rule", "constant"), ("delayed", False)):
-            if getattr(recipe, key) != default:
-                raise RecipeError(
-                    f"{source}: {key}: is of no use with a strategy, which has no global batch"
-                )
+    idle: dict[str, object] = {}
+    if recipe.global_batch is None:
+        idle |= {"batch": None, "lr_rule": "constant", "delayed": False}
+    if recipe.split is not None:
+        idle |= {"clip_norm": 0.0, "ema_decay": 0.0, "schedule": ScheduleRecipe(name="constant")}
+        if bool(recipe.split.extra_loss) != (recipe.split.alpha > 0):
+            raise RecipeError(f"{source}: split.alpha: goes with an extra_loss, and only with one")
+    kind = "a split" if recipe.split is not None else "a strategy, which has no global batch"
+    for key, default in idle.items():
+        if getattr(recipe, key) != default:
+            raise RecipeError(f"{source}: {key}: is of no use with {kind}")
     return recipe
 
 

@@ -68,14 +68,16 @@ def test_three_lines_on_both_sides() -> None:
     data = batches(20)
     expected = train_alone(alone, data)
     optimizer = optimizer_of(*parts.fronts)
-    with serving(parts) as served:
-        with connect(RUN, parts, optimizer=optimizer, initial_peers=served.addresses) as server:
-            losses = [server.step(inputs, labels) for inputs, labels in data]
-            assert server.server == served.peer_id
-            assert server.path == "direct"
-            assert server.traffic.batches == 20
-            assert served.traffic.values_received == server.traffic.values_sent == 20 * 6 * 10
-            predicted = server.predict(data[0][0])
+    with (
+        serving(parts) as served,
+        connect(RUN, parts, optimizer=optimizer, initial_peers=served.addresses) as server,
+    ):
+        losses = [server.step(inputs, labels) for inputs, labels in data]
+        assert server.server == served.peer_id
+        assert server.path == "direct"
+        assert server.traffic.batches == 20
+        assert served.traffic.values_received == server.traffic.values_sent == 20 * 6 * 10
+        predicted = server.predict(data[0][0])
     assert losses == pytest.approx(expected, abs=1e-15)
     assert gap(alone, copies(*parts.fronts, parts.body)) == 0
     whole = nn.Sequential(*alone)
@@ -123,9 +125,8 @@ def test_steps_out_of_turn_are_refused() -> None:
             connect(RUN, parts, optimizer=optimizer, initial_peers=peers) as server,
         ):
             server.step(*batches(1)[0])
-        with connect(RUN, parts, optimizer=optimizer, initial_peers=peers) as server:
-            with server.turn():
-                server.step(*batches(1)[0])
+        with connect(RUN, parts, optimizer=optimizer, initial_peers=peers) as server, server.turn():
+            server.step(*batches(1)[0])
 
 
 def test_an_extra_loss_stays_with_the_client() -> None:
@@ -149,15 +150,18 @@ def test_an_extra_loss_stays_with_the_client() -> None:
             (alpha * extra(inputs, hidden) + (1 - alpha) * task).backward()
             optimizer.step()
         loss = cross_entropy if tail is not None else None
-        with serving(parts) as served, connect(
-            RUN,
-            parts,
-            optimizer=optimizer_of(front, tail),
-            loss=loss,
-            extra_loss=extra,
-            alpha=alpha,
-            initial_peers=served.addresses,
-        ) as server:
+        with (
+            serving(parts) as served,
+            connect(
+                RUN,
+                parts,
+                optimizer=optimizer_of(front, tail),
+                loss=loss,
+                extra_loss=extra,
+                alpha=alpha,
+                initial_peers=served.addresses,
+            ) as server,
+        ):
             for inputs, labels in data:
                 server.step(inputs, labels)
             width = sum(parts.cut_shapes[0]) + sum(parts.output_shape)
@@ -168,13 +172,16 @@ def test_an_extra_loss_stays_with_the_client() -> None:
 def test_a_window_is_flushed_at_the_end() -> None:
     parts = parts_of()
     config = SplitClientConfig(window=3, codec="float32")
-    with serving(parts) as served, connect(
-        RUN,
-        parts,
-        optimizer=optimizer_of(*parts.fronts),
-        initial_peers=served.addresses,
-        config=config,
-    ) as server:
+    with (
+        serving(parts) as served,
+        connect(
+            RUN,
+            parts,
+            optimizer=optimizer_of(*parts.fronts),
+            initial_peers=served.addresses,
+            config=config,
+        ) as server,
+    ):
         losses = [server.step(*one) for one in batches(6)]
         assert losses[:2] == [None, None]
         assert all(loss is not None for loss in losses[2:])

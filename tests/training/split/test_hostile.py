@@ -461,7 +461,7 @@ def test_batches_too_large_for_a_message_are_told_before_they_are_sent() -> None
             world.client(parts, config=config) as client,
         ):
             inputs, truth = batches(1)[0]
-            with pytest.raises(ValueError, match="over message_bytes_max.*smaller batch"):
+            with pytest.raises(ValueError, match=r"over message_bytes_max.*smaller batch"):
                 await client.step(inputs, truth)
             await client.step(inputs[:3], truth[:3])
 
