@@ -40,6 +40,8 @@ class ServerOrder(Generic[T]):
     def __init__(self, window: int) -> None:
         self.received = 0
         """Requests that came."""
+        self.gradients = 0
+        """The last request for whose output a gradient came; they come in order."""
         self._window = window
         self._open: dict[int, tuple[Stage, T | None]] = {}
         self._answers: dict[int, T] = {}
@@ -82,9 +84,10 @@ class ServerOrder(Generic[T]):
         Raises:
             MessageInvalid: it did not owe that.
         """
-        stage, _ = self._open.get(number, (None, None))
-        if stage is not Stage.AT_CLIENT:
+        owed = [one for one, (stage, _) in self._open.items() if stage is Stage.AT_CLIENT]
+        if not owed or number != min(owed):
             raise MessageInvalid(f"no gradient of the output of request {number} was due")
+        self.gradients = number
         self._open[number] = (Stage.COMPUTING, None)
 
     def on_answer(self, number: int, answer: T) -> None:
@@ -120,7 +123,6 @@ class ClientOrder(Generic[T]):
         self._window = window
         self._open: dict[int, T] = {}
         self._gradients: dict[int, T | None] = {}
-        self._on_its_way: dict[int, None] = {}
 
     @property
     def open(self) -> int:
@@ -160,18 +162,6 @@ class ClientOrder(Generic[T]):
         """The gradient of an output is sent."""
         assert number in self._gradients
         self._gradients[number] = gradient
-        self._on_its_way[number] = None
-
-    def gradient_again(self, number: int) -> T | None:
-        """The gradient of an output that came once more, unless it is still to come or under way.
-
-        The server lacks it if it was sent over a connection that is lost.
-        """
-        gradient = self._gradients[number]
-        if gradient is None or number in self._on_its_way:
-            return None
-        self._on_its_way[number] = None
-        return gradient
 
     def sent_gradient(self, number: int) -> bool:
         """Whether the gradient of a request's output was sent at least once."""
@@ -187,16 +177,22 @@ class ClientOrder(Generic[T]):
             raise MessageInvalid(f"answer {number} came where {self.completed + 1} was due")
         self.completed = number
         self._gradients.pop(number, None)
-        self._on_its_way.pop(number, None)
         return self._open.pop(number)
 
-    def on_welcome(self, received: int) -> list[T]:
-        """The server has so many requests: those to send again, in order.
+    def on_welcome(self, received: int, gradients: int) -> list[T]:
+        """The server tells what it has: what to send again, in order.
+
+        Args:
+            received: requests.
+            gradients: the last request for whose output it has the gradient.
 
         Raises:
             MessageInvalid: it cannot have those.
         """
         if not self.completed <= received < self.next_number:
             raise MessageInvalid(f"{received} requests cannot be what the server has")
-        self._on_its_way.clear()
-        return [request for number, request in self._open.items() if number > received]
+        known = {number: one for number, one in self._gradients.items() if one is not None}
+        if gradients > max(self.completed, *known, 0):
+            raise MessageInvalid(f"no gradient {gradients} can be what the server has")
+        again = [one for number, one in sorted(known.items()) if number > gradients]
+        return again + [one for number, one in self._open.items() if number > received]

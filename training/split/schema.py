@@ -1,7 +1,7 @@
 """The messages of split learning: protocol `/manyhands/split.<run hash>/1`, one stream per session.
 
     client -> server   HELLO{session, model hash, cut, dtype, codec, label side, …}
-    server             WELCOME{received, client weights}
+    server             WELCOME{received, gradients, client weights}
     client             FORWARD{n} + activations (+ labels)
     server             [labels at the client: OUTPUT{n} + output]
     client             [                      OUTPUT_GRADIENT{n} + gradient of the output]
@@ -12,8 +12,8 @@
     client             BYE
 
 Requests are numbered from 1 in each session, without a gap; at most *window* of them are open.
-After a lost connection HELLO says how many answers the client has, and WELCOME how many requests
-the server has; what is between is sent again and computed once. A refusal ends the session.
+After a lost connection HELLO says how many answers the client has, and WELCOME what the server
+has; what is between is sent again and computed once. A refusal ends the session.
 
 Source: Vepakomma et al., "Split learning for health", 2018: vanilla, U-shaped and vertical
 configurations; Vepakomma et al., "NoPeek", 2020.
@@ -133,6 +133,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
 
     received: Count
     """Requests that the server has."""
+    gradients: Count
+    """The last request for whose output the server has the gradient."""
     client_weights: ClientWeights
 
 

@@ -137,7 +137,8 @@ class SplitService:
         party.streams += 1
         with trio.CancelScope() as party.stream:
             scope = party.stream
-            welcome = Welcome(party.order.received, self._config.client_weights)
+            order = party.order
+            welcome = Welcome(order.received, order.gradients, self._config.client_weights)
             party.outbox.reset([Frame(welcome), *again])
             try:
                 async with open_service_nursery() as nursery:

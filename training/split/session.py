@@ -225,7 +225,7 @@ class SplitSession:
         if received is None or not isinstance(received[0], Welcome):
             raise MessageInvalid("no welcome")
         welcome = received[0]
-        self._outbox.reset(self._order.on_welcome(welcome.received))
+        self._outbox.reset(self._order.on_welcome(welcome.received, welcome.gradients))
         self.welcome = welcome
         self._call = call
         self._tell()
@@ -304,8 +304,6 @@ class SplitSession:
             assert request is not None
             self._events.append(Event(message, payload, request))
             self._tell()
-        elif (again := self._order.gradient_again(message.number)) is not None:
-            self._outbox.put(again)
 
     def _put(self, frame: Frame) -> None:
         if isinstance(frame.message, OutputGradient):

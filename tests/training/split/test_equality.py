@@ -56,8 +56,9 @@ def test_one_client_trains_as_one_machine_would(
     assert losses == pytest.approx(expected, abs=TOLERANCE[dtype] or 1e-15)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("parties", [2, 3])
+@pytest.mark.parametrize(
+    ("parties", "dtype"), [(2, torch.float64), (2, torch.float32), (3, torch.float64)]
+)
 @pytest.mark.parametrize("u_shaped", [False, True])
 def test_parties_with_different_features_train_as_one_machine_would(
     parties: int, u_shaped: bool, dtype: torch.dtype

@@ -391,7 +391,7 @@ async def say_an_output(call: Call) -> None:
 
 
 async def say_welcome_again(call: Call) -> None:
-    await call.send(Welcome(0, "own"))
+    await call.send(Welcome(0, 0, "own"))
 
 
 async def refuse(call: Call) -> None:
@@ -416,7 +416,7 @@ def test_a_lying_server_is_noticed_and_changes_nothing(lie: Lie, code: str) -> N
     told: list[SplitFailed] = []
 
     async def pretend(call: Call) -> None:
-        await call.send(Welcome(0, "own"))
+        await call.send(Welcome(0, 0, "own"))
         await call.receive()
         await lie(call)
         await trio.sleep(1)
