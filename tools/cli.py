@@ -68,6 +68,13 @@ Tensorboard = Annotated[
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run; by default the recipe's.")
 ]
+Steps = Annotated[int | None, typer.Option(help="Global steps; by default the recipe's.")]
+GlobalBatch = Annotated[
+    int | None, typer.Option(help="Samples in one step; by default the recipe's.")
+]
+WaitForPeers = Annotated[
+    int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
+]
 Role = Annotated[
     str | None,
     typer.Option(metavar="client|server", help="Which side, for a recipe with a [split]."),
@@ -187,12 +194,8 @@ def train(
     ],
     initial_peers: InitialPeers = None,
     run: RunName = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Global steps; by default the recipe's.")
-    ] = None,
-    global_batch: Annotated[
-        int | None, typer.Option(help="Samples in one step; by default the recipe's.")
-    ] = None,
+    steps: Steps = None,
+    global_batch: GlobalBatch = None,
     listen: Listen = None,
     announce: Announce = None,
     identity: Annotated[
@@ -201,9 +204,7 @@ def train(
     ] = None,
     mdns: Mdns = False,
     client_mode: ClientMode = False,
-    wait_for_peers: Annotated[
-        int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
-    ] = 1,
+    wait_for_peers: WaitForPeers = 1,
     role: Role = None,
     clients: Clients = None,
     threads: Threads = 1,

@@ -245,12 +245,10 @@ def connect(
         dht=DhtConfig(),
     )
     try:
-        session, keeper = portal.enter(
-            _open_session(network, run, server, hello, config, trainer.traffic)
-        )
-        assert session.welcome is not None
+        opening = _open_session(network, run, server, hello, config, trainer.traffic)
+        session, keeper = portal.enter(opening)
         weights = None
-        if session.welcome.client_weights != "own":
+        if session.weights_go_round:
             if optimizer is None:
                 raise ValueError("client weights that go round need an optimizer")
             modules = nn.ModuleList([one for one in (front, parts.tail) if one is not None])

@@ -118,6 +118,11 @@ class SplitSession:
         return None if self._call is None else self._call.path
 
     @property
+    def weights_go_round(self) -> bool:
+        """Whether the server has its clients take turns with one set of weights."""
+        return self.welcome is not None and self.welcome.client_weights != "own"
+
+    @property
     def pending(self) -> int:
         """Requests without an answer, or whose answer advance() has not given yet."""
         return self._order.open + sum(

@@ -14,6 +14,7 @@ from training.recipe import (
     OptimizerRecipe,
     Recipe,
     ScheduleRecipe,
+    SplitRecipe,
     StrategyRecipe,
     builtin_recipes,
     load_recipe,
@@ -29,6 +30,7 @@ TABLES = {
     "schedule": ScheduleRecipe,
     "batch": BatchRecipe,
     "strategy": StrategyRecipe,
+    "split": SplitRecipe,
 }
 
 

@@ -135,8 +135,9 @@ def _equality(data: LabelledData, options: SplitOptions, steps: Steps) -> list[B
 def _traffic(data: LabelledData, options: SplitOptions, steps: Steps) -> list[Budget]:
     """Whether counters equal the formulae, and where federated exchange begins to cost more."""
     samples = len(data.train_inputs)
-    order = torch.arange(samples).split(BATCH)
-    epoch = [(data.train_inputs[one].float(), data.train_labels[one]) for one in order]
+    inputs, labels = data.train_inputs.float(), data.train_labels
+    starts = range(0, samples, BATCH)
+    epoch = [(inputs[at : at + BATCH], labels[at : at + BATCH]) for at in starts]
     off = 0
     moved = {}
     for clients in (1, LARGE_CLIENTS):

@@ -109,7 +109,7 @@ def train_here(
     begun_s = time.perf_counter()
     for inputs, labels in batches:
         optimizer.zero_grad()
-        cross_entropy(model(inputs), labels).backward()
+        torch.autograd.backward(cross_entropy(model(inputs), labels))
         optimizer.step()
     return time.perf_counter() - begun_s
 
@@ -131,9 +131,9 @@ class SideBySide(nn.Module):
 def flops(module: nn.Module, inputs: torch.Tensor) -> int:
     """Of one forward and backward pass, counted by PyTorch; matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
-        module(inputs).sum().backward()
+        torch.autograd.backward(module(inputs).sum())
     module.zero_grad()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def largest_gap(one: nn.Module, other: nn.Module) -> float:

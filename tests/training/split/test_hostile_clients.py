@@ -1,101 +1,49 @@
-"""Clients and servers that lie: each is told so, and harms nobody but itself."""
+"""Clients that lie, or do not fit: each is told so, and harms nobody but itself."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
-import torch
-import trio
-from torch import nn
 
 from p2p import (
-    MessageInvalid,
-    Node,
     RefusedError,
     RemoteError,
-    RpcCall,
-    RpcService,
     StreamBroken,
-    rpc_client,
 )
 from p2p.testing import SimNetwork, run_sim
+from tests.training.split.raw import (
+    LIMIT_BYTES,
+    ROWS,
+    WIDTH,
+    Call,
+    activations,
+    cross_entropy,
+    forward,
+    halves,
+    honest_hello,
+    labels,
+    raw_call,
+)
 from tests.training.split.world import (
-    RUN,
-    World,
     batches,
-    copies,
-    gap,
     make_model,
     open_world,
-    optimizer_of,
 )
 from training.errors import SplitFailed
-from training.split import Parts, SplitClientConfig, SplitServerConfig, cut
-from training.split.connecting import hello_of
-from training.split.front import FrontOptions, FrontTrainer
+from training.split import SplitServerConfig, cut
 from training.split.schema import (
-    MAJOR,
-    PAYLOAD_BYTES_MAX,
     AskTurn,
     Bye,
     Evaluate,
-    Forward,
     Gradient,
-    Hello,
     Output,
     OutputGradient,
-    Welcome,
-    session_method,
-    split_service_name,
 )
-from training.split.session import open_split_session
-from training.split.wire import TensorWire
-
-WIDTH, ROWS, LIMIT_BYTES = 10, 2, 1 << 16
-cross_entropy = nn.functional.cross_entropy
-Call = RpcCall[Any, Any]
-
-
-def halves(at: int | tuple[int, int] = 2) -> Parts:
-    return cut(make_model(), at, example=batches(1)[0][0])
-
-
-def activations(value: float = 0.5) -> bytes:
-    return torch.full((ROWS, WIDTH), value, dtype=torch.float64).numpy().tobytes()
-
-
-def labels(value: int = 1) -> bytes:
-    return torch.full((ROWS,), value).numpy().tobytes()
-
-
-def forward(number: int = 1, **changes: Any) -> Forward:
-    plain = Forward(number, ROWS, ROWS * WIDTH * 8, (), "int64")
-    return msgspec.structs.replace(plain, **changes)
-
-
-def honest_hello(parts: Parts, **changes: Any) -> Hello:
-    loss = cross_entropy if parts.is_u_shaped else None
-    hello = hello_of(parts, FrontOptions(loss=loss), SplitClientConfig(), "float64")
-    return msgspec.structs.replace(hello, **changes)
-
-
-@asynccontextmanager
-async def raw_call(world: World, node: Node, hello: Hello) -> AsyncIterator[Call]:
-    """A stream on which anything can be sent; its welcome was read."""
-    client = rpc_client(node, split_service_name(RUN), MAJOR)
-    method = session_method(PAYLOAD_BYTES_MAX)
-    async with client.open(world.node.peer_id, method, hello, timeout_s=5) as call:
-        received = await call.receive()
-        assert received is not None
-        assert isinstance(received[0], Welcome)
-        yield call
-
 
 Attack = Callable[[Call], Awaitable[None]]
 
@@ -364,127 +312,3 @@ def test_places_are_limited() -> None:
                         pass
 
     run_sim(1, main)
-
-
-Lie = Callable[[Call], Awaitable[None]]
-GRADIENT = 6 * WIDTH * 8
-
-
-async def say_nan(call: Call) -> None:
-    await call.send(Gradient(1, 0.5), bytes(GRADIENT - 8) + b"\xff" * 8)
-
-
-async def say_too_much(call: Call) -> None:
-    await call.send(Gradient(1, 0.5), bytes(GRADIENT + 8))
-
-
-async def say_too_little(call: Call) -> None:
-    await call.send(Gradient(1, 0.5), bytes(GRADIENT - 8))
-
-
-async def say_something_else(call: Call) -> None:
-    await call.send(Gradient(2, 0.5), bytes(GRADIENT))
-
-
-async def say_an_output(call: Call) -> None:
-    await call.send(Output(1, (4,)), bytes(6 * 4 * 8))
-
-
-async def say_welcome_again(call: Call) -> None:
-    await call.send(Welcome(0, 0, "own"))
-
-
-async def refuse(call: Call) -> None:
-    raise RefusedError("busy", "no room")
-
-
-@pytest.mark.parametrize(
-    ("lie", "code"),
-    [
-        (say_nan, "invalid"),
-        (say_too_much, "order"),
-        (say_too_little, "invalid"),
-        (say_something_else, "order"),
-        (say_an_output, "order"),
-        (say_welcome_again, "order"),
-        (refuse, "busy"),
-    ],
-)
-def test_a_lying_server_is_noticed_and_changes_nothing(lie: Lie, code: str) -> None:
-    parts = halves()
-    before = copies(*parts.fronts)
-    told: list[SplitFailed] = []
-
-    async def pretend(call: Call) -> None:
-        await call.send(Welcome(0, 0, "own"))
-        await call.receive()
-        await lie(call)
-        await trio.sleep(1)
-
-    async def main(network: SimNetwork) -> None:
-        service = RpcService(split_service_name(RUN), MAJOR)
-        service.stream(session_method(PAYLOAD_BYTES_MAX), pretend)
-        options, config = FrontOptions(), SplitClientConfig(resume_s=5)
-        wire = TensorWire("float64", "float64")
-        front = parts.fronts[0]
-        trainer = FrontTrainer(parts, optimizer_of(front), wire, options, stash=False)
-        async with (
-            network.open_node("liar") as liar,
-            network.open_node("client") as node,
-            service.serving(liar),
-        ):
-            node.add_addresses(liar.peer_id, liar.addresses)
-            opening = open_split_session(
-                node, RUN, liar.peer_id, honest_hello(parts), config, trainer.traffic
-            )
-            async with opening as session:
-                with pytest.raises(SplitFailed) as caught:
-                    frame = trainer.forward(1, *batches(1)[0], None)
-                    event = await session.advance(frame, wait=True)
-                    assert event is not None
-                    assert isinstance(event.message, Gradient)
-                    trainer.gradient(1, event.payload, event.message.loss)
-                told.append(caught.value)
-
-    run_sim(1, main)
-    assert told[0].code == code
-    assert gap(copies(*parts.fronts), before) == 0
-
-
-def test_batches_too_large_for_a_message_are_told_before_they_are_sent() -> None:
-    parts = halves()
-
-    async def main(network: SimNetwork) -> None:
-        config = SplitClientConfig(message_bytes_max=WIDTH * 8 * 3 + 24)
-        async with (
-            open_world(network, parts) as world,
-            world.client(parts, config=config) as client,
-        ):
-            inputs, truth = batches(1)[0]
-            with pytest.raises(ValueError, match=r"over message_bytes_max.*smaller batch"):
-                await client.step(inputs, truth)
-            await client.step(inputs[:3], truth[:3])
-
-    run_sim(1, main)
-
-
-def test_outputs_too_large_for_a_message_are_told() -> None:
-    parts = halves()
-    wide = Parts(cut_shapes=parts.cut_shapes, body=nn.Linear(WIDTH, 5_000).double())
-
-    async def main(network: SimNetwork) -> None:
-        config = SplitServerConfig(message_bytes_max=LIMIT_BYTES)
-        fitting = Parts(cut_shapes=parts.cut_shapes, fronts=parts.fronts)
-        async with (
-            open_world(network, wide, config=config) as world,
-            world.client(fitting) as client,
-        ):
-            with pytest.raises(SplitFailed, match="output is larger than a message may be"):
-                await client.predict(batches(1)[0][0])
-
-    run_sim(1, main)
-
-
-def test_bytes_of_another_size_are_no_values() -> None:
-    with pytest.raises(MessageInvalid):
-        TensorWire("float32", "float32").decode_untrusted(b"123", (1,))
