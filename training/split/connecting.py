@@ -62,7 +62,7 @@ class SplitClient:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None:
+            if error is None and self._trainer.is_busy:
                 self.flush()
         finally:
             self._portal.__exit__(kind, error, traceback)
@@ -164,19 +164,23 @@ class SplitClient:
 
     def _ask(self, frame: Frame) -> Event:
         """Send a request and wait for its answer, when nothing else is on its way."""
-        event = self._portal.call(_advance, self._session, frame, True)
+        self._session.check_size(frame)
+        event = self._portal.call(_advance, self._session, frame, 0)
         assert event is not None
         return event
 
     def _advance(self, frame: Frame | None, open_max: int) -> None:
         """Send, and do what comes until no more than so many batches are on their way."""
+        if frame is not None:
+            self._session.check_size(frame)
         try:
-            while frame is not None or self._session.pending > open_max:
-                wait = self._session.pending + (frame is not None) > open_max
-                event = self._portal.call(_advance, self._session, frame, wait)
-                frame = None if event is None else self._on_event(event)
+            while event := self._portal.call(_advance, self._session, frame, open_max):
+                frame = self._on_event(event)
         except BaseException:
+            # Half a step cannot be done again; whatever it was, the session is no good any more.
             self._trainer.forget()
+            if self._portal.is_open:
+                self._portal.call(self._session.abandon)
             raise
 
     def _on_event(self, event: Event) -> Frame | None:
@@ -300,5 +304,5 @@ async def _open_session(
         yield session, keeper
 
 
-async def _advance(session: SplitSession, frame: Frame | None, wait: bool) -> Event | None:
-    return await session.advance(frame, wait=wait)
+async def _advance(session: SplitSession, frame: Frame | None, open_max: int) -> Event | None:
+    return await session.advance(frame, open_max=open_max)

@@ -91,6 +91,11 @@ class FrontTrainer:
         if parts.is_u_shaped and options.brings_labels and (parts.tail is None or not options.loss):
             raise ValueError("where labels stay with the client it needs a tail and a loss")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a step is on its way."""
+        return bool(self._held)
+
     def forward(
         self,
         number: int,

@@ -120,6 +120,7 @@ class ClientOrder(Generic[T]):
     def __init__(self, window: int) -> None:
         self.completed = 0
         """Answers that came."""
+        self._requested = 0
         self._window = window
         self._open: dict[int, T] = {}
         self._gradients: dict[int, T | None] = {}
@@ -132,7 +133,7 @@ class ClientOrder(Generic[T]):
     @property
     def next_number(self) -> int:
         """Of the next request."""
-        return self.completed + len(self._open) + 1
+        return self._requested + 1
 
     def request(self, number: int) -> T | None:
         """An open request; None if there is none of that number."""
@@ -141,9 +142,9 @@ class ClientOrder(Generic[T]):
     def on_request(self, request: T) -> int:
         """A new request is sent; returns its number."""
         assert len(self._open) < self._window
-        number = self.next_number
-        self._open[number] = request
-        return number
+        self._requested += 1
+        self._open[self._requested] = request
+        return self._requested
 
     def on_output(self, number: int) -> bool:
         """The output of a request came; whether it is the first time.

@@ -115,19 +115,13 @@ class SplitSession:
     @property
     def path(self) -> str | None:
         """How the stream goes now: direct, punched or relayed; None while there is none."""
-        return None if self._call is None else self._call.path
+        call = self._call
+        return None if call is None else call.path
 
     @property
     def weights_go_round(self) -> bool:
         """Whether the server has its clients take turns with one set of weights."""
         return self.welcome is not None and self.welcome.client_weights != "own"
-
-    @property
-    def pending(self) -> int:
-        """Requests without an answer, or whose answer advance() has not given yet."""
-        return self._order.open + sum(
-            not self._is_output_in_training(event) for event in self._events
-        )
 
     @property
     def next_number(self) -> int:
@@ -144,23 +138,33 @@ class SplitSession:
             self._raise_failure()
             await self._changed.wait()
 
-    async def advance(self, frame: Frame | None, *, wait: bool) -> Event | None:
-        """Send a request or the gradient of an output, if given; wait for the next event if told.
+    def check_size(self, frame: Frame) -> None:
+        """See that a frame may be sent; for any thread.
+
+        Raises:
+            ValueError: its payload is too large.
+        """
+        size_bytes = memoryview(frame.payload).nbytes
+        if size_bytes > self._config.message_bytes_max:
+            raise ValueError(
+                f"{size_bytes} bytes for one message are over message_bytes_max, "
+                f"{self._config.message_bytes_max}; give a smaller batch or raise it"
+            )
+
+    async def advance(self, frame: Frame | None, *, open_max: int) -> Event | None:
+        """Send a request or the gradient of an output, if given, and give the next event.
+
+        Args:
+            open_max: give None once no more than so many requests are without an answer that was
+                given here.
 
         Raises:
             SplitFailed: the session has ended, or nothing came for too long.
-            ValueError: the payload is larger than a message may be; nothing is sent.
         """
         self._raise_failure()
         if frame is not None:
-            size_bytes = memoryview(frame.payload).nbytes
-            if size_bytes > self._config.message_bytes_max:
-                raise ValueError(
-                    f"{size_bytes} bytes for one message are over message_bytes_max, "
-                    f"{self._config.message_bytes_max}; give a smaller batch or raise it"
-                )
             self._put(frame)
-        if not wait:
+        if self._pending <= open_max:
             return None
         with trio.move_on_after(self._config.answer_s):
             while not self._events:
@@ -168,6 +172,13 @@ class SplitSession:
                 await self._changed.wait()
             return self._events.popleft()
         raise self._fail("silent", f"the server sent no answer for {self._config.answer_s:g} s")
+
+    async def abandon(self) -> None:
+        """End the session: what a step of it was to do has failed here."""
+        if self._failure is None:
+            self._failure = SplitFailed("abandoned", "the session has ended by an error here")
+            self._outbox.put(Frame(Bye()))
+            self._tell()
 
     async def run(self) -> None:
         """Keep a stream to the server until the session ends."""
@@ -296,10 +307,14 @@ class SplitSession:
         self._events.append(Event(message, payload, self._order.on_answer(message.number)))
         self._tell()
 
-    @staticmethod
-    def _is_output_in_training(event: Event) -> bool:
-        """Whether it is not the last that comes of its request."""
-        return isinstance(event.message, Output) and isinstance(event.request.message, Forward)
+    @property
+    def _pending(self) -> int:
+        """Requests without an answer, or whose answer was not given yet."""
+        outputs = sum(
+            isinstance(event.message, Output) and isinstance(event.request.message, Forward)
+            for event in self._events
+        )
+        return self._order.open + len(self._events) - outputs
 
     def _on_output(self, message: Output, payload: memoryview) -> None:
         if not (self._hello.output_shape and self._hello.brings_labels):

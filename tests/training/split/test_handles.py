@@ -235,3 +235,35 @@ def test_names_are_there_without_an_import_of_their_own() -> None:
     assert "serve" in dir(training.split)
     with pytest.raises(AttributeError, match="has no attribute 'cleave'"):
         training.split.cleave  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_an_error_in_the_users_own_loss_ends_the_session_and_is_told() -> None:
+    parts = parts_of((2, 4))
+    front, tail = parts.fronts[0], parts.tail
+    before = copies(front, parts.body, tail)
+
+    def broken(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with serving(parts, clients=2) as served:
+        with connect(
+            RUN,
+            parts,
+            optimizer=optimizer_of(front, tail),
+            loss=broken,
+            initial_peers=served.addresses,
+        ) as server:
+            inputs, labels = batches(1)[0]
+            with pytest.raises(ZeroDivisionError):
+                server.step(inputs, labels)
+            with pytest.raises(SplitFailed, match="ended by an error here"):
+                server.step(inputs, labels)
+        assert gap(copies(front, parts.body, tail), before) == 0
+        with connect(
+            RUN,
+            parts,
+            optimizer=optimizer_of(front, tail),
+            loss=cross_entropy,
+            initial_peers=served.addresses,
+        ) as server:
+            server.step(inputs, labels)

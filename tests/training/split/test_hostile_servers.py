@@ -118,7 +118,7 @@ def test_a_lying_server_is_noticed_and_changes_nothing(lie: Lie, code: str) -> N
             async with opening as session:
                 with pytest.raises(SplitFailed) as caught:
                     frame = trainer.forward(1, *batches(1)[0], None)
-                    event = await session.advance(frame, wait=True)
+                    event = await session.advance(frame, open_max=0)
                     assert event is not None
                     assert isinstance(event.message, Gradient)
                     trainer.gradient(1, event.payload, event.message.loss)

@@ -97,16 +97,14 @@ class Client:
     ) -> None:
         """Train on a batch."""
         number = self.session.next_number
-        await self.go_on(
-            self.trainer.forward(number, inputs, labels, more.get("entities")), self.window - 1
-        )
+        frame = self.trainer.forward(number, inputs, labels, more.get("entities"))
+        self.session.check_size(frame)
+        await self.go_on(frame, self.window - 1)
 
     async def go_on(self, frame: Frame | None, open_max: int) -> None:
         """Send, and do what comes."""
-        while frame is not None or self.session.pending > open_max:
-            wait = self.session.pending + (frame is not None) > open_max
-            event = await self.session.advance(frame, wait=wait)
-            frame = None if event is None else self.on_event(event)
+        while event := await self.session.advance(frame, open_max=open_max):
+            frame = self.on_event(event)
 
     def on_event(self, event: Event) -> Frame | None:
         """The gradient of an output, or a step."""
@@ -120,7 +118,7 @@ class Client:
     async def predict(self, inputs: torch.Tensor) -> torch.Tensor:
         """Scores."""
         frame = self.trainer.evaluate(self.session.next_number, inputs, None)
-        event = await self.session.advance(frame, wait=True)
+        event = await self.session.advance(frame, open_max=0)
         assert event is not None
         assert isinstance(event.message, Output)
         return self.trainer.scores(event.payload, (event.rows, *event.message.shape))
