@@ -144,5 +144,6 @@ _SPLIT_ADVICE = {
     "lost": "check that the server still runs, and connect again",
     "silent": "check that the server still trains (SplitServer.run), or wait longer (answer_s)",
     "no-server": "check the run's name and that the server has entered by the same peers",
+    "idle": "end a turn when nothing more is to be done in it",
     "weights": "connect again; the newest weights may be with a client that has left",
 }

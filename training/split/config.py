@@ -21,7 +21,8 @@ class SplitClientConfig:
     message_bytes_max: int = 64 << 20
     """The largest payload that is sent or taken."""
     answer_s: float = 120.0
-    """A server that leaves a step without an answer for so long is given up."""
+    """A server that leaves a step without an answer for so long is given up; it waits for all
+    parties, and for the steps of others before ours."""
     resume_s: float = 60.0
     """How long a lost connection is tried again."""
     dial_s: float = 20.0
@@ -60,6 +61,8 @@ class SplitServerConfig:
     """The same of one peer."""
     resume_s: float = 60.0
     """How long a client that is lost may come back to its session."""
+    turn_idle_s: float = 300.0
+    """A client that asks for nothing for so long in its turn loses it, and its session."""
     label_classes: int | None = None
     """Labels that are whole numbers must be below it; None takes the size of the output's dim 1."""
     weights_bytes_max: int = 1 << 30
@@ -74,5 +77,5 @@ class SplitServerConfig:
             raise ValueError(f"window_max must be 1 to {schema.WINDOW_MAX}")
         if min(self.rows_max, self.sessions_max, self.sessions_per_peer_max) < 1:
             raise ValueError("rows_max, sessions_max and sessions_per_peer_max must be positive")
-        if self.resume_s <= 0:
-            raise ValueError("resume_s must be positive")
+        if self.resume_s <= 0 or self.turn_idle_s <= 0:
+            raise ValueError("resume_s and turn_idle_s must be positive")

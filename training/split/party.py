@@ -39,6 +39,8 @@ class Party:
     failure: RefusedError | None = None
     """Why the session has ended, for the client."""
     ended: bool = False
+    heard_at_s: float = 0.0
+    """When its last message came."""
     turn_number: int = 0
     """Of the request for a turn that waits for an answer."""
     wants_gradient: dict[int, HeldStep] = field(default_factory=dict)

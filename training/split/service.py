@@ -182,6 +182,7 @@ class SplitService:
             message, payload = received
             check(message, len(payload))
             party.traffic.payload_bytes_received += len(payload)
+            party.heard_at_s = trio.current_time()
             if isinstance(message, Bye):
                 self._on_bye(party)
                 return
@@ -290,6 +291,18 @@ class SplitService:
         kept = self.turns.kept
         turn = Turn(party.turn_number, kept.version, kept.keeper, kept.digest, kept.addresses)
         party.answer(party.turn_number, Frame(turn))
+        self._nursery.start_soon(self._watch_turn, party, party.turn_number)
+
+    async def _watch_turn(self, party: Party, number: int) -> None:
+        """Take the turn from a client that does nothing with it."""
+        idle_s = self._config.turn_idle_s
+        party.heard_at_s = trio.current_time()
+        while (left_s := party.heard_at_s + idle_s - trio.current_time()) > 0:
+            await trio.sleep(left_s)
+            if self.turns.holder is not party or party.turn_number != number:
+                return
+        self._fail(party, RefusedError("idle", f"nothing was done in this turn for {idle_s:g} s"))
+        self._tell()
 
     async def _end_turn(self, party: Party, message: EndTurn) -> None:
         version = self.turns.kept.version + 1

@@ -33,6 +33,7 @@ from training.split.frames import Frame, Outbox, send_frame
 from training.split.order import ClientOrder
 from training.split.schema import (
     Answer,
+    AskTurn,
     Bye,
     Evaluate,
     Forward,
@@ -166,7 +167,9 @@ class SplitSession:
             self._put(frame)
         if self._pending <= open_max:
             return None
-        with trio.move_on_after(self._config.answer_s):
+        # Others' turns take as long as they take.
+        waits_for_turn = frame is not None and isinstance(frame.message, AskTurn)
+        with trio.move_on_after(math.inf if waits_for_turn else self._config.answer_s):
             while not self._events:
                 self._raise_failure()
                 await self._changed.wait()
@@ -296,7 +299,7 @@ class SplitSession:
             self._on_output(message, payload)
             return
         due: dict[type, type] = {
-            Gradient: Forward, Output: Evaluate, Turn: schema.AskTurn, TurnEnded: schema.EndTurn
+            Gradient: Forward, Output: Evaluate, Turn: AskTurn, TurnEnded: schema.EndTurn
         }  # fmt: skip
         if type(asked) is not due[type(message)]:
             raise MessageInvalid(f"{type(message).__name__} does not answer what was asked")

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from p2p import (
     RefusedError,
@@ -43,6 +44,7 @@ from training.split.schema import (
     Gradient,
     Output,
     OutputGradient,
+    Turn,
 )
 
 Attack = Callable[[Call], Awaitable[None]]
@@ -310,5 +312,37 @@ def test_places_are_limited() -> None:
                 with pytest.raises(RefusedError, match="3 clients are here"):
                     async with raw_call(world, bob, honest_hello(parts)):
                         pass
+
+    run_sim(1, main)
+
+
+def test_a_turn_that_is_not_used_is_taken_away() -> None:
+    parts = halves()
+    config = SplitServerConfig(client_weights="server", turn_idle_s=20)
+
+    async def main(network: SimNetwork) -> None:
+        async with (
+            open_world(network, parts, config=config) as world,
+            world.node_of("idler") as idler,
+            world.node_of("bob") as bob,
+            raw_call(world, bob, honest_hello(parts)) as waiting,
+        ):
+            with pytest.raises(RefusedError, match="nothing was done in this turn for 20 s"):
+                async with raw_call(world, idler, honest_hello(parts)) as idle:
+                    await idle.send(AskTurn(1))
+                    await idle.receive()
+                    await waiting.send(AskTurn(1))
+                    # As long as something is done, it goes on.
+                    for number in (2, 3, 4):
+                        await trio.sleep(15)
+                        await idle.send(forward(number), activations() + labels())
+                        await idle.receive()
+                    begun_s = trio.current_time()
+                    await idle.receive()
+            assert trio.current_time() - begun_s == pytest.approx(20, abs=1)
+            received = await waiting.receive()
+            assert received is not None
+            assert isinstance(received[0], Turn)
+            assert received[0].version == 0
 
     run_sim(1, main)
