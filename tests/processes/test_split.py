@@ -1,4 +1,4 @@
-"""Split training by real processes: a server, clients one after the other, and what goes wrong."""
+"""Split training by two real processes, a server and a client."""
 
 import json
 from pathlib import Path
@@ -34,19 +34,3 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     told = [json.loads(line)["event"] for line in events.read_text("utf-8").splitlines()]
     assert (told[0], told[-1]) == ("started", "finished")
     assert one.stdout.endswith(f"finished after {STEPS} batches of clients.")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (("split-digits",), 2, "it needs --role client or --role server"),
-        (("split-digits", "--role", "boss"), 2, "it has no role 'boss'"),
-        (("digits", "--role", "server"), 2, "is not split between a server and clients"),
-    ],
-)
-def test_roles_are_for_recipes_that_are_split(
-    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
-) -> None:
-    with running("train", *arguments, "--listen", LOOPBACK, folder=tmp_path) as command:
-        assert command.finish() == code
-        assert said in command.stderr

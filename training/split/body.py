@@ -6,7 +6,6 @@ Everything here runs in the one thread that trains. What comes in is untrusted b
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import nn
 from p2p import MessageInvalid, RefusedError
 from training.split.parts import joined
 from training.split.passes import HeldPass, are_finite, take_step
-from training.split.schema import Forward
+from training.split.schema import LOSS_MAX, Forward
 from training.split.wire import (
     NotFinite,
     Payload,
@@ -94,7 +93,7 @@ class BodyTrainer:
 
         Raises:
             MessageInvalid: what came is not what it should be.
-            RefusedError: it cannot be computed; nothing has changed.
+            RefusedError: it cannot be computed; no parameter has changed.
         """
         assert self._loss is not None
         leaves = self._decoded(arrived, trains=True)
@@ -105,7 +104,7 @@ class BodyTrainer:
             loss = self._loss(held.output, truth)
             of_inputs, of_parameters = held.gradients([loss * task_weight], [None], leaves)
         mean = float(loss.detach())
-        if not math.isfinite(mean) or not are_finite([one for _, one in of_parameters]):
+        if not abs(mean) <= LOSS_MAX or not are_finite([one for _, one in of_parameters]):
             raise RefusedError("not-finite", "the server's loss or gradient is not finite")
         payloads = _encoded(of_inputs, arrived)
         take_step(self._optimizer, of_parameters)

@@ -55,6 +55,8 @@ class SplitServerConfig:
     """The largest payload that is sent or taken."""
     window_max: int = 8
     """Steps of one client on their way at once; each costs memory for its activations."""
+    held_bytes_max: int = 1 << 30
+    """What batches on their way may take in all; who would go beyond it is refused."""
     sessions_max: int = 64
     """Clients at once."""
     sessions_per_peer_max: int = 4
@@ -75,7 +77,10 @@ class SplitServerConfig:
             raise ValueError(f"message_bytes_max must be 1 to {schema.PAYLOAD_BYTES_MAX}")
         if not 1 <= self.window_max <= schema.WINDOW_MAX:
             raise ValueError(f"window_max must be 1 to {schema.WINDOW_MAX}")
-        if min(self.rows_max, self.sessions_max, self.sessions_per_peer_max) < 1:
-            raise ValueError("rows_max, sessions_max and sessions_per_peer_max must be positive")
+        counts = (self.rows_max, self.sessions_max, self.sessions_per_peer_max, self.held_bytes_max)
+        if min(counts) < 1:
+            raise ValueError(
+                "rows_max, sessions_max, sessions_per_peer_max and held_bytes_max must be positive"
+            )
         if self.resume_s <= 0 or self.turn_idle_s <= 0:
             raise ValueError("resume_s and turn_idle_s must be positive")

@@ -52,6 +52,11 @@ class ServerOrder(Generic[T]):
         return len(self._open)
 
     @property
+    def is_computing(self) -> bool:
+        """Whether a request waits for the server, or for other parties."""
+        return any(stage is Stage.COMPUTING for stage, _ in self._open.values())
+
+    @property
     def answered(self) -> int:
         """Requests that were answered."""
         return self.received - len(self._open)

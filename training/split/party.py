@@ -43,8 +43,21 @@ class Party:
     """When its last message came."""
     turn_number: int = 0
     """Of the request for a turn that waits for an answer."""
+    holding: dict[int, int] = field(default_factory=dict)
+    """Bytes of each batch, by number, for as long as its answer may be asked for."""
     wants_gradient: dict[int, HeldStep] = field(default_factory=dict)
     """Steps whose output is with this client, by number."""
+
+    def on_request(self, number: int, size_bytes: int) -> None:
+        """A request came, with so much behind it.
+
+        Raises:
+            MessageInvalid: it is out of order.
+        """
+        self.order.on_request(number)
+        self.holding[number] = size_bytes
+        for old in [one for one in self.holding if one <= number - self.hello.window]:
+            del self.holding[old]
 
     def answer(self, number: int, frame: Frame) -> None:
         """Answer a request."""
@@ -58,7 +71,7 @@ class Party:
         if self.stream is not None:
             self.stream.deadline = trio.current_time() + _LAST_WORDS_S
 
-    def rows(self, message: Forward | Evaluate) -> tuple[int, ...]:
+    def shape_of(self, message: Forward | Evaluate) -> tuple[int, ...]:
         """The shape (N, …) of the activations that a message announces."""
         return (message.rows, *self.hello.cut_shape)
 
@@ -77,12 +90,12 @@ class Party:
             if message.rows > most:
                 raise MessageInvalid(f"{message.rows} samples where at most {most} are taken")
         if isinstance(message, Evaluate):
-            return self.wire.size_limit_bytes(math.prod(self.rows(message)))
+            return self.wire.size_limit_bytes(math.prod(self.shape_of(message)))
         if isinstance(message, Forward):
             labels_due = self.hello.brings_labels and self.hello.label_side == "server"
             if bool(message.label_dtype) != labels_due:
                 raise MessageInvalid("labels from one who sends none, or none from one who does")
-            limit_bytes = self.wire.size_limit_bytes(math.prod(self.rows(message)))
+            limit_bytes = self.wire.size_limit_bytes(math.prod(self.shape_of(message)))
             if message.values_bytes > limit_bytes:
                 raise MessageInvalid(
                     f"{message.values_bytes} bytes of activations where at most {limit_bytes} "
@@ -98,7 +111,7 @@ class Party:
 
     def count(self, message: Forward | Evaluate) -> None:
         """A batch came."""
-        elements = math.prod(self.rows(message))
+        elements = math.prod(self.shape_of(message))
         if isinstance(message, Evaluate):
             self.traffic.evaluation_values_received += elements
             return
@@ -114,7 +127,7 @@ class Party:
     def arrived(self, message: Forward | Evaluate, payload: memoryview) -> Arrived:
         """What came, with what is needed to decode it."""
         forward = message if isinstance(message, Forward) else None
-        return Arrived(payload, self.rows(message), self.wire, forward, message.number)
+        return Arrived(payload, self.shape_of(message), self.wire, forward, message.number)
 
 
 @dataclass(eq=False)

@@ -34,6 +34,11 @@ class Registry:
         """All sessions, also those that have no stream just now."""
         return list(self._parties.values())
 
+    @property
+    def held_bytes(self) -> int:
+        """What batches on their way take; an answer that may be asked for again is as large."""
+        return sum(sum(party.holding.values()) for party in self._parties.values())
+
     def admit(self, peer_id: PeerId, hello: Hello) -> Party:
         """The session that a hello is about, or a new one.
 

@@ -21,11 +21,12 @@ from p2p import (
     Node,
     P2PError,
     PeerId,
+    UnreachableError,
     decode_untrusted,
     encode,
     open_service_nursery,
     owned_subkey,
-    parse_peer_id_untrusted,
+    short,
 )
 from training.errors import SplitFailed
 from training.split.schema import ADDRESSES_MAX, Address, Hash
@@ -77,26 +78,48 @@ async def telling(node: Node, dht: Dht, run: str, model_hash: bytes) -> AsyncIte
 async def find_server(
     node: Node, dht: Dht, run: str, model_hash: bytes, *, within_s: float
 ) -> PeerId:
-    """A server of the run, one with our model rather than another; its addresses are remembered.
+    """A server of the run that we are connected to: one with our model rather than another.
 
     Raises:
         SplitFailed: there is none in time.
     """
+    cause = "none is known"
     with trio.move_on_after(within_s):
         while True:
-            servers: dict[PeerId, Serving] = {}
-            for subkey, entry in (await dht.get_dictionary(split_key(run))).items():
-                try:
-                    peer_id = parse_peer_id_untrusted(subkey.rpartition(":")[2])
-                    servers[peer_id] = decode_untrusted(
-                        entry.value, Serving, size_bytes_max=RECORD_BYTES_MAX
-                    )
-                except MessageInvalid as exc:
-                    logger.debug("split_record_invalid %s", exc)
+            servers = await _servers(dht, run)
             servers.pop(node.peer_id, None)
-            if servers:
-                best = min(servers, key=lambda one: (servers[one].model_hash != model_hash, one))
-                node.add_addresses(best, servers[best].addresses)
-                return best
+            for peer_id in sorted(
+                servers, key=lambda one: (servers[one].model_hash != model_hash, one)
+            ):
+                try:
+                    # Records outlive those who put them by a minute.
+                    await node.connect(peer_id, servers[peer_id].addresses)
+                except UnreachableError as exc:
+                    cause = str(exc)
+                    continue
+                return peer_id
             await trio.sleep(_LOOK_S)
-    raise SplitFailed("no-server", f"no server of the run {run!r} was found in {within_s:g} s")
+    raise SplitFailed(
+        "no-server", f"no server of the run {run!r} was found in {within_s:g} s ({cause})"
+    )
+
+
+async def _servers(dht: Dht, run: str) -> dict[PeerId, Serving]:
+    """Who says that it is a server of the run."""
+    try:
+        entries = await dht.get_dictionary(split_key(run))
+    except P2PError as exc:
+        logger.warning("split_get_failed cause=%s", exc)
+        return {}
+    servers: dict[PeerId, Serving] = {}
+    for subkey, entry in entries.items():
+        # Anybody may write under a subkey that is nobody's.
+        if entry.owner is None or subkey != owned_subkey(entry.owner):
+            continue
+        try:
+            servers[entry.owner] = decode_untrusted(
+                entry.value, Serving, size_bytes_max=RECORD_BYTES_MAX
+            )
+        except MessageInvalid as exc:
+            logger.debug("split_record_invalid peer=%s %s", short(entry.owner), exc)
+    return servers

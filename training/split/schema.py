@@ -37,6 +37,8 @@ PAYLOAD_BYTES_MAX = 256 << 20
 WINDOW_MAX = 64
 PARTIES_MAX = 64
 ADDRESSES_MAX = 16
+LOSS_MAX = 3.4e38
+"""As much as a float32 can hold."""
 
 LabelDtype = Literal["", "int64", "float32", "float64"]
 """Empty: no labels."""
@@ -150,7 +152,7 @@ class Gradient(Message, frozen=True, tag="gradient"):
     """The gradient with respect to the activations; the server has taken its step."""
 
     number: Number
-    loss: float | None = None
+    loss: Annotated[float, Meta(ge=-LOSS_MAX, le=LOSS_MAX)] | None = None
     """Mean over the samples, where the server computed it."""
 
 

@@ -84,19 +84,15 @@ class SplitService:
         """Of all sessions that have ended."""
         self.turns: Turns[Party] = Turns()
         self._node = node
-        self._parts = parts
         self._nursery = nursery
         self._keeper = keeper
         self._config = config
-        self._dtype = dtype
         self._registry = Registry(parts, config, dtype)
         self._finished = 0
         self.worker = StepWorker(
             parts,
             trainer,
             compute,
-            # What all sessions can have open.
-            waiting_max=2 * config.sessions_max * config.window_max,
             message_bytes_max=config.message_bytes_max,
             on_failed=self._fail_group,
             on_done=self._tell,
@@ -173,6 +169,8 @@ class SplitService:
             )
             if size_bytes > limit_bytes or (limit_bytes and not size_bytes):
                 raise MessageInvalid(f"{size_bytes} bytes where {limit_bytes} were due")
+            if self._registry.held_bytes + size_bytes > limits.held_bytes_max:
+                raise RefusedError("busy", "the server holds as many activations as it may")
 
         def buffer_for(message: FromClient, size_bytes: int) -> memoryview:
             check(message, size_bytes)
@@ -189,19 +187,24 @@ class SplitService:
             self._on_message(party, message, payload)
 
     def _on_message(self, party: Party, message: FromClient, payload: memoryview) -> None:
+        if party.ended:
+            # It is being told why; what it sent meanwhile is of no use.
+            return
         if isinstance(message, OutputGradient):
             party.order.on_output_gradient(message.number)
             self.worker.put(Work(party.group, message.number, (), payload))
         elif isinstance(message, Forward | Evaluate):
-            party.order.on_request(message.number)
+            party.on_request(message.number, len(payload))
             if self._config.client_weights != "own" and self.turns.holder is not party:
                 raise RefusedError("order", "it is not this client's turn")
             self._on_batch(party, message, payload)
         elif isinstance(message, AskTurn | EndTurn):
-            party.order.on_request(message.number)
+            party.on_request(message.number, 0)
             if party.order.open > 1 or self._config.client_weights == "own":
                 raise MessageInvalid("no turn can begin or end now")
             if isinstance(message, AskTurn):
+                if self.turns.holder is party:
+                    raise MessageInvalid("this client has its turn already")
                 party.turn_number = message.number
                 if self.turns.on_ask(party):
                     self._grant(party)
@@ -277,6 +280,7 @@ class SplitService:
         party.ended = True
         party.wants_gradient.clear()
         self._registry.remove(party)
+        self.worker.drop(party.group)
         self.traffic.add(party.traffic)
         if (following := self.turns.on_gone(party)) is not None:
             self._grant(following)
@@ -301,6 +305,9 @@ class SplitService:
             await trio.sleep(left_s)
             if self.turns.holder is not party or party.turn_number != number:
                 return
+            if party.order.is_computing:
+                # It waits for us.
+                party.heard_at_s = trio.current_time()
         self._fail(party, RefusedError("idle", f"nothing was done in this turn for {idle_s:g} s"))
         self._tell()
 

@@ -215,7 +215,10 @@ class SplitSession:
             now_s = trio.current_time()
             lost_s = now_s if lost_s is None else lost_s
             if now_s - lost_s >= self._config.resume_s:
-                self._fail("lost", f"the connection to the server was lost ({cause})")
+                what = "connection to the server was lost"
+                if self.welcome is None:
+                    what = "server could not be reached"
+                self._fail("lost", f"the {what} ({cause})")
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _REDIAL_S_MAX)
         self._left = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -43,7 +44,6 @@ class StepWorker:
     """Computes what it is given, in order.
 
     Args:
-        waiting_max: what may wait to be computed.
         message_bytes_max: of an output; gradients are as large as the activations that came.
         on_failed: told what a group asked for that cannot be computed.
         on_done: told when something was.
@@ -55,7 +55,6 @@ class StepWorker:
         trainer: BodyTrainer,
         compute: Compute,
         *,
-        waiting_max: int,
         message_bytes_max: int,
         on_failed: Callable[[Group, RefusedError], None],
         on_done: Callable[[], None],
@@ -70,18 +69,27 @@ class StepWorker:
         self._message_bytes_max = message_bytes_max
         self._on_failed = on_failed
         self._on_done = on_done
-        self._work, self._to_do = trio.open_memory_channel[Work](waiting_max)
+        # Bounded by the sessions and their windows.
+        self._waiting: deque[Work] = deque()
+        self._filled = trio.Event()
 
     def put(self, work: Work) -> None:
         """Compute this when its turn comes."""
-        self._work.send_nowait(work)
+        self._waiting.append(work)
+        self._filled.set()
+
+    def drop(self, group: Group) -> None:
+        """Forget what waits to be computed for a group that has ended."""
+        self._waiting = deque(work for work in self._waiting if work.group is not group)
 
     async def run(self) -> None:
         """Compute what is to be computed, one thing after another, for ever."""
-        async for work in self._to_do:
+        while True:
+            while not self._waiting:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            work = self._waiting.popleft()
             group = work.group
-            if any(party.ended for party in group.members):
-                continue
             try:
                 await self._do(work)
             except MessageInvalid as exc:

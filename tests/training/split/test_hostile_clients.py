@@ -346,3 +346,44 @@ def test_a_turn_that_is_not_used_is_taken_away() -> None:
             assert received[0].version == 0
 
     run_sim(1, main)
+
+
+def test_a_second_turn_cannot_be_asked_for_in_the_first() -> None:
+    parts = halves()
+    config = SplitServerConfig(client_weights="peers")
+
+    async def main(network: SimNetwork) -> None:
+        async with open_world(network, parts, config=config) as world, world.node_of("liar") as one:
+            with pytest.raises(RefusedError, match="has its turn already"):
+                async with raw_call(world, one, honest_hello(parts)) as call:
+                    await call.send(AskTurn(1))
+                    await call.receive()
+                    await call.send(AskTurn(2))
+                    await call.receive()
+            assert world.service.turns.holder is None
+
+    run_sim(1, main)
+
+
+def test_the_server_holds_no_more_than_it_may() -> None:
+    served = halves((2, 4))
+    batch_bytes = ROWS * WIDTH * 8
+    config = SplitServerConfig(held_bytes_max=3 * batch_bytes)
+
+    async def main(network: SimNetwork) -> None:
+        async with (
+            open_world(network, served, config=config) as world,
+            world.node_of("liar") as one,
+        ):
+            with pytest.raises(RefusedError, match="holds as many activations as it may"):
+                async with raw_call(world, one, honest_hello(served, window=8)) as call:
+                    for number in range(1, 5):
+                        await call.send(forward(number, label_dtype=""), activations())
+                    while await call.receive():
+                        pass
+            # They are gone with the session.
+            async with world.client(served, loss=cross_entropy) as honest:
+                inputs, truth = batches(1)[0]
+                await honest.step(inputs[:3], truth[:3])
+
+    run_sim(1, main)
