@@ -29,6 +29,8 @@ class SplitClientConfig:
     """How long one try may take."""
     find_s: float = 30.0
     """How long a server of the run is looked for."""
+    hand_on_s: float = 60.0
+    """A client that leaves with the newest weights waits so long for another to take them over."""
     donor: DonorConfig = field(default_factory=DonorConfig)
     """How our weights are served to the next client, where they go round."""
 
@@ -37,8 +39,9 @@ class SplitClientConfig:
             raise ValueError(f"window must be 1 to {schema.WINDOW_MAX}")
         if not 1 <= self.message_bytes_max <= schema.PAYLOAD_BYTES_MAX:
             raise ValueError(f"message_bytes_max must be 1 to {schema.PAYLOAD_BYTES_MAX}")
-        if min(self.answer_s, self.resume_s, self.dial_s, self.find_s) <= 0:
-            raise ValueError("answer_s, resume_s, dial_s and find_s must be positive")
+        times_s = (self.answer_s, self.resume_s, self.dial_s, self.find_s, self.hand_on_s)
+        if min(times_s) <= 0:
+            raise ValueError("answer_s, resume_s, dial_s, find_s and hand_on_s must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)

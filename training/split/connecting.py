@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, Portal
+from training.errors import SplitFailed
 from training.network import enter_network
 from training.split.body import Loss
 from training.split.config import SplitClientConfig
@@ -20,12 +22,23 @@ from training.split.front import ExtraLoss, FrontOptions, FrontTrainer
 from training.split.handover import WeightsKeeper, open_weights_keeper
 from training.split.parts import Parts
 from training.split.rendezvous import find_server
-from training.split.schema import AskTurn, EndTurn, Gradient, Hello, Output, Turn, TurnEnded
+from training.split.schema import (
+    ADDRESSES_MAX,
+    AskLeave,
+    AskTurn,
+    EndTurn,
+    Gradient,
+    Hello,
+    Output,
+    Turn,
+)
 from training.split.serving import dtype_of
 from training.split.session import Event, SplitSession, open_split_session
 from training.split.taking_turns import OwnWeights
 from training.split.traffic import Traffic
 from training.split.wire import TensorWire
+
+logger = logging.getLogger(__name__)
 
 
 class SplitClient:
@@ -42,14 +55,14 @@ class SplitClient:
         session: SplitSession,
         trainer: FrontTrainer,
         weights: OwnWeights | None,
-        window: int,
+        config: SplitClientConfig,
     ) -> None:
         self._portal = portal
         self._node = node
         self._session = session
         self._trainer = trainer
         self._weights = weights
-        self._window = window
+        self._config = config
         self._losses: list[float | None] = []
 
     def __enter__(self) -> SplitClient:
@@ -64,6 +77,8 @@ class SplitClient:
         try:
             if error is None and self._trainer.is_busy:
                 self.flush()
+            if error is None and self._weights is not None:
+                self._wait_until_taken_over()
         finally:
             self._portal.__exit__(kind, error, traceback)
 
@@ -114,7 +129,8 @@ class SplitClient:
             ValueError: inputs or labels do not fit.
         """
         number = self._session.next_number
-        self._advance(self._trainer.forward(number, inputs, labels, entities), self._window - 1)
+        frame = self._trainer.forward(number, inputs, labels, entities)
+        self._advance(frame, self._config.window - 1)
         newest = self._losses[-1] if self._losses else None
         self._losses.clear()
         return newest
@@ -147,37 +163,54 @@ class SplitClient:
         """Wait until it is this client's turn, and take over the newest client weights; leaving
         the block hands them on. For servers with client_weights other than own.
 
+        An error in the block ends the session, and the next client begins with the weights from
+        before the turn.
+
         Raises:
             SplitFailed: the weights cannot be had, or are not those that the last client left.
         """
         if self._weights is None:
             raise ValueError("this server's clients have weights of their own; they take no turns")
-        event = self._ask(Frame(AskTurn(self._session.next_number)))
-        assert isinstance(event.message, Turn)
-        self.traffic.weight_bytes_received += self._weights.take_over(self._portal, event.message)
-        yield
-        self.flush()
-        number = self._session.next_number
-        digest = self._weights.hand_on(self._portal, event.message.version + 1)
-        ended = self._ask(Frame(EndTurn(number, digest, self._node.addresses[:16])))
-        assert isinstance(ended.message, TurnEnded)
+        turn = self._ask(Frame(AskTurn(self._session.next_number))).message
+        assert isinstance(turn, Turn)
+        with self._all_or_nothing():
+            self.traffic.weight_bytes_received += self._weights.take_over(self._portal, turn)
+            yield
+            self.flush()
+            digest = self._weights.hand_on(self._portal, turn.version + 1)
+        addresses = self._node.addresses[:ADDRESSES_MAX]
+        self._ask(Frame(EndTurn(self._session.next_number, digest, addresses)))
 
     def _ask(self, frame: Frame) -> Event:
         """Send a request and wait for its answer, when nothing else is on its way."""
         self._session.check_size(frame)
-        event = self._portal.call(_advance, self._session, frame, 0)
-        assert event is not None
-        return event
+        with self._all_or_nothing():
+            event = self._portal.call(_advance, self._session, frame, 0)
+            assert event is not None
+            return event
 
     def _advance(self, frame: Frame | None, open_max: int) -> None:
         """Send, and do what comes until no more than so many batches are on their way."""
         if frame is not None:
             self._session.check_size(frame)
-        try:
+        with self._all_or_nothing():
             while event := self._portal.call(_advance, self._session, frame, open_max):
                 frame = self._on_event(event)
+
+    def _wait_until_taken_over(self) -> None:
+        """The newest weights may be here only, and another client may want them."""
+        frame = Frame(AskLeave(self._session.next_number))
+        try:
+            self._portal.call(_advance, self._session, frame, 0, timeout_s=self._config.hand_on_s)
+        except (TimeoutError, SplitFailed) as exc:
+            logger.info("split_left_with_weights cause=%s", exc)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Half a step cannot be done again: whatever goes wrong in the block ends the session."""
+        try:
+            yield
         except BaseException:
-            # Half a step cannot be done again; whatever it was, the session is no good any more.
             self._trainer.forget()
             if self._portal.is_open:
                 self._portal.call(self._session.abandon)
@@ -257,7 +290,7 @@ def connect(
                 raise ValueError("client weights that go round need an optimizer")
             modules = nn.ModuleList([one for one in (front, parts.tail) if one is not None])
             weights = OwnWeights(modules, optimizer, network[0], keeper)
-        return SplitClient(portal, network[0], session, trainer, weights, config.window)
+        return SplitClient(portal, network[0], session, trainer, weights, config)
     except BaseException:
         portal.close()
         raise

@@ -78,7 +78,8 @@ class FrontTrainer:
         *,
         stash: bool,
     ) -> None:
-        if not parts.fronts or (front := parts.fronts[options.party]) is None:
+        here = dict(enumerate(parts.fronts))
+        if (front := here.get(options.party)) is None:
             raise ValueError(f"these parts have no front for party {options.party}")
         self.traffic = Traffic()
         self._front: nn.Module = front

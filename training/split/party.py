@@ -43,6 +43,8 @@ class Party:
     """When its last message came."""
     turn_number: int = 0
     """Of the request for a turn that waits for an answer."""
+    leave_number: int = 0
+    """Of the request to leave that waits for an answer; 0 if none does."""
     holding: dict[int, int] = field(default_factory=dict)
     """Bytes of each batch, by number, for as long as its answer may be asked for."""
     wants_gradient: dict[int, HeldStep] = field(default_factory=dict)

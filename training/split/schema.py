@@ -9,6 +9,7 @@
     client             EVALUATE{n} + activations            server  OUTPUT{n} + output
     client             ASK_TURN{n}                          server  TURN{n, who keeps the weights}
     client             END_TURN{n, digest}                  server  TURN_ENDED{n}
+    client             ASK_LEAVE{n}                         server  MAY_LEAVE{n}
     client             BYE
 
 Requests are numbered from 1 in each session, without a gap; at most *window* of them are open.
@@ -126,6 +127,12 @@ class EndTurn(Message, frozen=True, tag="end-turn"):
     """Where the client can be dialed."""
 
 
+class AskLeave(Message, frozen=True, tag="ask-leave"):
+    """The client would leave; answered when nobody needs it any more for its weights."""
+
+    number: Number
+
+
 class Bye(Message, frozen=True, tag="bye"):
     """The session is over."""
 
@@ -174,9 +181,15 @@ class TurnEnded(Message, frozen=True, tag="turn-ended"):
     version: Number
 
 
-Request = Forward | Evaluate | AskTurn | EndTurn
+class MayLeave(Message, frozen=True, tag="may-leave"):
+    """The newest weights are with another client too, or nobody else is there."""
+
+    number: Number
+
+
+Request = Forward | Evaluate | AskTurn | EndTurn | AskLeave
 FromClient = Hello | Request | OutputGradient | Bye
-Answer = Gradient | Output | Turn | TurnEnded
+Answer = Gradient | Output | Turn | TurnEnded | MayLeave
 FromServer = Welcome | Answer
 
 

@@ -29,6 +29,7 @@ from training.split.parts import Parts
 from training.split.party import Group, Party
 from training.split.registry import Registry
 from training.split.schema import (
+    AskLeave,
     AskTurn,
     Bye,
     EndTurn,
@@ -37,6 +38,7 @@ from training.split.schema import (
     FromClient,
     FromServer,
     Hello,
+    MayLeave,
     OutputGradient,
     Turn,
     TurnEnded,
@@ -195,13 +197,20 @@ class SplitService:
             self.worker.put(Work(party.group, message.number, (), payload))
         elif isinstance(message, Forward | Evaluate):
             party.on_request(message.number, len(payload))
-            if self._config.client_weights != "own" and self.turns.holder is not party:
-                raise RefusedError("order", "it is not this client's turn")
+            if self._config.client_weights != "own":
+                if self.turns.holder is not party:
+                    raise RefusedError("order", "it is not this client's turn")
+                self.turns.on_work(party)
+                self._let_leave()
             self._on_batch(party, message, payload)
-        elif isinstance(message, AskTurn | EndTurn):
+        elif isinstance(message, AskTurn | EndTurn | AskLeave):
             party.on_request(message.number, 0)
             if party.order.open > 1 or self._config.client_weights == "own":
                 raise MessageInvalid("no turn can begin or end now")
+            if isinstance(message, AskLeave):
+                party.leave_number = message.number
+                self._let_leave()
+                return
             if isinstance(message, AskTurn):
                 if self.turns.holder is party:
                     raise MessageInvalid("this client has its turn already")
@@ -284,6 +293,7 @@ class SplitService:
         self.traffic.add(party.traffic)
         if (following := self.turns.on_gone(party)) is not None:
             self._grant(following)
+        self._let_leave()
 
     def _tell(self) -> None:
         self.changed.set()
@@ -332,6 +342,19 @@ class SplitService:
         party.answer(message.number, Frame(TurnEnded(message.number, version)))
         if following is not None:
             self._grant(following)
+        self._let_leave()
+
+    def _let_leave(self) -> None:
+        """Answer those who would leave and whose weights are not needed any more."""
+        parties = self._registry.parties
+        # Where the server keeps the weights, nobody needs a client for them.
+        kept_here = self._config.client_weights == "server"
+        for party in parties:
+            number = party.leave_number
+            others = len(parties) > 1 and not kept_here
+            if number and self.turns.may_leave(party, others=others):
+                party.leave_number = 0
+                party.answer(number, Frame(MayLeave(number)))
 
 
 @asynccontextmanager

@@ -302,8 +302,12 @@ class SplitSession:
             self._on_output(message, payload)
             return
         due: dict[type, type] = {
-            Gradient: Forward, Output: Evaluate, Turn: AskTurn, TurnEnded: schema.EndTurn
-        }  # fmt: skip
+            Gradient: Forward,
+            Output: Evaluate,
+            Turn: AskTurn,
+            TurnEnded: schema.EndTurn,
+            schema.MayLeave: schema.AskLeave,
+        }
         if type(asked) is not due[type(message)]:
             raise MessageInvalid(f"{type(message).__name__} does not answer what was asked")
         labels_here = bool(self._hello.output_shape) and self._hello.brings_labels

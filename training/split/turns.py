@@ -35,6 +35,8 @@ class Turns(Generic[T]):
         self.holder: T | None = None
         """Whose turn it is."""
         self._waiting: deque[T] = deque()
+        self._keeper: T | None = None
+        self._taken_over = False
 
     def on_ask(self, client: T) -> bool:
         """A client wants a turn; whether it has it now."""
@@ -49,7 +51,22 @@ class Turns(Generic[T]):
         assert kept.version == self.kept.version + 1
         self.kept = kept
         self.holder = None
+        self._keeper, self._taken_over = client, False
         return self._advance()
+
+    def on_work(self, client: T) -> None:
+        """The holder does something, so it has the newest weights."""
+        assert client == self.holder
+        if client != self._keeper:
+            self._taken_over = True
+
+    def may_leave(self, client: T, *, others: bool) -> bool:
+        """Whether the newest weights are not lost with this client.
+
+        Args:
+            others: whether any other client is there.
+        """
+        return client != self._keeper or self._taken_over or not others
 
     def on_gone(self, client: T) -> T | None:
         """A client is gone; returns whose turn it is now if that changed."""

@@ -99,7 +99,9 @@ def test_clients_in_turn_are_one_client(keeper: Any) -> None:
     config = SplitServerConfig(client_weights=keeper)
     both = (parts, strangers)
     with serving(parts, clients=2, config=config) as served:
-        peers = {"loss": loss, "initial_peers": served.addresses}
+        # Who leaves last has nobody to hand its weights to.
+        own = SplitClientConfig(hand_on_s=0.01)
+        peers = {"loss": loss, "initial_peers": served.addresses, "config": own}
         optimizers = [optimizer_of(one.fronts[0], one.tail) for one in both]
         with (
             connect(RUN, both[0], optimizer=optimizers[0], **peers) as alice,
@@ -117,8 +119,8 @@ def test_clients_in_turn_are_one_client(keeper: Any) -> None:
 def test_steps_out_of_turn_are_refused() -> None:
     parts = parts_of()
     optimizer = optimizer_of(*parts.fronts)
-    config = SplitServerConfig(client_weights="peers")
-    with serving(parts, clients=1, config=config) as served:
+    config = SplitServerConfig(client_weights="server")
+    with serving(parts, clients=2, config=config) as served:
         peers = served.addresses
         with (
             pytest.raises(SplitFailed, match="not this client's turn"),
@@ -127,6 +129,11 @@ def test_steps_out_of_turn_are_refused() -> None:
             server.step(*batches(1)[0])
         with connect(RUN, parts, optimizer=optimizer, initial_peers=peers) as server, server.turn():
             server.step(*batches(1)[0])
+        with connect(RUN, parts, optimizer=optimizer, initial_peers=peers) as server:
+            with pytest.raises(ZeroDivisionError), server.turn():
+                raise ZeroDivisionError
+            with pytest.raises(SplitFailed, match="ended by an error here"), server.turn():
+                pass
 
 
 def test_an_extra_loss_stays_with_the_client() -> None:
@@ -201,6 +208,8 @@ def test_misuse_is_told_before_anything_is_opened() -> None:
         serve(RUN, u_shaped, optimizer=None, loss=cross_entropy)
     with pytest.raises(ValueError, match="no front for party 0"):
         connect(RUN, body_only, optimizer=optimizer)
+    with pytest.raises(ValueError, match="no front for party 1"):
+        connect(RUN, parts, optimizer=optimizer, party=1)
     with pytest.raises(ValueError, match="needs a tail and a loss"):
         connect(RUN, u_shaped, optimizer=optimizer)
     with pytest.raises(ValueError, match="there is no codec 'int3'"):
@@ -267,3 +276,30 @@ def test_an_error_in_the_users_own_loss_ends_the_session_and_is_told() -> None:
             initial_peers=served.addresses,
         ) as server:
             server.step(inputs, labels)
+
+
+def test_who_leaves_with_the_newest_weights_waits_until_they_are_taken_over() -> None:
+    parts, others = parts_of(), cut(make_model(seed=9), 2, example=batches(1)[0][0])
+    config = SplitServerConfig(client_weights="peers")
+    left, is_leaving = threading.Event(), threading.Event()
+
+    def train_and_leave(addresses: tuple[str, ...]) -> None:
+        optimizer = optimizer_of(*parts.fronts)
+        with connect(RUN, parts, optimizer=optimizer, initial_peers=addresses) as alice:
+            with alice.turn():
+                alice.step(*batches(1)[0])
+            is_leaving.set()
+        left.set()
+
+    with serving(parts, clients=2, config=config) as served:
+        optimizer = optimizer_of(*others.fronts)
+        with connect(RUN, others, optimizer=optimizer, initial_peers=served.addresses) as bob:
+            thread = threading.Thread(target=train_and_leave, args=(served.addresses,))
+            thread.start()
+            assert is_leaving.wait(40)
+            with bob.turn():
+                assert not left.is_set()
+                assert gap(copies(*others.fronts), copies(*parts.fronts)) == 0
+                bob.step(*batches(1)[0])
+                assert left.wait(40)
+            thread.join()

@@ -167,6 +167,12 @@ def test_turns_are_given_in_order_and_go_on_when_somebody_is_lost() -> None:
     assert not turns.on_ask("alice")
     kept = Kept(1, "alice", b"digest", ())
     assert turns.on_end("alice", kept) == "bob"
+    # Alice's weights are with her alone until bob does something with them.
+    assert not turns.may_leave("alice", others=True)
+    assert turns.may_leave("alice", others=False)
+    assert turns.may_leave("carol", others=True)
+    turns.on_work("bob")
+    assert turns.may_leave("alice", others=True)
     assert turns.on_gone("carol") is None
     # What bob did is lost with him.
     assert turns.on_gone("bob") is None

@@ -41,6 +41,8 @@ RECORDED: list[tuple[Message, str]] = [
     (schema.Evaluate(4, 5), "94a86576616c756174650405c400"),
     (schema.AskTurn(6), "92a861736b2d7475726e06"),
     (schema.EndTurn(7, bytes(32)), "94a8656e642d7475726e07c420" + 32 * "00" + "90"),
+    (schema.AskLeave(8), "92a961736b2d6c6561766508"),
+    (schema.MayLeave(8), "92a96d61792d6c6561766508"),
     (schema.Bye(), "91a3627965"),
     (schema.Welcome(2, 1, "own"), "94a777656c636f6d650201a36f776e"),
     (schema.Output(1, (4,)), "93a66f7574707574019104"),
