@@ -30,7 +30,7 @@ from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import sigterm_interrupts
 from tools.tensorboard_log import check_tensorboard, open_tensorboard
-from tools.train_split import check_role, run_role
+from tools.train_split import check_no_options, check_role, run_role
 
 if TYPE_CHECKING:
     from training.loop import TrainOptions
@@ -185,6 +185,14 @@ def _train_split(recipe: Recipe, request: TrainRequest) -> int:
     """The server or a client of a recipe that is split."""
     from training.split.recipe_run import SplitRunOptions
 
+    check_no_options(
+        {
+            "--checkpoint-dir": request.checkpoint_dir is not None,
+            "--tensorboard": request.tensorboard_dir is not None,
+            "--wait-for-peers": request.wait_for_peers != 1,
+            "--clients": request.clients is not None and request.role == "client",
+        }
+    )
     options = SplitRunOptions(
         role="server" if request.role == "server" else "client",
         initial_peers=request.initial_peers,

@@ -39,6 +39,20 @@ def check_role(recipe: Recipe, role: str | None, name: str) -> None:
         )
 
 
+def check_no_options(given: Mapping[str, bool]) -> None:
+    """See that none of the options was given that mean nothing here.
+
+    Raises:
+        CommandError: one was.
+    """
+    for option in (name for name, is_given in given.items() if is_given):
+        raise CommandError(
+            f"{option} does nothing in this role of a recipe that is split",
+            next_step="Leave it out; docs/guides/split-learning.md says what there is.",
+            exit_code=MISUSED,
+        )
+
+
 def run_role(
     recipe: Recipe,
     options: SplitRunOptions,

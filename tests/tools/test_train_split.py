@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tools.failures import ILL, MISUSED, CommandError, explain
-from tools.train_split import _ending, _View, check_role
+from tools.train_split import _ending, _View, check_no_options, check_role
 from training.errors import SplitFailed
 from training.recipe import load_recipe
 from training.split.recipe_run import SplitResult
@@ -31,6 +31,12 @@ def test_roles_are_for_recipes_that_are_split(name: str, role: str | None, said:
 def test_the_right_roles_are_taken() -> None:
     for name, role in (("digits", None), ("split-digits", "client"), ("split-digits", "server")):
         check_role(load_recipe(name), role, name)
+
+
+def test_options_that_do_nothing_are_refused() -> None:
+    check_no_options({"--tensorboard": False})
+    with pytest.raises(CommandError, match="--checkpoint-dir does nothing in this role"):
+        check_no_options({"--tensorboard": False, "--checkpoint-dir": True})
 
 
 def test_what_people_see_of_a_server_and_of_a_client() -> None:

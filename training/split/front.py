@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -57,8 +57,10 @@ class _Held:
     held: HeldPass
     penalty: torch.Tensor | None
     labels: torch.Tensor | None
-    of_tail: ParameterGradients
+    of_tail: ParameterGradients = field(default_factory=list)
     loss: float | None = None
+    output_elements: int = 0
+    """Of the output that came back, for which a gradient was sent."""
 
 
 class FrontTrainer:
@@ -107,7 +109,8 @@ class FrontTrainer:
         """Begin a step: what goes to the server.
 
         Raises:
-            SplitFailed: the activations are not finite; nothing is sent, and all is as before.
+            SplitFailed: the activations or the extra loss are not finite; nothing is sent, and all
+                is as before.
             ValueError: labels are missing or too many, or the activations have another shape.
         """
         if (labels is not None) != self._options.brings_labels:
@@ -124,12 +127,12 @@ class FrontTrainer:
         if labels is not None and not self._parts.is_u_shaped:
             behind, shape, dtype = encode_labels(labels)
             payload = b"".join((values, behind))
-            self.traffic.labels_sent += labels.numel()
         penalty = None
         if self._options.extra_loss is not None:
             penalty = self._options.alpha * self._options.extra_loss(inputs, activations)
-        self._held[number] = _Held(held, penalty, labels, [])
-        self.traffic.values_sent += activations.numel()
+            if not are_finite([penalty]):
+                raise SplitFailed("not-finite", f"the extra loss of step {number} is not finite")
+        self._held[number] = _Held(held, penalty, labels)
         message = Forward(
             number, rows, memoryview(values).nbytes, shape, dtype, entities_digest(entities)
         )
@@ -153,8 +156,7 @@ class FrontTrainer:
         (gradient,), step.of_tail = last.gradients([scaled], [None], [leaf])
         if not math.isfinite(step.loss) or not are_finite([one for _, one in step.of_tail]):
             raise SplitFailed("not-finite", f"the loss of step {number} is not finite")
-        self.traffic.values_received += leaf.numel()
-        self.traffic.values_sent += gradient.numel()
+        step.output_elements = leaf.numel()
         return Frame(
             OutputGradient(number), self._encode(gradient, number, "gradients of the output")
         )
@@ -175,8 +177,7 @@ class FrontTrainer:
         _, of_front = step.held.gradients(outputs, gradients)
         if not are_finite([one for _, one in of_front]):
             raise SplitFailed("not-finite", f"the gradient of step {number} is not finite")
-        self.traffic.values_received += gradient.numel()
-        self.traffic.batches += 1
+        self._count(step)
         take_step(self._optimizer, [*of_front, *step.of_tail])
         return step.loss if loss is None else loss
 
@@ -219,6 +220,15 @@ class FrontTrainer:
     def forget(self) -> None:
         """Drop the steps on their way: their session has ended."""
         self._held.clear()
+
+    def _count(self, step: _Held) -> None:
+        """A step is whole: as much came back as was sent, but for labels."""
+        elements = step.held.output.numel() + step.output_elements
+        self.traffic.batches += 1
+        self.traffic.values_sent += elements
+        self.traffic.values_received += elements
+        if step.labels is not None and not self._parts.is_u_shaped:
+            self.traffic.labels_sent += step.labels.numel()
 
     def _check(self, activations: torch.Tensor) -> None:
         shape = self._parts.cut_shapes[self._options.party]

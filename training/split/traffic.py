@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 class Traffic:
     """Elements and bytes of one session, or of several added up, seen from one side.
 
-    Each element counts once, also where a lost connection had it sent again; bytes count as often
-    as they were handed to the network, and without the few bytes of the messages before them.
+    Each element counts once, also where a lost connection had it sent again, and at a client when
+    its step is whole; bytes count as often as they were handed to the network, and without the few
+    bytes of the messages before them.
 
     Source of the formulae that they are checked with: Singh et al., "Detailed comparison of
     communication efficiency of split learning and federated learning", 2019.
