@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RankFailed,
         RecipeError,
         SpecDiffers,
+        SplitFailed,
         SwarmStuck,
         TrainingError,
     )
@@ -46,6 +47,7 @@ _HOMES = {
         "RankFailed",
         "RecipeError",
         "SpecDiffers",
+        "SplitFailed",
         "SwarmStuck",
         "TrainingError",
     ),
@@ -84,6 +86,7 @@ __all__ = [
     "RankedOptimizer",
     "RecipeError",
     "SpecDiffers",
+    "SplitFailed",
     "StepReport",
     "Swarm",
     "SwarmConfig",

@@ -52,6 +52,7 @@ def run_all(what: Recipe, clients: int) -> tuple[SplitResult, list[SplitResult]]
         return server.result(), ended
 
 
+@pytest.mark.slow
 def test_a_u_shaped_run_in_turns_with_a_loss_of_the_clients_own() -> None:
     what = recipe(
         at=(3, 6),
