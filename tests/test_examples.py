@@ -68,6 +68,7 @@ def test_batches_and_overlap() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.timeout(2 * EXAMPLE_S_MAX)
 def test_split_learning() -> None:
     script = str(EXAMPLES / "split_learning.py")
     server = subprocess.Popen(
