@@ -21,7 +21,7 @@ from tools.bench.private.split import (
 from tools.bench.progress import Steps
 from training.recipes.digits import make_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 STEPS, BATCH, WIDTH, BACK = 20, 32, 256, 512
 
 
