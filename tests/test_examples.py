@@ -69,6 +69,30 @@ def test_batches_and_overlap() -> None:
 
 
 @pytest.mark.timeout(2 * EXAMPLE_S_MAX)
+def test_split_learning() -> None:
+    script = str(EXAMPLES / "split_learning.py")
+    server = subprocess.Popen(
+        [sys.executable, script, "server"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        clinic = subprocess.run(
+            [sys.executable, script, "clinic", address],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=EXAMPLE_S_MAX,
+        )
+        assert re.fullmatch(r"accuracy 0\.[89]\d, 2\.5 MB to and fro\n", clinic.stdout)
+        out, _ = server.communicate(timeout=EXAMPLE_S_MAX)
+        assert (server.returncode, out.split(",")[0]) == (0, "trained on 150 batches")
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.mark.timeout(2 * EXAMPLE_S_MAX)
 @pytest.mark.parametrize(
     ("package", "arguments", "ending"),
     [

@@ -69,6 +69,21 @@ Tensorboard = Annotated[
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name of the run; by default the recipe's.")
 ]
+Steps = Annotated[int | None, typer.Option(help="Global steps; by default the recipe's.")]
+GlobalBatch = Annotated[
+    int | None, typer.Option(help="Samples in one step; by default the recipe's.")
+]
+WaitForPeers = Annotated[
+    int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
+]
+Role = Annotated[
+    str | None,
+    typer.Option(metavar="client|server", help="Which side, for a recipe with a [split]."),
+]
+Clients = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --role server: end when so many clients have finished."),
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="CPU threads; more help large models alone on a machine.")
 ]
@@ -180,12 +195,8 @@ def train(
     ],
     initial_peers: InitialPeers = None,
     run: RunName = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Global steps; by default the recipe's.")
-    ] = None,
-    global_batch: Annotated[
-        int | None, typer.Option(help="Samples in one step; by default the recipe's.")
-    ] = None,
+    steps: Steps = None,
+    global_batch: GlobalBatch = None,
     codec: Codec = None,
     listen: Listen = None,
     announce: Announce = None,
@@ -195,9 +206,9 @@ def train(
     ] = None,
     mdns: Mdns = False,
     client_mode: ClientMode = False,
-    wait_for_peers: Annotated[
-        int, typer.Option(min=1, help="Begin when so many trainers are there, this one included.")
-    ] = 1,
+    wait_for_peers: WaitForPeers = 1,
+    role: Role = None,
+    clients: Clients = None,
     threads: Threads = 1,
     private: Private = None,
     checkpoint_dir: CheckpointDir = None,
@@ -217,6 +228,8 @@ def train(
     then not finished, the exit code is 1.
 
     Example: manyhands train digits --initial-peers /ip4/192.168.1.5/tcp/31337/p2p/12D3KooW…
+
+    Example: manyhands train split-digits --role server
     """
     from tools.train import TrainRequest, run_train
 
@@ -240,6 +253,8 @@ def train(
                 events_path=events,
                 tensorboard_dir=tensorboard,
                 join_when=told if join_when_told else None,
+                role=role,
+                clients=clients,
                 as_json=as_json,
             )
         )

@@ -115,7 +115,13 @@ def _explain_averaging(error: BaseException) -> Failure | None:
 
 
 def _explain_training(error: BaseException) -> Failure | None:
-    from training.errors import Diverged, PrivacyBudgetExhausted, RecipeError, TrainingError
+    from training.errors import (
+        Diverged,
+        PrivacyBudgetExhausted,
+        RecipeError,
+        SplitFailed,
+        TrainingError,
+    )
 
     if isinstance(error, RecipeError):
         return Failure(
@@ -132,6 +138,11 @@ def _explain_training(error: BaseException) -> Failure | None:
         return Failure(
             sentence=str(error),
             next_step="docs/guides/differential-privacy.md says what --checkpoint-dir has kept.",
+        )
+    if isinstance(error, SplitFailed):
+        return Failure(
+            sentence=str(error),
+            next_step="See that `manyhands train … --role server` runs with the same recipe.",
         )
     if isinstance(error, TrainingError):
         return Failure(

@@ -30,9 +30,11 @@ from tools.failures import ILL, MISUSED, WELL, CommandError
 from tools.output import console, print_json
 from tools.stopping import sigterm_interrupts
 from tools.tensorboard_log import check_tensorboard, open_tensorboard
+from tools.train_split import check_no_options, check_role, run_role
 
 if TYPE_CHECKING:
     from training.loop import TrainOptions
+    from training.recipe import Recipe
 
 # Where there is no terminal, a line every so many steps tells that it goes on.
 STEPS_PER_LINE = 50
@@ -75,6 +77,10 @@ class TrainRequest:
     """Where curves for TensorBoard are written."""
     join_when: threading.Event | None = None
     """When all is prepared, wait for this before joining; None joins at once."""
+    role: str | None = None
+    """client or server, of a recipe that is split; None for all others."""
+    clients: int | None = None
+    """A server ends when so many clients have finished; None: never."""
     as_json: bool = False
     """Print the result as one JSON object."""
 
@@ -125,6 +131,9 @@ def _train(request: TrainRequest) -> int:
     torch.set_num_threads(request.threads)
     torch.set_num_interop_threads(1)
     recipe = override(load_recipe(request.recipe), request.changes, source="options")
+    check_role(recipe, request.role, request.recipe)
+    if recipe.split is not None:
+        return _train_split(recipe, request)
     screen = console(as_json=request.as_json)
     with (
         _event_file(request.events_path) as file,
@@ -170,6 +179,39 @@ def _train(request: TrainRequest) -> int:
     else:
         screen.print("The others go on; join again with the same command.")
     return ILL
+
+
+def _train_split(recipe: Recipe, request: TrainRequest) -> int:
+    """The server or a client of a recipe that is split."""
+    from training.split.recipe_run import SplitRunOptions
+
+    check_no_options(
+        {
+            "--checkpoint-dir": request.checkpoint_dir is not None,
+            "--tensorboard": request.tensorboard_dir is not None,
+            "--wait-for-peers": request.wait_for_peers != 1,
+            "--clients": request.clients is not None and request.role == "client",
+        }
+    )
+    options = SplitRunOptions(
+        role="server" if request.role == "server" else "client",
+        initial_peers=request.initial_peers,
+        listen=request.listen,
+        announce=request.announce,
+        identity_path=request.identity_path,
+        client_mode=request.client_mode,
+        node_config=replace(private_config(request.private_path), mdns=request.mdns),
+        clients=request.clients,
+    )
+    with _event_file(request.events_path) as file:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if file is not None:
+                file.write(json.dumps(event) + "\n")
+
+        return run_role(
+            recipe, options, name=request.recipe, as_json=request.as_json, on_event=on_event
+        )
 
 
 def _in_words(figures: Mapping[str, float]) -> str:

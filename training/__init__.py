@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from training import split as split
     from training.config import SwarmConfig
     from training.errors import (
         CatchUpFailed,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         RankFailed,
         RecipeError,
         SpecDiffers,
+        SplitFailed,
         SwarmStuck,
         TrainingError,
     )
@@ -52,6 +54,7 @@ _HOMES = {
         "RankFailed",
         "RecipeError",
         "SpecDiffers",
+        "SplitFailed",
         "SwarmStuck",
         "TrainingError",
     ),
@@ -75,6 +78,8 @@ _HOMES = {
     "training.strategies.optimizer": ("LocalOptimizer",),
     "training.swarm": ("Swarm", "join"),
 }
+_PACKAGES = ("split",)
+"""Loaded like names, so that `import training` is enough to use them."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -95,6 +100,7 @@ __all__ = [
     "RankedOptimizer",
     "RecipeError",
     "SpecDiffers",
+    "SplitFailed",
     "StepReport",
     "Swarm",
     "SwarmConfig",
@@ -104,11 +110,14 @@ __all__ = [
     "ask_private",
     "join",
     "serve_private",
+    "split",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load a name from the module that it lives in, and keep it."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -127,3 +127,42 @@ class RankFailed(TrainingError):
         super().__init__(
             f"rank 0 of this peer failed ({cause}); see its log, and stop or go on as it does"
         )
+
+
+class SplitFailed(TrainingError):
+    """A session of split learning has ended; the words name the cause and what to do next.
+
+    Args:
+        code: one word for programs, such as cut-differs, labels-differ, not-finite or lost.
+        cause: what happened; it never holds values of either side.
+    """
+
+    def __init__(self, code: str, cause: str) -> None:
+        self.code = code
+        self.cause = cause
+        advice = _SPLIT_ADVICE.get(code)
+        super().__init__(f"{cause}; {advice}" if advice else cause)
+
+
+_SPLIT_ADVICE = {
+    "model-differs": "make both sides' parts from the same model and the same cuts",
+    "cut-differs": "cut the model at the same layers on both sides, for inputs of the same shape",
+    "dtype-differs": "convert the parts on both sides to the same dtype",
+    "labels-differ": "one cut sends labels to the server, two cuts keep them with the client: "
+    "use the same on both sides",
+    "codec-unknown": "choose one that both sides have",
+    "window": "choose a smaller window, or raise window_max at the server",
+    "busy": "try again later, or raise the limit at the server",
+    "taken": "give each party a number of its own, and labels to exactly one of them",
+    "unknown-session": "connect again; the steps that the server answered are trained",
+    "order": "connect again; this should not happen between peers of one version",
+    "not-finite": "lower the learning rate, scale the inputs, or let values travel as float32",
+    "failed": "see the server's log for the cause, and compare the shapes of inputs and labels",
+    "party-lost": "begin again when all parties are there",
+    "no-path": "wait for a direct path, or use a relay that carries more",
+    "lost": "check that the server still runs, and connect again",
+    "silent": "check that the server still trains (SplitServer.run), or wait longer (answer_s)",
+    "no-server": "check the run's name and that the server has entered by the same peers",
+    "idle": "end a turn when nothing more is to be done in it",
+    "weights": "connect again; the newest weights may be with a client that has left",
+}

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from training.errors import RecipeError
+from training.recipe_rules import check_together
 
 RECIPES = Path(__file__).parent / "recipes"
 RECIPE_SIZE_BYTES_MAX = 1 << 20  # a recipe is a page of text; larger is some other file
@@ -133,8 +134,40 @@ class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """Samples whose gradients are in memory at the same time."""
 
 
-PRIVATE_STRATEGIES = ("local-sgd", "diloco", "federated", "fedprox")
-"""Those that average whole updates."""
+class SplitRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """The model is cut: clients compute its first layers, a server the others (training.split)."""
+
+    at: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(min_length=1, max_length=2, description="one or two numbers of layers, as [3]"),
+    ]
+    """The server's first layer, and perhaps the first one after its last, which stays with the
+    clients as the labels do then. The model must be a torch.nn.Sequential."""
+    input_shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1)], ...],
+        Meta(min_length=1, max_length=8, description="a list of sizes, as [1, 8, 8]"),
+    ]
+    """Of one sample; the server loads no data and so cannot know it."""
+    codec: Annotated[str, Meta(max_length=64, description="a dtype or a codec's name")] = ""
+    """How activations and gradients travel; empty: as the model computes."""
+    window: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] = 1
+    """Steps on their way at once."""
+    client_weights: Annotated[
+        Literal["own", "peers", "server"], Meta(description='"own", "peers" or "server"')
+    ] = "own"
+    """Whether each client keeps its own first layers, or hands them on after each turn."""
+    turn: Count = 50
+    """Steps of one turn, where client weights go round."""
+    extra_loss: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$",
+            description='"module:function", a loss of inputs and activations',
+        ),
+    ] = ""
+    """What clients add to the loss, such as NoPeek's distance correlation; empty: nothing."""
+    alpha: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
+    """Its part of the whole loss."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +209,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         PrivacyRecipe | None, Meta(description="a table with clip, epsilon and perhaps more")
     ] = None
     """Noise that hides each example, or with a strategy each peer's data; None adds none."""
+    split: SplitRecipe | None = None
+    """A server and clients instead of peers that all have the whole model."""
     model_options: Options = msgspec.field(default_factory=dict)
     """Arguments of the model's function."""
     data_options: Options = msgspec.field(default_factory=dict)
@@ -263,79 +298,11 @@ def override(recipe: Recipe, changes: Mapping[str, object], *, source: str) -> R
     return _recipe(msgspec.to_builtins(recipe) | wanted, source=source)
 
 
-_OF_GLOBAL_BATCHES = (
-    ("batch", None),
-    ("lr_rule", "constant"),
-    ("delayed", False),
-    ("reaverage_every", 0),
-)
-
-
 def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
-    """Check each key by itself, and then what must hold between keys."""
+    """Check each key by itself, and then that they go together."""
     recipe = _checked(Recipe, table, source=source, prefix="")
-    length = recipe.schedule.steps
-    if length and length < recipe.steps and recipe.schedule.name != "constant":
-        raise RecipeError(
-            f"{source}: schedule.steps: the rate is at its end after {length} of {recipe.steps} "
-            "steps; give at least as many as the recipe has, or none"
-        )
-    if (recipe.global_batch is None) == (recipe.strategy is None):
-        raise RecipeError(
-            f"{source}: global_batch: give either that, or a strategy with which each peer takes "
-            "steps of its own"
-        )
-    if recipe.delayed and recipe.reaverage_every:
-        raise RecipeError(
-            f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
-            "under way"
-        )
-    if recipe.privacy is not None:
-        _check_privacy(recipe, recipe.privacy, source=source)
-    if (
-        recipe.codec is not None
-        and recipe.strategy is not None
-        and recipe.strategy.name == "leader"
-    ):
-        raise RecipeError(
-            f"{source}: codec: is of no use with the strategy leader, in which nothing is averaged"
-        )
-    if recipe.strategy is not None:
-        for key, default in _OF_GLOBAL_BATCHES:
-            if getattr(recipe, key) != default:
-                raise RecipeError(
-                    f"{source}: {key}: is of no use with a strategy, which has no global batch"
-                )
+    check_together(recipe, source=source)
     return recipe
-
-
-def _check_privacy(recipe: Recipe, privacy: PrivacyRecipe, *, source: str) -> None:
-    """What must hold between the keys of a private run."""
-    if privacy.tolerated_drops >= privacy.peers:
-        raise RecipeError(
-            f"{source}: privacy.tolerated_drops: must be less than privacy.peers, which is "
-            f"{privacy.peers}, not {privacy.tolerated_drops}"
-        )
-    if recipe.strategy is not None:
-        if recipe.strategy.name not in PRIVATE_STRATEGIES:
-            raise RecipeError(
-                f"{source}: privacy: hides the updates of {', '.join(PRIVATE_STRATEGIES)}; what "
-                f"{recipe.strategy.name} exchanges it cannot hide"
-            )
-        if privacy.copies is not None:
-            raise RecipeError(
-                f"{source}: privacy.copies: is of no use with a strategy, where each peer's data "
-                "are hidden as a whole"
-            )
-        return
-    for key, default in (("batch", None), ("lr_rule", "constant"), ("delayed", False)):
-        if getattr(recipe, key) != default:
-            raise RecipeError(f"{source}: {key}: is of no use with privacy; leave it out")
-    if recipe.global_batch != privacy.peers * recipe.micro_batch:
-        raise RecipeError(
-            f"{source}: global_batch: must be one lot of each peer, privacy.peers times "
-            f"micro_batch, which is {privacy.peers * recipe.micro_batch}, not {recipe.global_batch}"
-        )
 
 
 def _checked(kind: type[S], table: Mapping[str, object], *, source: str, prefix: str) -> S:

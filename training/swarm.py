@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import overload
@@ -15,32 +12,19 @@ from typing import overload
 import torch
 from torch import nn
 
-from p2p import (
-    Dht,
-    DhtConfig,
-    Node,
-    NodeConfig,
-    PeerId,
-    Portal,
-    open_dht,
-    open_mdns,
-    open_node,
-    open_relay_directory,
-)
+from p2p import Dht, Node, NodeConfig, PeerId, Portal
 from training.config import SwarmConfig
 from training.learning_rate import LrRule
 from training.metrics import MetricsPublisher, open_metrics_publisher
 from training.metrics.schema import metrics_of
+from training.network import enter_network
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 from training.strategies import Strategy
 from training.strategies.optimizer import LocalOptimizer
 
-_NEIGHBOURS_S = 4.0
-"""A peer on this network answers the first or the second question of mDNS, or is not there."""
 _TELL_INTERVAL_S = 1.0
 """Metrics lie in the DHT for others to look at now and then; more often is of no use."""
-_RUN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Swarm:
@@ -224,40 +208,18 @@ def join(
         ListenError: an address cannot be listened on.
         IdentityError: the key file cannot be used.
     """
-    if not _RUN_PATTERN.fullmatch(run):
-        raise ValueError(
-            f"the run's name must be 1 to 64 letters, digits, dots, dashes and underscores: {run!r}"
-        )
     config = config or SwarmConfig()
-    node_config = replace(
-        node_config or NodeConfig(),
-        listen=tuple(listen),
-        announce=tuple(announce),
-        identity_path=Path(identity_path) if identity_path is not None else None,
+    portal, network = enter_network(
+        run,
+        initial_peers=initial_peers,
+        listen=listen,
+        announce=announce,
+        identity_path=identity_path,
         client_mode=client_mode,
+        node_config=node_config,
+        dht=config.dht,
     )
-    portal = Portal()
-    try:
-        network = portal.enter(_open_network(run, node_config, config.dht, tuple(initial_peers)))
-    except BaseException:
-        portal.close()
-        raise
     return Swarm(run, portal, network, config)
-
-
-@asynccontextmanager
-async def _open_network(
-    run: str, node_config: NodeConfig, dht_config: DhtConfig, initial_peers: tuple[str, ...]
-) -> AsyncIterator[tuple[Node, Dht]]:
-    async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(open_node(node_config))
-        if node_config.mdns:
-            mdns = await stack.enter_async_context(open_mdns(node, run=run))
-            if not initial_peers:
-                initial_peers = await mdns.enter(within_s=_NEIGHBOURS_S)
-        dht = await stack.enter_async_context(open_dht(node, dht_config, initial_peers))
-        await stack.enter_async_context(open_relay_directory(node, dht))
-        yield node, dht
 
 
 async def _paths(node: Node) -> dict[PeerId, str]:

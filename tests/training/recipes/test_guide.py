@@ -15,6 +15,7 @@ from training.recipe import (
     PrivacyRecipe,
     Recipe,
     ScheduleRecipe,
+    SplitRecipe,
     StrategyRecipe,
     builtin_recipes,
     load_recipe,
@@ -31,6 +32,7 @@ TABLES = {
     "batch": BatchRecipe,
     "strategy": StrategyRecipe,
     "privacy": PrivacyRecipe,
+    "split": SplitRecipe,
 }
 
 

@@ -1,58 +1,47 @@
-"""The code in the guide to privacy runs as it stands there."""
+"""The code in docs/guides/split-learning.md runs."""
 
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from training.split.nopeek import nopeek_loss
+from tests.training.split.world import batches, make_model
+from training.split import SplitClientConfig, SplitServerConfig
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "privacy.md"
-
-
-def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
+GUIDE = Path(__file__).parent.parent.parent.parent / "docs/guides/split-learning.md"
 
 
-def names() -> dict[str, object]:
-    """What the guide takes for given."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return {
-            "inputs": torch.randn(300, 6),
-            "other_inputs": torch.randn(300, 6),
-            "client": nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4)),
-        }
+def test_the_three_lines_of_the_guide() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text("utf-8"), re.M | re.S)
+    both, server_side, client_side = blocks[:3]
+    loader = batches(5)
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "model": make_model(), "x": loader[0][0]}
+    exec(both, names)
+    opened = threading.Event()
+    at_server, at_client = dict(names, opened=opened), dict(names, loader=loader)
+    assert "    server.run()\n" in server_side
+    once = server_side.replace("server.run()", "opened.set(); server.run(clients=1)")
+    thread = threading.Thread(target=exec, args=(once, at_server))
+    thread.start()
+    try:
+        assert opened.wait(40)
+        at_client["address"] = at_server["server"].addresses[0]
+        exec(client_side, at_client)
+    finally:
+        thread.join()
+    assert at_client["loss"] > 0
+    assert at_client["scores"].shape == (6, 4)
 
 
-def test_leakage_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks()[0], names())
-    biased, corrected, shuffled, error, fraction = map(float, capsys.readouterr().out.split())
-    assert biased > corrected > shuffled > 0
-    assert error < 1
-    assert 0 < fraction < 0.9
-
-
-def test_a_client_hides() -> None:
-    def send(activations: Tensor) -> Tensor:
-        return 2 * activations.detach()
-
-    space = names() | {"send": send}
-    exec(blocks()[1], space)
-    client, inputs = space["client"], space["inputs"]
-    assert isinstance(client, nn.Sequential)
-    assert isinstance(inputs, Tensor)
-    got = [parameter.grad for parameter in client.parameters()]
-    client.zero_grad()
-    activations = client(inputs)
-    nopeek_loss(activations.square().sum(), inputs, activations, alpha=0.3).backward()
-    for gradient, parameter in zip(got, client.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_these_are_all() -> None:
-    assert len(blocks()) == 2
+def test_the_words_of_the_guide_are_those_of_the_code() -> None:
+    text = GUIDE.read_text("utf-8")
+    kinds = {"SplitClientConfig": SplitClientConfig, "SplitServerConfig": SplitServerConfig}
+    named = re.findall(r"`(Split\w+Config)\((\w+)=", text)
+    assert len(named) >= 3
+    for kind, option in named:
+        assert option in kinds[kind].__dataclass_fields__
