@@ -13,8 +13,8 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
-from averaging.codecs.quantizers.tiles import (
+from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.tiles import (
     LARGEST,
     SCALE_BYTES,
     SMALLEST,

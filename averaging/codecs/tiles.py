@@ -1,4 +1,4 @@
-"""What all quantizers share: tiles that stay in a cache, headers, and checks of what comes in."""
+"""What codecs share: tiles that stay in a cache, headers, and checks of what comes in."""
 
 from __future__ import annotations
 
@@ -74,8 +74,10 @@ def floats_of(frame: torch.Tensor, count: int, *, low: float, high: float) -> to
     """
     # A copy is aligned, wherever the frame lies.
     values = frame[: SCALE_BYTES * count].clone().view(torch.float32)
-    if not bool(((values >= low) & (values <= high)).all()):
-        raise FrameInvalid(f"a scale is not from {low:g} to {high:g}")
+    least, most = torch.aminmax(values)
+    # Of NaN, both are NaN.
+    if not (float(least) >= low and float(most) <= high):
+        raise FrameInvalid(f"a number is not from {low:g} to {high:g}")
     return values
 
 
