@@ -47,8 +47,10 @@ class Constants:
 
         The rest becomes 0. B1(α, β) turns into B1(αq, β), B2(γ, β) into B2(γq, β), and B3(δ) into
         B3(δ/q). Of chance by U(ζ), which adds ζ − 1 at most to what is missed, follows
-        B3(1 / (q(2 − ζ))) where ζ is below 2.
+        B3(1 / (q(2 − ζ))) where ζ is below 2. Of nothing at all, nothing follows.
         """
+        if not share:
+            return Constants()
         b1, b2, b3 = self.b1, self.b2, self.b3
         if b3 is None and self.unbiased is not None and self.unbiased < 2:
             b3 = 1 / (2 - self.unbiased)

@@ -96,8 +96,9 @@ def _permuted(numbers: Array, bits: int, keys: list[int]) -> Array:
 
 
 def _keyed(words: Array, seed: int) -> Array:
-    """Each of the uint64 numbers hashed, with the seed's hash."""
-    return _hashed(words * _STEP + seed)
+    """Each of the uint64 numbers hashed, as the seed says."""
+    hashed: Array = _hashed(words * _STEP + seed)
+    return hashed
 
 
 def _hashed(value: Any) -> Any:

@@ -65,7 +65,9 @@ MAKERS: dict[str, Maker] = {
     "int8-block": _blocks("int8-block", 127, INT8_BLOCK),
     "int4-block": _blocks("int4-block", 7, INT4_BLOCK),
     "quantile8": without_numbers(lambda: Quantile("quantile8")),
-    "natural": without_numbers(lambda: Geometric("natural", Grid(base=2.0, levels=127, power_top=True))),
+    "natural": without_numbers(
+        lambda: Geometric("natural", Grid(base=2.0, levels=127, power_top=True))
+    ),
     "rounding": _grid("rounding", nearest=False),
     "nearest": _grid("nearest", nearest=True),
     "dither": _dither,

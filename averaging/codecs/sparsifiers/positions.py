@@ -33,7 +33,9 @@ def rice_pack(positions: Array) -> tuple[int, Array, Array]:
     marks = np.zeros(int(ends[-1]) + 1, np.uint8)
     marks[ends] = 1
     rests = (gaps.astype(np.uint32) >> np.arange(width, dtype=np.uint32)[:, None]) & 1
-    return width, *(np.packbits(bits.astype(np.uint8), bitorder="little") for bits in (marks, rests))
+    return width, *(
+        np.packbits(bits.astype(np.uint8), bitorder="little") for bits in (marks, rests)
+    )
 
 
 def rice_unpack(count: int, width: int, marks: Array, rests: Array, length: int) -> Array:
@@ -45,9 +47,10 @@ def rice_unpack(count: int, width: int, marks: Array, rests: Array, length: int)
     Raises:
         FrameInvalid: these are not so many positions, or not as they would have been packed.
     """
-    bits = np.unpackbits(marks, bitorder="little").view(np.bool_)
-    marked = int(np.count_nonzero(bits))
-    ends = np.flatnonzero(bits) if marked == count else np.zeros(1, np.int64)
+    marked_bits = np.unpackbits(marks, bitorder="little").view(np.bool_)
+    marked = int(np.count_nonzero(marked_bits))
+    # Never more positions than are due, whatever is marked.
+    ends = np.flatnonzero(marked_bits) if marked == count else np.zeros(1, np.int64)
     if marked != count or int(ends[-1]) // 8 != marks.size - 1:
         raise FrameInvalid(f"{marked} positions are marked where there are {count}")
     bits = np.unpackbits(rests, bitorder="little")
@@ -78,6 +81,10 @@ def rice_bits_max(count: int, length: int) -> int:
     """What marks and rests of so many positions below length take at most, in bits."""
     widths = range(length.bit_length() + 1)
     return min(count * (width + 1) + (length >> width) for width in widths)
+
+
+def _bytes_of(bits: Array) -> Array:
+    return np.packbits(bits, bitorder="little")
 
 
 def _gaps(positions: Array) -> Array:

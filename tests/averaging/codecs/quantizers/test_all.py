@@ -173,9 +173,7 @@ def test_values_that_are_not_finite_are_our_mistake(name: str) -> None:
 
 
 RECORDED = {
-    "float32": (
-        "000000000000803f000040bf9a99993e0000c0bf0ad7233c000040409a9939c00000003f6f1283ba"
-    ),
+    "float32": ("000000000000803f000040bf9a99993e0000c0bf0ad7233c000040409a9939c00000003f6f1283ba"),
     "float16": "0000003c00bacd3400be1f210042cdc100381994",
     "bfloat16": "0000803f40bf9a3ec0bf243c40403ac0003f83ba",
     "float16-scaled": "000000390000007000eecd6800f21f550076cdf5006c19c8",
