@@ -43,7 +43,7 @@ class Constants:
         return Constants(self.unbiased, b1, b2, self.b3)
 
     def of_kept(self, share: float) -> Constants:
-        """Those of a codec that gives this one a part of x, in which this share of ‖x‖² is, or more.
+        """Those of a codec that gives this one a part of x, with this share of ‖x‖² at least.
 
         The rest becomes 0. B1(α, β) turns into B1(αq, β), B2(γ, β) into B2(γq, β), and B3(δ) into
         B3(δ/q). Of chance by U(ζ), which adds ζ − 1 at most to what is missed, follows

@@ -42,10 +42,10 @@ def packed(symbols: torch.Tensor, width: int) -> torch.Tensor:
     return out
 
 
-def unpacked(packed: torch.Tensor, width: int, symbols: torch.Tensor) -> torch.Tensor:
+def unpacked(data: torch.Tensor, width: int, symbols: torch.Tensor) -> torch.Tensor:
     """Overwrite symbols, of any number, and return them; otherwise as `unpack`."""
     for part, place in tile_places(symbols.numel(), width):
-        unpack(packed[place], width, symbols[part])
+        unpack(data[place], width, symbols[part])
     return symbols
 
 

@@ -55,9 +55,14 @@ def rounded_up(value: float) -> float:
     return float(np.nextafter(near, np.float32(LARGEST)) if float(near) < value else near)
 
 
+def bytes_of(data: bytes) -> torch.Tensor:
+    """As they stand in a frame: uint8."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
 def float_bytes(*values: float) -> torch.Tensor:
     """As float32, little endian: shape (4 × values,), uint8."""
-    return torch.frombuffer(bytearray(struct.pack(f"<{len(values)}f", *values)), dtype=torch.uint8)
+    return bytes_of(struct.pack(f"<{len(values)}f", *values))
 
 
 def check_size(frame: torch.Tensor, size_bytes: int) -> None:

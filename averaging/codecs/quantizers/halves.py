@@ -89,7 +89,7 @@ class Half(Codec):
                 values.mul_(scale)
             low, high = torch.aminmax(values)
             # Of NaN, both are NaN.
-            if not (-LARGEST <= float(low) and float(high) <= LARGEST):
+            if not (float(low) >= -LARGEST and float(high) <= LARGEST):
                 raise FrameInvalid("a value is not finite")
 
     def size_limit_bytes(self, count: int) -> int:

@@ -13,7 +13,7 @@ from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.draws import SEED_MAX, distinct_positions, seed_of, uniforms
 from averaging.codecs.naming import sent_of
-from averaging.codecs.tiles import LARGEST, check_size
+from averaging.codecs.tiles import LARGEST, bytes_of, check_size
 
 _SEED: Final = struct.Struct("<Q")
 _ONE: Final = struct.Struct("<If")
@@ -23,7 +23,7 @@ _ONE: Final = struct.Struct("<If")
 class RandomCodec(Codec):
     """Sends k elements that the seed alone picks: so the seed travels, and no positions.
 
-    The frame is the seed, 8 bytes little endian, and a quantizer's of the values as they were drawn.
+    The frame is the seed, 8 bytes little endian, and a quantizer's of the values as drawn.
 
     Args:
         density: k over all elements.
@@ -45,7 +45,7 @@ class RandomCodec(Codec):
         if self._unbiased:
             scaled = sent.double() * (values.numel() / sent.numel())
             sent = scaled.clamp_(-LARGEST, LARGEST).float()
-        return torch.cat([_bytes(_SEED.pack(seed)), self._values.encode(sent, seed)])
+        return torch.cat([bytes_of(_SEED.pack(seed)), self._values.encode(sent, seed)])
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         check_size(frame, self.size_limit_bytes(out.numel()))
@@ -99,7 +99,7 @@ class AdaptiveRandomCodec(Codec):
         target = sums[-1] * float(uniforms(seed_of(seed, 0), np.zeros(1, np.int64))[0])
         # The first element whose sum is above the target, so none that is 0; the first if all are.
         position = int(torch.searchsorted(sums, target, right=True)) % values.numel()
-        return _bytes(_ONE.pack(position, float(values[position])))
+        return bytes_of(_ONE.pack(position, float(values[position])))
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         check_size(frame, _ONE.size)
@@ -115,7 +115,3 @@ class AdaptiveRandomCodec(Codec):
 
     def constants(self, count: int) -> Constants:
         return Constants(b1=(1 / count, 1.0), b2=(1 / count, 1.0), b3=float(count))
-
-
-def _bytes(data: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

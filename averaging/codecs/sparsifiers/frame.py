@@ -20,7 +20,7 @@ from averaging.codecs.sparsifiers.positions import (
     rice_pack,
     rice_unpack,
 )
-from averaging.codecs.tiles import check_size
+from averaging.codecs.tiles import bytes_of, check_size
 
 _HEAD: Final = struct.Struct("<IBI")
 
@@ -36,9 +36,9 @@ def write_frame(
         quantizer: of which all frames of so many elements have one size.
     """
     if not positions.numel():
-        return _bytes(_HEAD.pack(0, 0, 0))
+        return bytes_of(_HEAD.pack(0, 0, 0))
     width, marks, rests = rice_pack(positions.cpu().numpy())
-    head = _bytes(_HEAD.pack(positions.numel(), width, marks.size))
+    head = bytes_of(_HEAD.pack(positions.numel(), width, marks.size))
     data = quantizer.encode(values[positions], seed)
     return torch.cat([head, torch.from_numpy(marks), torch.from_numpy(rests), data])
 
@@ -46,7 +46,7 @@ def write_frame(
 def read_frame(frame: torch.Tensor, out: torch.Tensor, quantizer: Codec, sent_max: int) -> None:
     """Overwrite out, on any device, with the frame's values, and 0 where it has none.
 
-    What is allocated on the way is a few bytes for each element sent, and two bits for each of out.
+    What is allocated on the way is a few bytes for each element sent, and two for each of out.
 
     Args:
         sent_max: elements that a frame for this out may have at most.
@@ -79,7 +79,3 @@ def frame_size_limit_bytes(count: int, sent_max: int, quantizer: Codec) -> int:
     # Marks and rests each fill up their last byte.
     positions = -(-rice_bits_max(sent_max, count) // 8) + 1
     return _HEAD.size + positions + quantizer.size_limit_bytes(sent_max)
-
-
-def _bytes(data: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -98,7 +98,7 @@ def test_uniform_draws_fill_the_unit_interval() -> None:
 
 @pytest.mark.parametrize(("drawn", "count"), [(1, 3), (3, 10), (5, 17), (60, 1000)])
 def test_each_position_and_each_pair_is_drawn_as_often(drawn: int, count: int) -> None:
-    tries = 1000
+    tries = 600
     chosen = np.zeros((tries, count))
     for seed in range(tries):
         chosen[seed, distinct_positions(seed, drawn, count)] = 1

@@ -116,7 +116,7 @@ def test_the_classes_hold(name: str) -> None:
     check_codec(codec_named(name), list(families(2)), seeds=20 if draws else 1)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(FLOATS, min_size=1, max_size=40), st.integers(0, 2**63 - 1))
 @pytest.mark.parametrize("name", NAMES)
 def test_any_finite_values_come_back_finite(name: str, numbers: list[float], seed: int) -> None:
@@ -127,7 +127,8 @@ def test_any_finite_values_come_back_finite(name: str, numbers: list[float], see
         assert bool((out * values.sign() >= 0).all()), "a sign was changed"
 
 
-@settings(max_examples=30)
+# The fuzz targets of codecs try many more.
+@settings(max_examples=10)
 @given(st.binary(max_size=40), st.integers(1, 24), st.integers(0, 1100))
 @pytest.mark.parametrize("name", NAMES)
 def test_frames_of_liars_are_refused_or_finite(

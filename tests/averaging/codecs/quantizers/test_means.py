@@ -68,9 +68,8 @@ def test_few_different_values_come_back_exactly() -> None:
     """Each value has cells, and so a bin, of its own."""
     levels = torch.tensor([-3.0, -0.1, 0.0, 0.5, 2.0, 1e20])
     values = levels[torch.arange(6000) % 6]
-    torch.testing.assert_close(
-        compressor_of(codec_named("quantile8"))(values, 0), values, rtol=1e-7, atol=0
-    )
+    out = compressor_of(codec_named("quantile8"))(values, 0)
+    assert bool(((out - values).abs() <= 1e-7 * values.abs()).all())
 
 
 def test_quantiles_are_closer_than_whole_numbers_where_tails_are_heavy() -> None:

@@ -17,7 +17,7 @@ from averaging.codecs.sparsifiers.positions import (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(length=st.integers(1, 5000), data=st.data())
 def test_positions_come_back_within_the_limits(length: int, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.integers(0, length - 1), min_size=1, max_size=60))

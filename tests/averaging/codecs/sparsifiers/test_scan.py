@@ -17,7 +17,7 @@ from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn
 
 def ranked(values: torch.Tensor, kept: int) -> list[int]:
     """Where so many of the largest stand, of equal ones the first, never a zero: by sorting."""
-    order = sorted(range(len(values)), key=lambda place: (-abs(float(values[place])), place))
+    order = values.abs().argsort(descending=True, stable=True).tolist()
     return sorted(place for place in order[:kept] if values[place])
 
 

@@ -98,7 +98,7 @@ def test_a_name_without_sense_is_an_error(name: str) -> None:
 
 
 @by_codec
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     numbers=st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=150
@@ -115,7 +115,7 @@ def test_any_values_come_through(codec: Codec, numbers: list[float], seed: int) 
 
 
 @by_codec
-@pytest.mark.parametrize("count", [1, 63, 4096, 131_072, 131_073, 300_000])
+@pytest.mark.parametrize("count", [1, 63, 4097, 65_537, 131_072])
 def test_any_length_comes_through(codec: Codec, count: int) -> None:
     values = drawn("laplace", count)
     frame = codec.encode(values, 3)
@@ -222,11 +222,11 @@ def test_a_gpu_does_the_same() -> None:
             torch.testing.assert_close(out.cpu(), decoded(codec, frame, 300_000))
 
 
-# Bytes of liars
+# Bytes of liars; the fuzz targets of codecs try many more.
 
 
 @by_codec
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_changed_frames_are_refused_or_harmless(codec: Codec, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 300))
@@ -242,13 +242,6 @@ def test_changed_frames_are_refused_or_harmless(codec: Codec, data: st.DataObjec
             case _:
                 changed[place:place] = data.draw(st.binary(max_size=4))
     check_harmless(codec, bytes(changed), count)
-
-
-@by_codec
-@settings(max_examples=60, deadline=None)
-@given(frame=st.binary(max_size=80), count=st.integers(1, 300))
-def test_any_bytes_are_refused_or_harmless(codec: Codec, frame: bytes, count: int) -> None:
-    check_harmless(codec, frame, count)
 
 
 def check_harmless(codec: Codec, frame: bytes, count: int) -> None:
