@@ -33,9 +33,7 @@ def rice_pack(positions: Array) -> tuple[int, Array, Array]:
     marks = np.zeros(int(ends[-1]) + 1, np.uint8)
     marks[ends] = 1
     rests = (gaps.astype(np.uint32) >> np.arange(width, dtype=np.uint32)[:, None]) & 1
-    return width, *(
-        np.packbits(bits.astype(np.uint8), bitorder="little") for bits in (marks, rests)
-    )
+    return width, _bytes_of(marks), _bytes_of(rests.astype(np.uint8))
 
 
 def rice_unpack(count: int, width: int, marks: Array, rests: Array, length: int) -> Array:

@@ -84,7 +84,8 @@ class TwoBits(Codec):
 
     def _blocks(self, count: int) -> tuple[Array, int]:
         """The block of each element, and how many there are."""
-        return np.arange(count) // self._block, -(-count // self._block)
+        block_count = -(-count // self._block)
+        return np.repeat(np.arange(block_count), self._block)[:count], block_count
 
 
 def _means(groups: Array, numbers: Array, group_count: int) -> Array:
