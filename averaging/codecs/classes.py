@@ -42,6 +42,24 @@ class Constants:
             b1, b2 = b1 or (1 / (4 * self.b3**2), 2.0), b2 or (1 / (2 * self.b3), 2.0)
         return Constants(self.unbiased, b1, b2, self.b3)
 
+    def of_kept(self, share: float) -> Constants:
+        """Those of a codec that gives this one a part of x, with this share of ‖x‖² at least.
+
+        The rest becomes 0. B1(α, β) turns into B1(αq, β), B2(γ, β) into B2(γq, β), and B3(δ) into
+        B3(δ/q). Of chance by U(ζ), which adds ζ − 1 at most to what is missed, follows
+        B3(1 / (q(2 − ζ))) where ζ is below 2. Of nothing at all, nothing follows.
+        """
+        if not share:
+            return Constants()
+        b1, b2, b3 = self.b1, self.b2, self.b3
+        if b3 is None and self.unbiased is not None and self.unbiased < 2:
+            b3 = 1 / (2 - self.unbiased)
+        return Constants(
+            b1=None if b1 is None else (b1[0] * share, b1[1]),
+            b2=None if b2 is None else (b2[0] * share, b2[1]),
+            b3=None if b3 is None else b3 / share,
+        )
+
     def contraction(self) -> tuple[float, float] | None:
         """λ and δ, the smallest that is known, so that λC is in B3(δ); None: nothing is known.
 

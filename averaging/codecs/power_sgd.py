@@ -32,7 +32,7 @@ from typing import Final, final
 import numpy as np
 import torch
 
-from averaging.codecs.sparsifiers.draws import seed_of, uniforms
+from averaging.codecs.draws import seed_of, uniforms
 
 _VANISHED: Final = 1e-6
 """A column that is left with less than this share of itself is rounding, and no direction."""

@@ -16,7 +16,7 @@ GROUPS = (
     "p2p",
     "discovery",
     "averaging",
-    "quantizers",
+    "codecs",
     "secure",
     "training",
     "homomorphic",

@@ -41,7 +41,6 @@ NUMBERS: Final = {
     "gaussian-k-paper": "gaussian-k-paper:0.001",
     "rand-k": "rand-k:0.001",
     "rand-k-biased": "rand-k-biased:0.001",
-    "topk-dither": "topk-dither:0.001",
     "sparse-loco": "sparse-loco:0.02",
     "demo": "demo:0.02",
 }

@@ -25,10 +25,10 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.quantizers.draws import DRAW_BITS, draws
-from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.draws import DRAW_BITS, draws
+from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
 from averaging.codecs.quantizers.sums import sum_of
-from averaging.codecs.quantizers.tiles import (
+from averaging.codecs.tiles import (
     LARGEST,
     SCALE_BYTES,
     TILE_ELEMENTS,

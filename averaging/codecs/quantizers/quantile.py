@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from averaging.codecs.codec import Codec
-from averaging.codecs.quantizers.tiles import (
+from averaging.codecs.tiles import (
     LARGEST,
     SCALE_BYTES,
     TILE_ELEMENTS,

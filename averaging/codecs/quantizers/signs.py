@@ -8,9 +8,9 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec
-from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack
+from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack
 from averaging.codecs.quantizers.sums import sum_of
-from averaging.codecs.quantizers.tiles import (
+from averaging.codecs.tiles import (
     LARGEST,
     SCALE_BYTES,
     check_size,

@@ -13,8 +13,8 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
-from averaging.codecs.quantizers.tiles import (
+from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.tiles import (
     LARGEST,
     SCALE_BYTES,
     SMALLEST,
@@ -23,6 +23,7 @@ from averaging.codecs.quantizers.tiles import (
     floats_of,
     frame_on,
     largest_of,
+    rounded,
     tiles,
 )
 
@@ -49,7 +50,7 @@ class Uniform(Codec):
         self._largest, self._block = largest, block
         self._width = width_of(2 * largest + 1)
         # L times it is finite, whatever rounding does.
-        self._scale_max = LARGEST / (largest * (1 + 2.0**-20))
+        self._scale_max = rounded(LARGEST / (largest * (1 + 2.0**-20)))
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """The same for every seed: nothing is drawn."""

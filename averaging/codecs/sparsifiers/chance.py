@@ -11,16 +11,9 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.sparsifiers.draws import SEED_MAX, distinct_positions, seed_of, uniforms
-from averaging.codecs.sparsifiers.naming import (
-    density_of,
-    fields_of,
-    named,
-    sent_of,
-    values_named,
-)
-from averaging.codecs.sparsifiers.sparse import kept_share
-from averaging.codecs.sparsifiers.values import FLOAT16_ERROR
+from averaging.codecs.draws import SEED_MAX, distinct_positions, seed_of, uniforms
+from averaging.codecs.naming import sent_of
+from averaging.codecs.tiles import LARGEST, bytes_of, check_size
 
 _SEED: Final = struct.Struct("<Q")
 _ONE: Final = struct.Struct("<If")
@@ -30,63 +23,62 @@ _ONE: Final = struct.Struct("<If")
 class RandomCodec(Codec):
     """Sends k elements that the seed alone picks: so the seed travels, and no positions.
 
-    The frame is the seed, 8 bytes little endian, and the values in the order drawn.
+    The frame is the seed, 8 bytes little endian, and a quantizer's of the values as drawn.
 
     Args:
         density: k over all elements.
+        values: how values travel; of a quantizer. One that is not unbiased makes all of it biased.
         unbiased: the values are multiplied by d/k, so that their mean over all seeds is right.
-        values_name: how values travel. float16 rounds to the nearest, which is a bias of its own.
     """
 
     same_everywhere = True
 
-    def __init__(self, density: Fraction, *, unbiased: bool, values_name: str) -> None:
-        kind, usual = ("rand-k", "float32") if unbiased else ("rand-k-biased", "float16")
-        self.name = named(kind, density, values_name, usual)
+    def __init__(self, name: str, density: Fraction, values: Codec, *, unbiased: bool) -> None:
+        self.name = name
         self._density = density
+        self._values = values
         self._unbiased = unbiased
-        self._coder = values_named(values_name)
-        self._error = FLOAT16_ERROR if values_name == "float16" else 0.0
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
-        count = values.numel()
-        positions = distinct_positions(seed, sent_of(self._density, count), count)
-        sent = values[torch.from_numpy(positions).to(values.device)].cpu().numpy()
+        positions = self._positions(seed, values)
+        sent = values[positions]
         if self._unbiased:
-            largest = np.finfo(np.float32).max
-            scaled = sent.astype(np.float64) * (count / positions.size)
-            sent = scaled.clip(-largest, largest).astype(np.float32)
-        data = self._coder.encode(sent, positions, count, seed)
-        return torch.from_numpy(np.concatenate((np.frombuffer(_SEED.pack(seed), np.uint8), data)))
+            scaled = sent.double() * (values.numel() / sent.numel())
+            sent = scaled.clamp_(-LARGEST, LARGEST).float()
+        return torch.cat([bytes_of(_SEED.pack(seed)), self._values.encode(sent, seed)])
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
-        count = out.numel()
-        if frame.numel() != self.size_limit_bytes(count):
-            raise FrameInvalid(f"{frame.numel()} bytes, not {self.size_limit_bytes(count)}")
-        seed = _SEED.unpack(frame[: _SEED.size].numpy().tobytes())[0]
+        check_size(frame, self.size_limit_bytes(out.numel()))
+        seed = _SEED.unpack(frame[: _SEED.size].numpy().data)[0]
         if seed > SEED_MAX:
             raise FrameInvalid(f"the seed {seed}")
-        positions = distinct_positions(seed, sent_of(self._density, count), count)
-        values = self._coder.decode(frame[_SEED.size :].numpy(), positions, count)
+        values = out.new_empty(sent_of(self._density, out.numel()))
+        self._values.decode(frame[_SEED.size :], values)
         out.zero_()
-        out[torch.from_numpy(positions).to(out.device)] = torch.from_numpy(values).to(out.device)
+        out[self._positions(seed, out)] = values
 
     def size_limit_bytes(self, count: int) -> int:
-        return _SEED.size + self._coder.size_bytes(sent_of(self._density, count), count)
+        return _SEED.size + self._values.size_limit_bytes(sent_of(self._density, count))
 
     def constants(self, count: int) -> Constants:
-        share = sent_of(self._density, count) / count
-        error = self._error
+        """Those of how values travel, of a share by chance; the factor d/k makes all larger."""
+        sent = sent_of(self._density, count)
+        values = self._values.constants(sent)
         if not self._unbiased:
-            return kept_share(share, error)
-        # E‖C(x) − x‖² is this much below ‖x‖², with the error that leaves the least.
-        gain = min(2 * (1 + e) - (1 + e) ** 2 / share for e in (-error, error))
+            return values.of_kept(sent / count)
+        factor, zeta, b1, b2 = count / sent, values.unbiased, values.b1, values.b2
         return Constants(
-            unbiased=None if error else 1 / share,
-            b1=((1 - error) ** 2 / share, (1 + error) / share),
-            b2=(1 - error, (1 + error) / share),
-            b3=1 / gain if gain > 0 else None,
+            unbiased=None if zeta is None else zeta * factor,
+            b1=None if b1 is None else (b1[0] * factor, b1[1] * factor),
+            b2=None if b2 is None else (b2[0], b2[1] * factor),
+            b3=None if zeta is None or zeta * factor >= 2 else 1 / (2 - zeta * factor),
         )
+
+    def _positions(self, seed: int, values: torch.Tensor) -> torch.Tensor:
+        """Which elements the seed picks, in the order drawn: int64, where the values are."""
+        count = values.numel()
+        positions = distinct_positions(seed, sent_of(self._density, count), count)
+        return torch.from_numpy(positions).to(values.device)
 
 
 @final
@@ -107,14 +99,11 @@ class AdaptiveRandomCodec(Codec):
         target = sums[-1] * float(uniforms(seed_of(seed, 0), np.zeros(1, np.int64))[0])
         # The first element whose sum is above the target, so none that is 0; the first if all are.
         position = int(torch.searchsorted(sums, target, right=True)) % values.numel()
-        return torch.frombuffer(
-            bytearray(_ONE.pack(position, float(values[position]))), dtype=torch.uint8
-        )
+        return bytes_of(_ONE.pack(position, float(values[position])))
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
-        if frame.numel() != _ONE.size:
-            raise FrameInvalid(f"{frame.numel()} bytes, not {_ONE.size}")
-        position, value = _ONE.unpack(frame.numpy().tobytes())
+        check_size(frame, _ONE.size)
+        position, value = _ONE.unpack(frame.numpy().data)
         if position >= out.numel() or not np.isfinite(value):
             raise FrameInvalid(f"{value} at {position} of {out.numel()} elements")
         out.zero_()
@@ -126,22 +115,3 @@ class AdaptiveRandomCodec(Codec):
 
     def constants(self, count: int) -> Constants:
         return Constants(b1=(1 / count, 1.0), b2=(1 / count, 1.0), b3=float(count))
-
-
-def make_rand_k(detail: str | None) -> Codec:
-    """rand-k:DENSITY[:VALUES], as many as the density says, by chance, scaled to be unbiased."""
-    density, values_name = fields_of(detail, "rand-k", "DENSITY[:VALUES]", 2)
-    return RandomCodec(density_of(density), unbiased=True, values_name=values_name or "float32")
-
-
-def make_rand_k_biased(detail: str | None) -> Codec:
-    """rand-k-biased:DENSITY[:VALUES], as many as the density says, by chance, as they are."""
-    density, values_name = fields_of(detail, "rand-k-biased", "DENSITY[:VALUES]", 2)
-    return RandomCodec(density_of(density), unbiased=False, values_name=values_name or "float16")
-
-
-def make_adaptive_random(detail: str | None) -> Codec:
-    """adaptive-random, one element by its size and chance."""
-    if detail is not None:
-        raise ValueError(f"adaptive-random has no numbers, not {detail!r}")
-    return AdaptiveRandomCodec()

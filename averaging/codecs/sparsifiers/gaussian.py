@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from averaging.codecs.sparsifiers.draws import distinct_positions
+from averaging.codecs.draws import distinct_positions
 from averaging.codecs.sparsifiers.scan import (
     above,
     kth_largest,

@@ -1,4 +1,4 @@
-"""Passes over a whole vector, on the CPU in pieces that stay in its cache.
+"""Passes over a whole vector, on the CPU in tiles that stay in its cache.
 
 Comparisons are exact, so every device finds the same elements.
 """
@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from averaging.codecs.tiles import TILE_ELEMENTS, tiles
+
 Array = np.ndarray[Any, Any]
 
-_PIECE_ELEMENTS: Final = 2**16
-"""256 KiB: less than the second-level cache of any machine of today."""
 _STRIDE: Final = 31
 """Of the sample. Odd, since the rows of weights often have lengths that are powers of two."""
 _ROW_STRIDE: Final = 9
@@ -32,12 +32,11 @@ def above(values: torch.Tensor, threshold: float, mask: torch.Tensor) -> int:
         torch.gt(values.abs(), float(limit), out=mask)
         return int(mask.count_nonzero())
     numbers, marks = values.numpy(), mask.numpy()
-    magnitudes = np.empty(min(_PIECE_ELEMENTS, numbers.size), np.float32)
+    magnitudes = np.empty(min(TILE_ELEMENTS, numbers.size), np.float32)
     count = 0
-    for start in range(0, numbers.size, _PIECE_ELEMENTS):
-        piece = numbers[start : start + _PIECE_ELEMENTS]
-        found = marks[start : start + _PIECE_ELEMENTS]
-        np.greater(np.abs(piece, out=magnitudes[: piece.size]), limit, out=found)
+    for start, stop in tiles(numbers.size):
+        sizes, found = magnitudes[: stop - start], marks[start:stop]
+        np.greater(np.abs(numbers[start:stop], out=sizes), limit, out=found)
         count += int(np.count_nonzero(found))
     return count
 
@@ -50,10 +49,10 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
 
 
 def square_sum(values: torch.Tensor, center: float = 0.0) -> float:
-    """‖values − center‖², in float64 over pieces in float32; infinite where those overflow."""
+    """‖values − center‖², in float64 over tiles in float32; infinite where those overflow."""
     total = 0.0
-    for piece in torch.split(values, _PIECE_ELEMENTS) if values.is_cpu else (values,):
-        moved = piece - center if center else piece
+    for tile in torch.split(values, TILE_ELEMENTS) if values.is_cpu else (values,):
+        moved = tile - center if center else tile
         total += float(moved.dot(moved))
     return total
 
@@ -138,21 +137,21 @@ def largest(values: torch.Tensor, kept: int) -> torch.Tensor:
     return candidates[mask]
 
 
-def largest_of_tiles(values: torch.Tensor, tile: int, kept: int, kept_last: int) -> torch.Tensor:
-    """Where so many of the largest of each tile stand, and of a shorter last one: int64, rising.
+def largest_of_blocks(values: torch.Tensor, block: int, kept: int, kept_last: int) -> torch.Tensor:
+    """Where so many of the largest of each block stand, and of a shorter last one: int64, rising.
 
     Args:
-        tile: in elements.
-        kept_last: of the last tile, where it is shorter.
+        block: in elements.
+        kept_last: of the last block, where it is shorter.
     """
-    rows = values.numel() // tile
+    rows = values.numel() // block
     mask = torch.empty_like(values, dtype=torch.bool)
-    step = max(1, _PIECE_ELEMENTS // tile) if values.is_cpu else max(1, rows)
+    step = max(1, TILE_ELEMENTS // block) if values.is_cpu else max(1, rows)
     for row in range(0, rows, step):
-        part = slice(row * tile, min(row + step, rows) * tile)
-        found = largest_of_rows(values[part].view(-1, tile).abs(), kept)
+        part = slice(row * block, min(row + step, rows) * block)
+        found = largest_of_rows(values[part].view(-1, block).abs(), kept)
         mask[part] = found.flatten()
-    if rows * tile < values.numel():
-        last = values[rows * tile :]
-        mask[rows * tile :] = largest_of_rows(last.abs()[None], kept_last)[0]
+    if rows * block < values.numel():
+        last = values[rows * block :]
+        mask[rows * block :] = largest_of_rows(last.abs()[None], kept_last)[0]
     return positions_of(mask)

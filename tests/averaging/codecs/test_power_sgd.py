@@ -20,7 +20,7 @@ from averaging.codecs.power_sgd import (
     product,
 )
 
-PAGE = Path(__file__).parents[3] / "docs" / "protocols" / "codecs-sparse.md"
+PAGE = Path(__file__).parents[3] / "docs" / "protocols" / "codecs.md"
 SHAPES = [(24, 18), (24,), (10, 3, 5), (), (2, 2)]
 
 

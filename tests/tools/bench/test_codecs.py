@@ -28,7 +28,8 @@ def test_every_kind_is_measured_with_one_thread() -> None:
         assert set(codecs.COLUMNS) <= row.keys()
         assert row["encode_gb_per_s"] > 0 < row["decode_gb_per_s"]
         # The table of quantile8 is as long as these few values.
-        assert row["times_smaller"] > (0.8 if row["codec"] == "quantile8" else 1.9)
+        least = {"quantile8": 0.8, "float32": 1.0}.get(row["codec"], 1.9)
+        assert row["times_smaller"] >= least
     # This Python has no hivemind; and nothing is judged at so small a size.
     reasons = {one["name"]: one["reason"] for one in report.skipped}
     assert all("hivemind" in reasons[f"{name}, 300 elements"] for name in codecs.HIVEMIND)

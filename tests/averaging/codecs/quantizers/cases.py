@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 NAMES = (
+    "float32",
     "float16",
     "bfloat16",
     "float16-scaled",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
@@ -16,6 +16,7 @@ from tests.averaging.codecs.quantizers.cases import normal
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
+@settings(max_examples=40)
 @given(st.lists(FLOATS, min_size=1, max_size=30))
 def test_float16_is_a_cast_that_is_cut_off(numbers: list[float]) -> None:
     values = torch.tensor(numbers)
@@ -31,6 +32,7 @@ def test_bfloat16_rounds_to_even_and_never_to_infinity() -> None:
     assert out[5] == pytest.approx(1e-39, rel=0.01)
 
 
+@settings(max_examples=40)
 @given(st.lists(FLOATS, min_size=1, max_size=30))
 def test_scaling_keeps_what_float16_would_lose(numbers: list[float]) -> None:
     values = torch.tensor(numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
@@ -62,7 +62,7 @@ def test_no_search_finds_a_worse_vector() -> None:
     assert delta is not None
     worst = 0.0
     for seed in range(3):
-        found, _ = worst_missed(compressor_of(codec), normal(16, seed), 150, seed)
+        found, _ = worst_missed(compressor_of(codec), normal(16, seed), 100, seed)
         worst = max(worst, found)
     assert 0.3 * (1 - 1 / delta) < worst <= 1 - 1 / delta + 1e-6
 
@@ -74,15 +74,17 @@ def test_one_large_element_harms_its_block_only() -> None:
         compressor_of(codec_named(name))(values, 0) for name in ("int8", "int8-block:4096")
     )
     assert not plain[1:].any()
-    torch.testing.assert_close(blocks[4096:], values[4096:], atol=2e-4, rtol=0)
+    assert bool(((blocks[4096:] - values[4096:]).abs() < 2e-4).all())
 
 
+@settings(max_examples=40)
+@example(LARGEST_FLOAT, False)
 @given(st.floats(2.0**-100, LARGEST_FLOAT, width=32), st.booleans())
 def test_the_largest_comes_back_as_it_was(largest: float, negative: bool) -> None:
     values = torch.tensor([-largest if negative else largest, 0.0])
     for name in CASES:
         out = compressor_of(codec_named(name))(values, 0)
-        torch.testing.assert_close(out, values, rtol=2e-6, atol=0)
+        assert out.tolist() == [pytest.approx(float(values[0]), rel=2e-6), 0.0]
 
 
 def test_symbols_and_scales_beyond_the_largest_are_refused() -> None:

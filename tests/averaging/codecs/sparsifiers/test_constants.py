@@ -30,16 +30,18 @@ def test_classes_of_codecs_without_chance(name: str) -> None:
     "name",
     [
         "rand-k:0.25",
-        "rand-k:0.6:float16",
+        "rand-k:0.6:float16-scaled",
         "rand-k-biased:0.25",
         "adaptive-random",
         "dgc:0.1",
-        "topk-dither:0.1",
-        "topk-dither:0.5:3:2:2",
+        "topk:0.1:dither:2,7",
+        "topk:0.5:dither:3,2,2",
+        "rand-k:0.5:natural",
     ],
 )
 def test_classes_of_codecs_with_chance(name: str) -> None:
-    check_codec(codec_named(name), list(families(COUNT)), seeds=40)
+    # A power of two, of which positions are drawn at once.
+    check_codec(codec_named(name), list(families(64)), seeds=25)
 
 
 def test_the_constants_are_those_of_the_paper() -> None:
@@ -58,8 +60,10 @@ def test_the_constants_are_those_of_the_paper() -> None:
     )
     # ζ with k for d, base 2 and 7 levels: 9/8 + √24/64 · √24/64.
     variance = 9 / 8 + 24 / 4096
-    dithered = codec_named("topk-dither:0.25").constants(COUNT)
+    dithered = codec_named("topk:0.25:dither:2,7,2").constants(COUNT)
     assert dithered.b1 == dithered.b2 == (0.25, pytest.approx(variance))
+    # What is chosen by chance and rounded by chance, both unbiased.
+    assert codec_named("rand-k:0.25:natural").constants(COUNT).unbiased == pytest.approx(4.5)
     assert codec_named("gaussian-k-paper:0.25").constants(COUNT) == Constants()
 
 
@@ -71,7 +75,7 @@ def test_float16_counts_as_the_error_that_it_is() -> None:
     assert rounded.b3 is not None
     assert exact.b3 < rounded.b3 < exact.b3 * (1 + 1e-6)
     # Rounding to the nearest is a bias, however small.
-    assert codec_named("rand-k:0.25:float16").constants(COUNT).unbiased is None
+    assert codec_named("rand-k:0.25:float16-scaled").constants(COUNT).unbiased is None
 
 
 def missed_at_worst(codec: Codec, values: torch.Tensor, tries: int = 150) -> float:

@@ -61,7 +61,7 @@ def test_what_does_not_settle_is_ranked(values: torch.Tensor) -> None:
         assert torch.equal(found, largest(values, len(found)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     numbers=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=60),
     seed=st.integers(0, 2**63 - 1),

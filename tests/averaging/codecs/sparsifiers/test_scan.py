@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from averaging.codecs.sparsifiers.scan import (
     above,
     largest,
-    largest_of_tiles,
+    largest_of_blocks,
     positions_of,
     square_sum,
 )
@@ -17,7 +17,7 @@ from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn
 
 def ranked(values: torch.Tensor, kept: int) -> list[int]:
     """Where so many of the largest stand, of equal ones the first, never a zero: by sorting."""
-    order = sorted(range(len(values)), key=lambda place: (-abs(float(values[place])), place))
+    order = values.abs().argsort(descending=True, stable=True).tolist()
     return sorted(place for place in order[:kept] if values[place])
 
 
@@ -51,20 +51,20 @@ def test_a_sample_that_misleads_changes_nothing() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     numbers=st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=50),
-    tile=st.integers(1, 20),
+    block=st.integers(1, 20),
     data=st.data(),
 )
-def test_tiles_are_ranked_each(numbers: list[float], tile: int, data: st.DataObject) -> None:
+def test_blocks_are_ranked_each(numbers: list[float], block: int, data: st.DataObject) -> None:
     values = torch.tensor(numbers)
-    kept = data.draw(st.integers(1, tile))
-    last = len(numbers) % tile
+    kept = data.draw(st.integers(1, block))
+    last = len(numbers) % block
     kept_last = data.draw(st.integers(1, last)) if last else 0
     expected = []
-    for start in range(0, len(numbers), tile):
-        part = values[start : start + tile]
-        places = ranked(part, kept if len(part) == tile else kept_last)
+    for start in range(0, len(numbers), block):
+        part = values[start : start + block]
+        places = ranked(part, kept if len(part) == block else kept_last)
         expected += [start + place for place in places]
-    assert largest_of_tiles(values, tile, kept, kept_last).tolist() == expected
+    assert largest_of_blocks(values, block, kept, kept_last).tolist() == expected
 
 
 def test_counts_are_those_of_whole_vectors() -> None:
@@ -93,7 +93,7 @@ def test_what_is_left_out_of_long_rows_changes_nothing(kept: int) -> None:
     values[8192:12288] = 0.5
     values[12288:16384:9] = 50.0
     values[16384:] = 0
-    found = largest_of_tiles(values, 4096, kept, 0).tolist()
+    found = largest_of_blocks(values, 4096, kept, 0).tolist()
     expected = []
     for start in range(0, len(values), 4096):
         expected += [start + place for place in ranked(values[start : start + 4096], kept)]

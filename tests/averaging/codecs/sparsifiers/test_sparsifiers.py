@@ -14,7 +14,7 @@ from averaging.codecs.registry import codec_named
 from averaging.codecs.sparsifiers import MAKERS
 from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn, relative_error
 
-PAGE = Path(__file__).parents[4] / "docs" / "protocols" / "codecs-sparse.md"
+PAGE = Path(__file__).parents[4] / "docs" / "protocols" / "codecs.md"
 NAMES = (
     "adaptive-random",
     "demo:0.05",
@@ -27,9 +27,11 @@ NAMES = (
     "topk:0.05",
     "topk:0.05:float32",
     "topk:1",
-    "topk-dither:0.05:2:7:inf",
-    "topk-dither:0.3:1.5:15:2",
+    "topk:0.05:dither:2,7",
+    "topk:0.3:dither:1.5,15,2",
+    "topk:0.1:sign",
 )
+LOSSY = ("topk:0.05:dither", "topk:0.3:dither", "topk:0.1:sign")
 CODECS = {name: codec_named(name) for name in NAMES}
 by_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=NAMES)
 
@@ -52,7 +54,7 @@ def test_a_name_names_the_codec_that_it_is_of(codec: Codec) -> None:
 
 
 def test_the_page_has_every_kind_and_says_which_decode_alike() -> None:
-    table = PAGE.read_text("utf-8").partition("## Names")[0]
+    table = PAGE.read_text("utf-8").partition("## Few elements")[2].partition("\n## ")[0]
     lines = re.findall(r"^\| `(\S+)` \|(.*)$", table, re.MULTILINE)
     assert {name.partition(":")[0] for name, _ in lines} == set(MAKERS)
     for name, line in lines:
@@ -60,9 +62,10 @@ def test_the_page_has_every_kind_and_says_which_decode_alike() -> None:
 
 
 def test_one_codec_has_one_name() -> None:
-    assert codec_named("topk:0.010:float16").name == "topk:0.01"
+    assert codec_named("topk:0.010:float16-scaled").name == "topk:0.01"
     assert codec_named("topk:1e-3").name == "topk:0.001"
-    assert codec_named("topk-dither:0.01").name == "topk-dither:0.01:2:7:inf"
+    assert codec_named("topk:0.00001").name == codec_named("topk:1e-05").name == "topk:1e-05"
+    assert codec_named("topk:0.01:dither").name == "topk:0.01:dither:2,7"
     assert codec_named("rand-k:0.1:float32").name == "rand-k:0.1"
     assert codec_named("rand-k-biased:0.1:float32").name == "rand-k-biased:0.1:float32"
 
@@ -78,26 +81,24 @@ def test_one_codec_has_one_name() -> None:
         "topk:-0.1",
         "topk:nan",
         "topk:1e-999999999",
-        "topk:0.1:int8",
+        "topk:0.1:",
+        "topk:0.1:int9",
+        "topk:0.1:rand-k:0.1",
         "topk:0.1:float16:1",
         "rand-k:0.1:float8",
         "demo:0.1:",
-        "topk-dither:0.1:1",
-        "topk-dither:0.1:2:0",
-        "topk-dither:0.1:2:128",
-        "topk-dither:0.1:2:2.5",
-        "topk-dither:0.1:2:7:3",
+        "topk:0.1:dither:1,7",
         "sparse-loco:0.1:float16",
         "adaptive-random:1",
     ],
 )
 def test_a_name_without_sense_is_an_error(name: str) -> None:
-    with pytest.raises(ValueError, match=r"not|no number"):
+    with pytest.raises(ValueError, match=r"not| no "):
         codec_named(name)
 
 
 @by_codec
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     numbers=st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=150
@@ -114,13 +115,13 @@ def test_any_values_come_through(codec: Codec, numbers: list[float], seed: int) 
 
 
 @by_codec
-@pytest.mark.parametrize("count", [1, 63, 4096, 131_072, 131_073, 300_000])
+@pytest.mark.parametrize("count", [1, 63, 4097, 65_537, 131_072])
 def test_any_length_comes_through(codec: Codec, count: int) -> None:
     values = drawn("laplace", count)
     frame = codec.encode(values, 3)
     assert frame.numel() <= codec.size_limit_bytes(count)
     out = decoded(codec, frame, count)
-    if not codec.name.startswith(("rand-k:", "topk-dither", "demo")):
+    if not codec.name.startswith(("rand-k:", "demo", *LOSSY)):
         # What is sent is sent about as it is, and the error is that of what is not.
         sent = out != 0
         assert relative_error(out[sent], values[sent]) < (
@@ -135,7 +136,7 @@ def test_zeros_cost_next_to_nothing(codec: Codec) -> None:
     frame = codec.encode(values, 3)
     assert torch.equal(decoded(codec, frame, 5000), values)
     if not codec.name.startswith("rand-k"):
-        assert frame.numel() <= 8
+        assert frame.numel() <= 9
 
 
 def test_bits_on_the_wire() -> None:
@@ -143,28 +144,28 @@ def test_bits_on_the_wire() -> None:
     values = drawn("normal", count)
     sizes = {
         name: 8 * codec_named(name).encode(values, 0).numel()
-        for name in ("topk:0.01", "topk:0.01:float32", "topk-dither:0.01", "sparse-loco:0.02")
+        for name in ("topk:0.01", "topk:0.01:float32", "topk:0.01:dither", "sparse-loco:0.02")
     }
-    # At random places a position has 8.08 bits of entropy; 1311 are sent, and 11 bytes stand before
+    # At random places a position has 8.08 bits of entropy; 1311 are sent, and 15 bytes stand before
     # and between. This is 132 times less than float32.
     sent = 1311
-    assert 8.08 * sent <= sizes["topk:0.01"] - 16 * sent <= 8.2 * sent + 88
+    assert 8.08 * sent <= sizes["topk:0.01"] - 16 * sent <= 8.2 * sent + 120
     assert 32 * count / sizes["topk:0.01"] > 130
-    assert sizes["topk:0.01:float32"] == sizes["topk:0.01"] + 16 * sent - 8
-    assert sizes["topk-dither:0.01"] == sizes["topk:0.01"] - 12 * sent + 24 + 4 * sent % 8
-    # Of each tile of 4096 it sends 82, in 2 bits and a share of the tile's two magnitudes.
+    assert sizes["topk:0.01:float32"] == sizes["topk:0.01"] + 16 * sent - 32
+    assert sizes["topk:0.01:dither"] == sizes["topk:0.01"] - 12 * sent + 4 * sent % 8
+    # Of each block of 4096 it sends 82, in 2 bits and a share of the block's two magnitudes.
     assert 32 * count / sizes["sparse-loco:0.02"] > 165
 
 
 def test_neither_positions_nor_a_seed_more_than_once_travel_with_random_ones() -> None:
     values = drawn("normal", 100_000)
     assert codec_named("rand-k:0.01").encode(values, 0).numel() == 8 + 4 * 1000
-    assert codec_named("rand-k-biased:0.01").encode(values, 0).numel() == 8 + 1 + 2 * 1000
+    assert codec_named("rand-k-biased:0.01").encode(values, 0).numel() == 8 + 4 + 2 * 1000
 
 
 def test_a_seed_changes_what_is_random() -> None:
     values = drawn("normal", 5000)
-    for name in ("rand-k:0.05", "topk-dither:0.05:2:7:inf", "adaptive-random", "dgc:0.05"):
+    for name in ("rand-k:0.05", "topk:0.05:dither:2,7", "adaptive-random", "dgc:0.05"):
         assert not torch.equal(CODECS[name].encode(values, 1), CODECS[name].encode(values, 2))
     for name in ("topk:0.05", "gaussian-k:0.05", "sparse-loco:0.05", "demo:0.05"):
         assert torch.equal(CODECS[name].encode(values, 1), CODECS[name].encode(values, 2))
@@ -173,29 +174,28 @@ def test_a_seed_changes_what_is_random() -> None:
 # All but demo's, whose matrices machines multiply differently.
 RECORDED = {
     "adaptive-random": "32000000000010c0",
-    "dgc:0.05": "050000030200510a820bf340fa407a00fa207a20fa",
-    "gaussian-k:0.05": "0400000401003586e6f340fa407a207a20fa",
+    "dgc:0.05": "050000000302000000510a820b0000803940f6407600f6207620f6",
+    "gaussian-k:0.05": "0400000004010000003586e60000803940f64076207620f6",
     "gaussian-k-paper:0.05": (
-        "1000000204006d6d69036a55fefff340fa8079e0f9e07980f9407a607900fac079a0f920"
-        "7a20faa079c0f9007a60f9"
+        "1000000002040000006d6d69036a55feff0000803940f68075e0f5e07580f54076607500f6c075a0"
+        "f5207620f6a075c0f5007660f5"
     ),
     "rand-k:0.05": "090000000000000000002042000048c20000a0420000e1c2000002c2",
-    "rand-k-biased:0.05": "0900000000000000f3007400f50078a0f980f2",
-    "sparse-loco:0.05": "050000030200510a820bf3157a407aa302",
-    "topk:0.05": "050000030200510a820bf340fa407a00fa207a20fa",
-    "topk:0.05:float32": "050000030200510a820b0000c8c00000c8400000c0c00000c4400000c4c0",
+    "rand-k-biased:0.05": "090000000000000000008039007000f10074a0f580ee",
+    "sparse-loco:0.05": "050000000302000000510a820b00008039157640762b01",
+    "topk:0.05": "050000000302000000510a820b0000803940f6407600f6207620f6",
+    "topk:0.05:float32": "050000000302000000510a820b0000c8c00000c8400000c0c00000c4400000c4c0",
     "topk:1": (
-        "630000000d00ff7fffffffffffffffffffff0ff340fa80f2007600f900ea407880f7006f"
-        "807900f54074e0f900f1c076a0f8a078c0f60071e07940f4007580f900ef807740f8006a"
-        "007900f68072407a00f3c07520f900ec2078c0f7006e607940f5007400fa80f18076c0f8"
-        "00e4807800f78070c07980f4c074a0f900f0407760f80068e07840f60072207a80f38075"
-        "40f900ed007800f8006d407980f5807320fa00f24076e0f800e8607840f70070a079c0f4"
-        "8074c0f980f0007780f80064c07880f68071007a00f4407560f900eec07720f8006c2079"
-        "c0f5"
+        "63000000000d000000ff7fffffffffffffffffffff0f0000803940f680ee007200f500e6407480f3"
+        "006b807500f14070e0f500edc072a0f4a074c0f2006de07540f0007180f500eb807340f400660075"
+        "00f2806e407600efc07120f500e82074c0f3006a607540f1007000f680ed8072c0f400e0807400f3"
+        "806cc07580f0c070a0f500ec407360f40064e07440f2006e207680ef807140f500e9007400f40069"
+        "407580f1806f20f600ee4072e0f400e4607440f3006ca075c0f08070c0f580ec007380f40060c074"
+        "80f2806d007600f0407160f500eac07320f400682075c0f1"
     ),
-    "topk-dither:0.05:2:7:inf": "050000030200510a820b0000c840ffff0a",
-    "topk-dither:0.3:1.5:15:2": (
-        "1e0000010800a5562ab552a9d44a20400004e2b4ec41ddfed9f9fffff60f004002fcffffff9b346913"
+    "topk:0.05:dither:2,7": "050000000302000000510a820b0000c840d00e00",
+    "topk:0.3:dither:1.5,15,2": (
+        "1e0000000108000000a5562ab552a9d44a20400004e2b4ec41a445aab455994a44aa5a559aa4459924965b6c"
     ),
 }
 
@@ -222,11 +222,11 @@ def test_a_gpu_does_the_same() -> None:
             torch.testing.assert_close(out.cpu(), decoded(codec, frame, 300_000))
 
 
-# Bytes of liars
+# Bytes of liars; the fuzz targets of codecs try many more.
 
 
 @by_codec
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_changed_frames_are_refused_or_harmless(codec: Codec, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 300))
@@ -242,13 +242,6 @@ def test_changed_frames_are_refused_or_harmless(codec: Codec, data: st.DataObjec
             case _:
                 changed[place:place] = data.draw(st.binary(max_size=4))
     check_harmless(codec, bytes(changed), count)
-
-
-@by_codec
-@settings(max_examples=60, deadline=None)
-@given(frame=st.binary(max_size=80), count=st.integers(1, 300))
-def test_any_bytes_are_refused_or_harmless(codec: Codec, frame: bytes, count: int) -> None:
-    check_harmless(codec, frame, count)
 
 
 def check_harmless(codec: Codec, frame: bytes, count: int) -> None:
@@ -267,17 +260,20 @@ def check_harmless(codec: Codec, frame: bytes, count: int) -> None:
 @pytest.mark.parametrize(
     ("frame", "complaint"),
     [
-        ("", "0 bytes are left"),
-        ("ffffff00", "elements sent"),
-        ("ffff7f00 0000", "elements sent"),
-        ("0b000000 0200 ff0f", "11 elements sent"),  # more than this codec ever sends
-        ("01000012 0100", "rests of 18 bits"),
-        ("00000001", "rests of 1 bits"),  # nothing sent has one spelling
-        ("01000000 ffff", "65535 bytes mark"),
-        ("01000000 0000", "0 bytes mark"),
-        ("01000000 0100 01 0000", "were due"),  # no value
-        ("01000000 0100 01 00003c 00", "behind the last"),
-        ("02000000 0100 01 00003c003c", "1 positions are marked"),
+        ("", "0 bytes are no head"),
+        ("0100000000010000", "8 bytes are no head"),
+        ("ffffffff 00 01000000", "elements sent"),
+        ("0b000000 00 02000000 ff0f", "11 elements sent"),  # more than this codec ever sends
+        ("01000000 08 01000000", "rests of 8 bits"),
+        ("00000000 01 00000000", "rests of 1 bits"),  # nothing sent has one spelling
+        ("00000000 00 01000000 00", "1 bytes mark 0"),
+        ("00000000 00 00000000 00", "10 bytes where 9 were due"),
+        ("01000000 00 ffffff7f", "2147483647 bytes mark"),
+        ("01000000 00 00000000 0000803f 003c", "0 positions are marked"),
+        ("01000000 00 01000000 01 0000803f", "were due"),  # no value
+        ("01000000 00 01000000 01 0000803f 003c 00", "were due"),
+        ("01000000 00 01000000 01 0000803f 007c", "not finite"),
+        ("02000000 00 01000000 01 0000803f 003c 003c", "1 positions are marked"),
     ],
 )
 def test_what_is_wrong_is_said(frame: str, complaint: str) -> None:
@@ -300,11 +296,11 @@ def test_coefficients_of_liars_do_not_add_up_to_infinity() -> None:
     ("name", "frame", "complaint"),
     [
         ("rand-k:0.02", "0000000000000080 0000803f 0000803f", "the seed"),
-        ("rand-k:0.02", "0000000000000000 0000803f", "12 bytes, not 16"),
-        ("rand-k:0.02", "0000000000000000 0000803f 0000807f", "not finite"),
+        ("rand-k:0.02", "0000000000000000 0000803f", "12 bytes where 16"),
+        ("rand-k:0.02", "0000000000000000 0000803f 0000807f", "a number is not from"),
         ("adaptive-random", "64000000 0000803f", "1.0 at 100 of 100"),
         ("adaptive-random", "00000000 0000c07f", "nan at 0"),
-        ("adaptive-random", "00000000 0000", "6 bytes, not 8"),
+        ("adaptive-random", "00000000 0000", "6 bytes where 8"),
     ],
 )
 def test_what_is_wrong_with_what_chance_picked_is_said(

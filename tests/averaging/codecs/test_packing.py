@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
-from averaging.codecs.quantizers.packing import (
+from averaging.codecs.packing import (
     pack,
     packed_bytes,
     tile_places,

@@ -1,4 +1,4 @@
-"""Small integers packed in as few bits as they need, a tile at a time.
+"""Symbols of up to 8 bits packed in as few as they need, a tile at a time.
 
 A width is written as a sum of 8, 4, 2 and 1. Each part of a tile stands apart: with v bits a
 part, 8 / v rows of one length lie on top of each other in the bytes, so that packing is adding
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from averaging.codecs.codec import FrameInvalid
-from averaging.codecs.quantizers.tiles import tiles
+from averaging.codecs.tiles import tiles
 
 
 def width_of(symbol_count: int) -> int:
@@ -32,6 +32,21 @@ def tile_places(count: int, width: int) -> Iterator[tuple[slice, slice]]:
         end = begin + _tile_bytes(stop - start, width)
         yield slice(start, stop), slice(begin, end)
         begin = end
+
+
+def packed(symbols: torch.Tensor, width: int) -> torch.Tensor:
+    """Any number of symbols packed: uint8, of `packed_bytes`."""
+    out = torch.empty(packed_bytes(symbols.numel(), width), dtype=torch.uint8, device="cpu")
+    for part, place in tile_places(symbols.numel(), width):
+        pack(symbols[part], width, out[place])
+    return out
+
+
+def unpacked(data: torch.Tensor, width: int, symbols: torch.Tensor) -> torch.Tensor:
+    """Overwrite symbols, of any number, and return them; otherwise as `unpack`."""
+    for part, place in tile_places(symbols.numel(), width):
+        unpack(data[place], width, symbols[part])
+    return symbols
 
 
 def pack(symbols: torch.Tensor, width: int, out: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Targets of codecs that send every element: each family's decoder, on frames of liars."""
+"""Targets of codecs: each family's decoder, on frames of liars."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from averaging.codecs.registry import codec_named
 from tests.fuzz.target import Target
 
 FAMILIES = {
+    "plain": ("float32",),
     "halves": ("float16", "bfloat16", "float16-scaled"),
     "uniform": ("int8", "int8-block:16", "int4-block:16"),
     "quantile": ("quantile8",),
     "geometric": ("natural", "rounding:4", "nearest:1.2", "dither:2,7", "dither:3,3,1"),
     "signs": ("sign", "onebit"),
+    "positions": ("topk:0.3", "gaussian-k:0.3", "topk:1:float32", "topk:0.5:dither:2,7"),
+    "two-bits": ("sparse-loco:0.2",),
+    "waves": ("demo:0.2",),
+    "chance": ("rand-k:0.3", "rand-k-biased:0.3", "adaptive-random"),
 }
-COUNTS = (1, 9, 40)
+COUNTS = (1, 9, 40, 200)
 
 
-def seed_of(names: tuple[str, ...], which: int, count: int) -> bytes:
+def seed_input(names: tuple[str, ...], which: int, count: int) -> bytes:
     """Two bytes say which codec and how many elements; then a real frame."""
     values = torch.linspace(-1, 3, count)
     frame = codec_named(names[which]).encode(values, 1)
@@ -51,9 +56,9 @@ def run_of(names: tuple[str, ...]) -> Callable[[bytes], None]:
 
 TARGETS = tuple(
     Target(
-        name=f"quantizers.{family}",
+        name=f"codecs.{family}",
         run=run_of(names),
-        seeds=[seed_of(names, which, count) for which in range(len(names)) for count in COUNTS],
+        seeds=[seed_input(names, which, count) for which in range(len(names)) for count in COUNTS],
     )
     for family, names in FAMILIES.items()
 )

@@ -1,4 +1,4 @@
-"""Fields and positions come back, in no more bits than theory says, and nothing else passes."""
+"""Positions come back, in no more bits than theory says, and nothing else passes."""
 
 import math
 
@@ -8,39 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
-from averaging.codecs.sparsifiers.bits import (
-    fields_size_bytes,
+from averaging.codecs.sparsifiers.positions import (
     marks_size_bytes_max,
-    pack_fields,
+    rests_size_bytes,
     rice_bits_max,
     rice_pack,
     rice_unpack,
-    unpack_fields,
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(width=st.integers(0, 17), data=st.data())
-def test_fields_come_back(width: int, data: st.DataObject) -> None:
-    numbers = np.array(data.draw(st.lists(st.integers(0, 2**width - 1), max_size=40)), np.int64)
-    packed = pack_fields(numbers, width)
-    assert packed.size == fields_size_bytes(numbers.size, width)
-    assert unpack_fields(packed, numbers.size, width).tolist() == numbers.tolist()
-
-
-def test_spare_bits_must_be_zero() -> None:
-    with pytest.raises(FrameInvalid, match="no field"):
-        unpack_fields(np.array([0b1000], np.uint8), 1, 3)
-
-
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(length=st.integers(1, 5000), data=st.data())
 def test_positions_come_back_within_the_limits(length: int, data: st.DataObject) -> None:
     chosen = data.draw(st.sets(st.integers(0, length - 1), min_size=1, max_size=60))
     positions = np.array(sorted(chosen))
     width, marks, rests = rice_pack(positions)
     assert 0 < marks.size <= marks_size_bytes_max(positions.size, width, length)
-    assert rests.size == fields_size_bytes(positions.size, width)
+    assert rests.size == rests_size_bytes(positions.size, width)
     # Two bytes are filled up.
     assert 8 * (marks.size + rests.size) <= rice_bits_max(positions.size, length) + 14
     unpacked = rice_unpack(positions.size, width, marks, rests, length)

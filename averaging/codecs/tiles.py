@@ -1,4 +1,4 @@
-"""What all quantizers share: tiles that stay in a cache, headers, and checks of what comes in."""
+"""What codecs share: tiles that stay in a cache, headers, and checks of what comes in."""
 
 from __future__ import annotations
 
@@ -55,9 +55,14 @@ def rounded_up(value: float) -> float:
     return float(np.nextafter(near, np.float32(LARGEST)) if float(near) < value else near)
 
 
+def bytes_of(data: bytes) -> torch.Tensor:
+    """As they stand in a frame: uint8."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
 def float_bytes(*values: float) -> torch.Tensor:
     """As float32, little endian: shape (4 × values,), uint8."""
-    return torch.frombuffer(bytearray(struct.pack(f"<{len(values)}f", *values)), dtype=torch.uint8)
+    return bytes_of(struct.pack(f"<{len(values)}f", *values))
 
 
 def check_size(frame: torch.Tensor, size_bytes: int) -> None:
@@ -74,8 +79,10 @@ def floats_of(frame: torch.Tensor, count: int, *, low: float, high: float) -> to
     """
     # A copy is aligned, wherever the frame lies.
     values = frame[: SCALE_BYTES * count].clone().view(torch.float32)
-    if not bool(((values >= low) & (values <= high)).all()):
-        raise FrameInvalid(f"a scale is not from {low:g} to {high:g}")
+    least, most = torch.aminmax(values)
+    # Of NaN, both are NaN.
+    if not (float(least) >= low and float(most) <= high):
+        raise FrameInvalid(f"a number is not from {low:g} to {high:g}")
     return values
 
 
