@@ -47,6 +47,24 @@ class SpecDiffers(TrainingError):
         )
 
 
+class UpdateTooLarge(TrainingError):
+    """A value does not fit into a secure sum; nothing was sent, and the parameters are as before.
+
+    Args:
+        name: `offer` for the update, `buffers` for the model's buffers.
+        largest: its largest absolute value; NaN or infinity where the model has diverged.
+        value_max: the largest that fits.
+    """
+
+    def __init__(self, name: str, largest: float, value_max: float) -> None:
+        self.largest, self.value_max = largest, value_max
+        what = {"offer": "the update", "buffers": "the model's buffers"}.get(name, name)
+        super().__init__(
+            f"{what} reached {largest:g}, and the secure sum takes values up to {value_max:g}: "
+            "raise value_max at all peers, or train with a smaller learning rate or interval"
+        )
+
+
 class CatchUpFailed(TrainingError):
     """The swarm is ahead and its state could not be had; see the cause, then try again.
 

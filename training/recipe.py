@@ -105,6 +105,13 @@ class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """One of training.strategies."""
     options: Options = msgspec.field(default_factory=dict)
     """That strategy's."""
+    secure: Annotated[bool, Meta(description="true or false")] = False
+    """Exchanges are secure sums: all learn the mean, and nobody the update of a single peer."""
+    value_max: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="a number above 0")
+    ] = None
+    """The largest element of an update that fits into a secure sum; None: 8, or what the noise of
+    [privacy] asks for."""
 
 
 class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +141,7 @@ class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PRIVATE_STRATEGIES = ("local-sgd", "diloco", "federated", "fedprox")
-"""Those that average whole updates."""
+"""Those that average whole updates, each of new steps alone."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,12 +290,24 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
     if recipe.privacy is not None:
         _check_privacy(recipe, recipe.privacy, source=source)
     if recipe.strategy is not None:
+        _check_secure(recipe.strategy, source=source)
         for key, default in _OF_GLOBAL_BATCHES:
             if getattr(recipe, key) != default:
                 raise RecipeError(
                     f"{source}: {key}: is of no use with a strategy, which has no global batch"
                 )
     return recipe
+
+
+def _check_secure(strategy: StrategyRecipe, *, source: str) -> None:
+    """What must hold between the keys of a run with secure sums."""
+    if strategy.secure and strategy.name not in PRIVATE_STRATEGIES:
+        raise RecipeError(
+            f"{source}: strategy.secure: can be had with {', '.join(PRIVATE_STRATEGIES)}; what "
+            f"{strategy.name} exchanges is no mean, or contains what was in the last one"
+        )
+    if strategy.value_max is not None and not strategy.secure:
+        raise RecipeError(f"{source}: strategy.value_max: is of no use without secure = true")
 
 
 def _check_privacy(recipe: Recipe, privacy: PrivacyRecipe, *, source: str) -> None:

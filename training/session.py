@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -20,13 +20,16 @@ from averaging import (
     RoundFailed,
     RoundId,
     RoundReport,
+    SecureAverager,
     Snapshot,
     TensorSpec,
     open_averager,
+    open_secure_averager,
     open_state_donor,
 )
 from p2p import Dht, Node, PeerId, open_service_nursery, short
 from training.config import SwarmConfig
+from training.delivered import delivered_by
 from training.drift_watch import DriftWatch
 from training.errors import SpecDiffers
 from training.model_state import Array
@@ -91,7 +94,7 @@ class Session:
         self.plan = plan
         self.config = config
         self.tracker: Tracker
-        self.averager: Averager
+        self.averager: Averager | SecureAverager
         self._on_caller = on_caller
         self._written = plan.position
         self._copying = trio.Lock()
@@ -163,7 +166,7 @@ class Session:
             or self.averager.round_wanted(self.own.position.round)
         )
 
-    async def gather(self, averager: Averager, samples_min: float) -> bool:
+    async def gather(self, averager: Averager | SecureAverager, samples_min: float) -> bool:
         """Wait until all who are expected wait as well, or are overdue.
 
         Peers join a round between two micro-batches, so each is given twice the time that its
@@ -202,9 +205,7 @@ class Session:
         position, target = self.own.position, self.target
         expected = self.tracker.view().expected
         report = await self._round(self.averager, gradients, float(samples), expected)
-        delivered = sum(
-            member.weight * member.fraction for _, member in sorted(report.members.items())
-        )
+        delivered = sum(delivered_by(report).values())
         accepted = delivered >= self.config.accept_fraction * target
         if not accepted:
             logger.warning(
@@ -276,10 +277,9 @@ class Session:
         """A round of ours led on: remember who delivered, tell where we are."""
         self._took_part |= len(result.report.members) > 1
         lost = set(result.report.lost)
-        members = result.report.members
         delivered = {
-            peer_id: member.weight * member.fraction
-            for peer_id, member in members.items()
+            peer_id: weight
+            for peer_id, weight in delivered_by(result.report).items()
             if peer_id not in lost
         }
         own = replace(
@@ -312,7 +312,7 @@ class Session:
 
     async def _round(
         self,
-        averager: Averager,
+        averager: Averager | SecureAverager,
         tensors: Mapping[str, Array],
         weight: float,
         expected: tuple[PeerId, ...],
@@ -355,6 +355,15 @@ class Session:
             await self._moved.wait()
 
 
+def _open_rounds(
+    node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig
+) -> AbstractAsyncContextManager[Averager | SecureAverager]:
+    name = f"{plan.run}/gradients"
+    if plan.secure is not None:
+        return open_secure_averager(node, name, plan.spec, plan.secure, dht=dht)
+    return open_averager(node, name, plan.spec, config.averager, dht=dht)
+
+
 @asynccontextmanager
 async def open_session(
     node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig, on_caller: OnCaller
@@ -367,9 +376,7 @@ async def open_session(
     async with open_service_nursery() as nursery:
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (
-            open_averager(
-                node, f"{plan.run}/gradients", plan.spec, config.averager, dht=dht
-            ) as session.averager,
+            _open_rounds(node, dht, plan, config) as session.averager,
             open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
             open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from averaging import Manifest, Snapshot, TensorSpec
+from averaging import Manifest, SecureConfig, Snapshot, TensorSpec
 from training.progress import BatchSchedule, Position, Sketch
 
 
@@ -26,5 +26,7 @@ class SessionPlan:
     """Of the parameters at the beginning."""
     rounding: float = 0.0
     """How far rounding may lead parameters, as a part of their norm."""
+    secure: SecureConfig | None = None
+    """Rounds are secure sums of this kind; None averages in the open."""
     take_snapshot: Callable[[], Snapshot]
     """Runs on the caller's thread; the same object as long as the state is the same."""

@@ -32,8 +32,8 @@ class SecureConfig:
     farewell_s: float = 2.0
     """How long a member that is done goes on sending to others what it has for them."""
     contributors_min: int = 3
-    """A sum has at least so many vectors of a weight above 0, since fewer would not hide each other;
-    more where each brings a share of the noise."""
+    """A sum has at least so many vectors of a weight above 0, since fewer would not hide each
+    other; more where each brings a share of the noise."""
     group_size_max: int = 32
     """A group of this size closes at once; a member's work grows with it."""
     join_window_s: float = 5.0

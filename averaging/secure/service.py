@@ -58,8 +58,8 @@ class SecureResult:
     weight_sum: float
     """Of those in it; single weights stay as hidden as single vectors."""
     members: Mapping[PeerId, MemberReport]
-    """Who is in it. The weights of others are not known here, and stand as NaN; of those who brought
-    no vector as 0."""
+    """Who is in it. The weights of others are not known here, and stand as NaN; of those who
+    brought no vector as 0."""
     digest: bytes
     """Names the result: equal digests, equal bits. Empty without success."""
     spent: bool

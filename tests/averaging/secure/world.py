@@ -18,7 +18,6 @@ from blake3 import blake3
 
 from averaging.secure import schema, signing
 from averaging.secure.contributors import Contributors
-from averaging.secure.contributors import Contributors
 from averaging.secure.coordinator import Coordinator, Tell
 from averaging.secure.masks import MaskKeys, add_masks
 from averaging.secure.member import Member
