@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         SpecDiffers,
         SwarmStuck,
         TrainingError,
+        UpdateTooLarge,
     )
     from training.learning_rate import LrRule
     from training.optimizer import SwarmOptimizer
@@ -54,6 +55,7 @@ _HOMES = {
         "SpecDiffers",
         "SwarmStuck",
         "TrainingError",
+        "UpdateTooLarge",
     ),
     "training.learning_rate": ("LrRule",),
     "training.optimizer": ("SwarmOptimizer",),
@@ -101,6 +103,7 @@ __all__ = [
     "SwarmOptimizer",
     "SwarmStuck",
     "TrainingError",
+    "UpdateTooLarge",
     "ask_private",
     "join",
     "serve_private",

@@ -209,9 +209,9 @@ class Session:
                     self.start_task(self._deliver, span)
                 await self._take_over()
             case Survivors():
-                complaint = self.contributors.complaint(message.members)
-                if complaint is not None:
-                    raise MessageInvalid(f"among its survivors {complaint}")
+                too_few = self.contributors.complaint(message.members)
+                if too_few is not None:
+                    raise MessageInvalid(f"among its survivors {too_few}")
                 member.on_survivors_untrusted(message)
                 if self.me not in message.members:
                     self.end("left out of the survivors", self.me)
