@@ -21,6 +21,9 @@ from averaging import (
     open_secure_averager,
 )
 from averaging.matchmaking.keys import rank
+from averaging.secure import session
+from averaging.secure.contributors import Contributors
+from averaging.secure.coordinator import Coordinator
 from p2p import Node, open_dht, open_node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, connect_all, simulated
@@ -265,9 +268,18 @@ async def test_two_vectors_are_too_few_however_many_members_there_are(network: S
     assert len({tensors["w"].tobytes() for tensors in peers.tensors}) == 1
 
 
+@pytest.mark.parametrize("lies", [False, True])
 @simulated
-async def test_a_sum_is_not_signed_when_too_few_vectors_survive(network: SimNetwork) -> None:
+async def test_a_sum_is_not_signed_when_too_few_vectors_survive(
+    network: SimNetwork, lies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of five the four that are left would do, but only two of them brought something."""
+    if lies:
+
+        def lying(*, contributors: Contributors, **options: Any) -> Coordinator:
+            return Coordinator(contributors=Contributors(contributors.places, 0), **options)
+
+        monkeypatch.setattr(session, "Coordinator", lying)
     async with AsyncExitStack() as stack:
         peers = await open_peers(stack, network, 5, elements=80_000)
         network.default_bytes_per_s = 200_000
@@ -282,7 +294,8 @@ async def test_a_sum_is_not_signed_when_too_few_vectors_survive(network: SimNetw
         await peers.run(during=die)
     reports = [peers.check_untouched(number) for number in rest]
     assert {report.outcome for report in reports} == {"failed"}
-    assert any("only 2 of the members bring a vector" in report.reason for report in reports)
+    said = "broke a rule: among its survivors only 2" if lies else "only 2 of the members bring"
+    assert any(said in report.reason for report in reports)
 
 
 @simulated
