@@ -52,14 +52,14 @@ class UpdateTooLarge(TrainingError):
     """A value does not fit into a secure sum; nothing was sent, and the parameters are as before.
 
     Args:
-        name: `offer` for the update, `buffers` for the model's buffers.
+        name: `buffers` for the model's buffers, else it is the update.
         largest: its largest absolute value; NaN or infinity where the model has diverged.
         value_max: the largest that fits.
     """
 
     def __init__(self, name: str, largest: float, value_max: float) -> None:
         self.largest, self.value_max = largest, value_max
-        what = {"offer": "the update", "buffers": "the model's buffers"}.get(name, name)
+        what = "the model's buffers" if name == "buffers" else "the update"
         super().__init__(
             f"{what} reached {largest:g}, and the secure sum takes values up to {value_max:g}: "
             "raise value_max at all peers, or train with a smaller learning rate or interval"

@@ -31,8 +31,8 @@ from training.strategies.optimizer import LocalOptimizer
 SAMPLES = (8, 16, 24, 32)
 EVERYBODY = FederatedAveraging(every=3, fraction=1.0)
 SECURE = SecureExchange(samples_max=512)
-# Half a step of 4 · 8 / 2^31 at the largest weight and of most eight times that at a small one,
-# divided by the sum of the weights; and what float32 rounds.
+# Each of four peers rounds by half of 8 · 4 · 512 / 2^31 samples, of some 300 in the sum, which is
+# 5e-8 of a value; the rest is what float32 rounds.
 TOLERANCE = 5e-7
 
 
@@ -102,7 +102,7 @@ def together(
     count: int, strategy: Strategy, train: Callable[[Peer], None], **options: Any
 ) -> list[Peer]:
     """Train in a thread for each peer, once all know each other."""
-    ready, soon = threading.Barrier(count, timeout=20), threading.Event()
+    ready, soon = threading.Barrier(count, timeout=60), threading.Event()
 
     # All chance that several threads draw from at once would be in a random order.
     models = [make_model(seed=1) for _ in range(count)]
