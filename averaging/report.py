@@ -73,12 +73,18 @@ class RoundReport:
     them now, or our values were refused for what they said."""
     refusals: Mapping[PeerId, str] = field(default_factory=dict)
     """What each peer that was asked to lead or join said, when no group was found."""
+    secure: bool = False
+    """Whether this was a secure sum. Then the weights of others are NaN, or 0 of those who brought
+    no vector."""
+    weight_sum: float = 0.0
+    """Of secure aggregation: of all who are in it; 0 without success."""
     spent: bool = False
     """Of secure aggregation: the vector may be in a sum that somebody knows, so that it must never
     be offered again, not even after a failure."""
 
     def __str__(self) -> str:
-        said = [f"round {self.round.number} {self.outcome}"]
+        kind = "secure round" if self.secure else "round"
+        said = [f"{kind} {self.round.number} {self.outcome}"]
         if self.reason:
             said[0] += f": {self.reason}"
         if self.members and self.succeeded:

@@ -35,8 +35,10 @@ def test_examples_are_short_and_use_public_names(path: Path) -> None:
     text = path.read_text("utf-8")
     if path.suffix == ".py":
         assert len(text.splitlines()) < LINES_MAX
-    # Each plug-in is a module of its own, so that none loads the others' frameworks.
-    assert not re.search(r"from (p2p|averaging|training)\.(?!plugins\.)\w", text)
+    # Each plug-in is a module of its own, so that none loads the others' frameworks; strategies and
+    # privacy are packages of their own, too.
+    public = r"(?!plugins\.|(strategies|privacy) import)"
+    assert not re.search(rf"from (p2p|averaging|training)\.{public}\w", text)
 
 
 def test_the_guides_show_lines_of_the_examples() -> None:
@@ -66,6 +68,16 @@ def test_batches_and_overlap() -> None:
     assert batches == ["16"] * 4 + ["32"] * 5 + ["64"] * 11
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in steps]
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_secure_federated() -> None:
+    process = start("secure_federated.py")
+    out, _ = process.communicate(timeout=EXAMPLE_S_MAX)
+    assert process.returncode == 0
+    *exchanges, last = out.splitlines()
+    assert [line.split(":")[0] for line in exchanges] == [f"exchange {n}" for n in range(1, 16)]
+    assert all(line.endswith("samples of 3 peers, whose updates nobody saw") for line in exchanges)
+    assert re.fullmatch(r"accuracy (0\.[89]\d|1\.00), the same at all: True", last)
 
 
 @pytest.mark.timeout(2 * EXAMPLE_S_MAX)

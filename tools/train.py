@@ -304,6 +304,10 @@ class RunView:
                     f"A round failed at step {event['step']}, trying again: {event['reason']}",
                     markup=False,
                 )
+            case "postponed":
+                self._screen.print(
+                    f"No exchange at step {event['step']}: {event['reason']}", markup=False
+                )
             case "skipped":
                 self._screen.print(
                     f"A micro-batch at step {event['step']} was dropped: {event['reason']}",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SplitFailed,
         SwarmStuck,
         TrainingError,
+        UpdateTooLarge,
     )
     from training.learning_rate import LrRule
     from training.optimizer import SwarmOptimizer
@@ -57,6 +58,7 @@ _HOMES = {
         "SplitFailed",
         "SwarmStuck",
         "TrainingError",
+        "UpdateTooLarge",
     ),
     "training.learning_rate": ("LrRule",),
     "training.optimizer": ("SwarmOptimizer",),
@@ -107,6 +109,7 @@ __all__ = [
     "SwarmOptimizer",
     "SwarmStuck",
     "TrainingError",
+    "UpdateTooLarge",
     "ask_private",
     "join",
     "serve_private",

@@ -27,7 +27,8 @@ class SpecDiffers(TrainingError):
         run: the name of the run.
         peer_id: one peer whose model differs.
         theirs: the hash of its names, shapes, kinds of numbers, optimizer, global batch, rule for
-            the learning rate, codec, and whether updates are delayed.
+            the learning rate, codec, and whether updates are delayed; or with a strategy its
+            options, and whether sums are secure.
         ours: the same of ours.
     """
 
@@ -41,9 +42,27 @@ class SpecDiffers(TrainingError):
         self.ours = ours
         super().__init__(
             f"peer {short(peer_id)} trains a different model, optimizer, global batch, "
-            f"lr_rule, codec or delayed under the run name {run!r} (its spec hash is "
-            f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); "
+            f"lr_rule, codec, delayed, strategy or secure under the run name {run!r} "
+            f"(its spec hash is {theirs.hex()[:12]}, ours is {ours.hex()[:12]}); "
             "use another run name, or the same recipe as the others"
+        )
+
+
+class UpdateTooLarge(TrainingError):
+    """A value does not fit into a secure sum; nothing was sent, and the parameters are as before.
+
+    Args:
+        name: `buffers` for the model's buffers, else it is the update.
+        largest: its largest absolute value; NaN or infinity where the model has diverged.
+        value_max: the largest that fits.
+    """
+
+    def __init__(self, name: str, largest: float, value_max: float) -> None:
+        self.largest, self.value_max = largest, value_max
+        what = "the model's buffers" if name == "buffers" else "the update"
+        super().__init__(
+            f"{what} reached {largest:g}, and the secure sum takes values up to {value_max:g}: "
+            "raise value_max at all peers, or train with a smaller learning rate or interval"
         )
 
 

@@ -106,6 +106,13 @@ class StrategyRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """One of training.strategies."""
     options: Options = msgspec.field(default_factory=dict)
     """That strategy's."""
+    secure: Annotated[bool, Meta(description="true or false")] = False
+    """Exchanges are secure sums: all learn the mean, and nobody the update of a single peer."""
+    value_max: Annotated[
+        Annotated[float, Meta(gt=0)] | None, Meta(description="a number above 0")
+    ] = None
+    """The largest element of an update that fits into a secure sum; None: 8, or what the noise of
+    [privacy] asks for."""
 
 
 class PrivacyRecipe(msgspec.Struct, frozen=True, kw_only=True):

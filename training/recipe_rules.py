@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from training.errors import RecipeError
 
 if TYPE_CHECKING:
-    from training.recipe import PrivacyRecipe, Recipe
+    from training.recipe import PrivacyRecipe, Recipe, StrategyRecipe
 
 PRIVATE_STRATEGIES = ("local-sgd", "diloco", "federated", "fedprox")
-"""Those that average whole updates."""
+"""Those that average whole updates, each of new steps alone."""
 _OF_GLOBAL_BATCHES = {
     "batch": None,
     "lr_rule": "constant",
@@ -70,11 +70,27 @@ def _check_split(recipe: Recipe, *, source: str) -> None:
 def _check_strategy(recipe: Recipe, *, source: str) -> None:
     assert recipe.strategy is not None
     kind = "a strategy, which has no global batch"
+    _check_secure(recipe.strategy, source=source)
     _check_idle(recipe, _OF_GLOBAL_BATCHES, kind, source=source)
+    if recipe.codec is not None and recipe.strategy.secure:
+        raise RecipeError(
+            f"{source}: codec: cannot go with strategy.secure, whose masks hide every element"
+        )
     if recipe.codec is not None and recipe.strategy.name == "leader":
         raise RecipeError(
             f"{source}: codec: is of no use with the strategy leader, in which nothing is averaged"
         )
+
+
+def _check_secure(strategy: StrategyRecipe, *, source: str) -> None:
+    """What must hold between the keys of a run with secure sums."""
+    if strategy.secure and strategy.name not in PRIVATE_STRATEGIES:
+        raise RecipeError(
+            f"{source}: strategy.secure: can be had with {', '.join(PRIVATE_STRATEGIES)}; what "
+            f"{strategy.name} exchanges is no mean, or contains what was in the last one"
+        )
+    if strategy.value_max is not None and not strategy.secure:
+        raise RecipeError(f"{source}: strategy.value_max: is of no use without secure = true")
 
 
 def _check_idle(recipe: Recipe, idle: Mapping[str, object], kind: str, *, source: str) -> None:

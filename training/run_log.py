@@ -10,6 +10,8 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
     step          step, loss (null where nothing was computed), samples of ours in it, seconds,
                   round
     round_failed  step reached, reason, round
+    postponed     step reached, reason: an exchange was due, and no round was held; told once for
+                  each reason between two steps
     caught_up     step taken over, seconds
     skipped       step reached, reason: a micro-batch whose loss or gradient was not finite
     privacy       step, epsilon spent so far, its budget, delta: after each step of a private run
@@ -19,7 +21,7 @@ Each has "time_s", seconds since 1970, and "event"; the rest depends on the even
                   strategy, which has none
     stopped       step, reason
 
-A round is members, fractions by member, seconds, succeeded.
+A round is members, fractions by member, seconds, succeeded, secure: whether it was a secure sum.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class RunLog:
         self._on_event = on_event
         self._tells_loss = tells_loss
         self._losses: list[float] = []
+        self._postponed = ""
         self._loss: float | None = None
         self._step_began_s = self._began_s = time.time()
         self._progress_told_s = 0.0
@@ -111,6 +114,9 @@ class RunLog:
             self.caught_up(report.global_step)
         if report.round is not None and report.failure:
             self.round_failed(report.round, report.failure)
+        elif report.failure and report.failure != self._postponed:
+            self._postponed = report.failure
+            self._tell("postponed", step=self.step, reason=report.failure)
         if report.stepped:
             self.samples += report.samples
             self._tell(
@@ -178,6 +184,7 @@ class RunLog:
         return round(sum(self._losses) / len(self._losses), 6)
 
     def _begin_step(self) -> None:
+        self._postponed = ""
         self._losses.clear()
         self._step_began_s = time.time()
 
@@ -192,4 +199,5 @@ def describe_round(report: RoundReport) -> dict[str, Any]:
         "fractions": {peer: member.fraction for peer, member in sorted(report.members.items())},
         "seconds": round(report.seconds, 4),
         "succeeded": report.succeeded,
+        "secure": report.secure,
     }

@@ -16,7 +16,6 @@ from enum import Enum
 import trio
 
 from averaging import (
-    Averager,
     MemberReport,
     RoundFailed,
     RoundId,
@@ -24,11 +23,11 @@ from averaging import (
     Snapshot,
     TensorSpec,
     Used,
-    open_averager,
     open_state_donor,
 )
 from p2p import Dht, Node, PeerId, open_service_nursery, short
 from training.config import SwarmConfig
+from training.delivered import delivered_by
 from training.drift_watch import DriftWatch
 from training.errors import SpecDiffers
 from training.model_state import Array
@@ -42,6 +41,7 @@ from training.progress import (
     open_tracker,
     step_norms,
 )
+from training.rounds import AnyAverager, hold_round, open_rounds, owe_nothing
 from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
@@ -93,7 +93,7 @@ class Session:
         self.plan = plan
         self.config = config
         self.tracker: Tracker
-        self.averager: Averager
+        self.averager: AnyAverager
         self._on_caller = on_caller
         self._written = plan.position
         self._copying = trio.Lock()
@@ -165,7 +165,7 @@ class Session:
             or self.averager.round_wanted(self.own.position.round)
         )
 
-    async def gather(self, averager: Averager, samples_min: float) -> bool:
+    async def gather(self, averager: AnyAverager, samples_min: float) -> bool:
         """Wait until all who are expected wait as well, or are overdue.
 
         Peers join a round between two micro-batches, so each is given twice the time that its
@@ -206,10 +206,11 @@ class Session:
         enough = self.config.accept_fraction * target
 
         def accept(members: Mapping[PeerId, MemberReport]) -> bool:
-            return _delivered(members) >= enough
+            return sum(member.weight * member.fraction for member in members.values()) >= enough
 
         report = await self._round(self.averager, gradients, float(samples), expected, accept)
-        delivered, accepted = _delivered(report.members), accept(report.members)
+        delivered = sum(delivered_by(report).values())
+        accepted = delivered >= enough
         if not accepted:
             logger.warning(
                 "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
@@ -271,7 +272,7 @@ class Session:
         )
         self.tracker.on_moved(own, past)
         # What codecs lost is no part of that state, and was lost on the way to another.
-        self.averager.feedback.reset()
+        owe_nothing(self.averager)
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---
@@ -282,10 +283,9 @@ class Session:
         """A round of ours led on: remember who delivered, tell where we are."""
         self._took_part |= len(result.report.members) > 1
         lost = set(result.report.lost)
-        members = result.report.members
         delivered = {
-            peer_id: member.weight * member.fraction
-            for peer_id, member in members.items()
+            peer_id: weight
+            for peer_id, weight in delivered_by(result.report).items()
             if peer_id not in lost
         }
         own = replace(
@@ -318,14 +318,15 @@ class Session:
 
     async def _round(
         self,
-        averager: Averager,
+        averager: AnyAverager,
         tensors: Mapping[str, Array],
         weight: float,
         expected: tuple[PeerId, ...],
         used: Used | None = None,
     ) -> RoundReport:
         try:
-            report = await averager.step(
+            report = await hold_round(
+                averager,
                 tensors,
                 weight=weight,
                 deadline_s=self.config.round_deadline_s,
@@ -364,11 +365,6 @@ class Session:
             await self._moved.wait()
 
 
-def _delivered(members: Mapping[PeerId, MemberReport]) -> float:
-    """The samples in a result."""
-    return sum(member.weight * member.fraction for _, member in sorted(members.items()))
-
-
 @asynccontextmanager
 async def open_session(
     node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig, on_caller: OnCaller
@@ -380,13 +376,7 @@ async def open_session(
     async with open_service_nursery() as nursery:
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (
-            open_averager(
-                node,
-                f"{plan.run}/gradients",
-                plan.spec,
-                plan.averager_config(config.averager),
-                dht=dht,
-            ) as session.averager,
+            open_rounds(node, dht, plan, config) as session.averager,
             open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
             open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),
         ):

@@ -6,7 +6,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from averaging import CODED_ELEMENTS_MIN, AveragerConfig, Manifest, Snapshot, TensorSpec
+from averaging import (
+    CODED_ELEMENTS_MIN,
+    AveragerConfig,
+    Manifest,
+    SecureConfig,
+    Snapshot,
+    TensorSpec,
+)
 from training.progress import BatchSchedule, Position, Sketch
 
 
@@ -27,6 +34,8 @@ class SessionPlan:
     """Of the parameters at the beginning."""
     rounding: float = 0.0
     """How far rounding may lead parameters, as a part of their norm."""
+    secure: SecureConfig | None = None
+    """Rounds are secure sums of this kind; None averages in the open."""
     take_snapshot: Callable[[], Snapshot]
     """Runs on the caller's thread; the same object as long as the state is the same."""
     vectors: int = 1

@@ -20,7 +20,7 @@ from training.metrics.schema import metrics_of
 from training.network import enter_network
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
-from training.strategies import Strategy
+from training.strategies import SecureExchange, Strategy
 from training.strategies.optimizer import LocalOptimizer
 
 _TELL_INTERVAL_S = 1.0
@@ -118,7 +118,12 @@ class Swarm:
 
     @overload
     def optimizer(
-        self, optimizer: torch.optim.Optimizer, *, model: nn.Module, strategy: Strategy
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        model: nn.Module,
+        strategy: Strategy,
+        secure: SecureExchange | None = None,
     ) -> LocalOptimizer: ...
 
     def optimizer(
@@ -131,6 +136,7 @@ class Swarm:
         delayed: bool = False,
         reaverage_every: int = 0,
         strategy: Strategy | None = None,
+        secure: SecureExchange | None = None,
     ) -> SwarmOptimizer | LocalOptimizer:
         """Train a model together with all peers that do the same under this run's name.
 
@@ -144,12 +150,18 @@ class Swarm:
                 themselves are averaged, which undoes what rounding let drift apart; 0: never.
             strategy: instead of a global batch: each peer takes steps of its own, and the swarm
                 exchanges from time to time, as the strategy says.
+            secure: with a strategy: exchanges are secure sums, which show nobody a single update.
 
         Raises:
             SpecDiffers: others train something else under this name.
         """
         if self._optimizer is not None:
             raise ValueError("a swarm trains one model; join another run for the next one")
+        if secure is not None and strategy is None:
+            raise ValueError(
+                "secure sums need a strategy: with a global batch, samples that are left out of a "
+                "failed round go into the next one, and two sums would tell a peer's gradient"
+            )
         if strategy is not None and global_batch is None:
             self._optimizer = LocalOptimizer(
                 optimizer,
@@ -159,6 +171,7 @@ class Swarm:
                 portal=self._portal,
                 network=self._network,
                 config=self._config,
+                secure=secure,
             )
             return self._optimizer
         if global_batch is None or strategy is not None:

@@ -17,6 +17,7 @@ from averaging.matchmaking import Group, Matchmaking, open_matchmaking
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
 from averaging.secure.config import SecureConfig
+from averaging.secure.contributors import Contributors
 from averaging.secure.service import SecureResult, SecureSum, open_secure_sum
 from averaging.staging import Staging
 from averaging.tensors import Tensor, TensorSpec
@@ -64,9 +65,15 @@ class SecureAverager:
     """
 
     def __init__(
-        self, node: Node, spec: TensorSpec, matchmaking: Matchmaking, secure: SecureSum
+        self,
+        node: Node,
+        spec: TensorSpec,
+        config: SecureConfig,
+        matchmaking: Matchmaking,
+        secure: SecureSum,
     ) -> None:
         self.spec = spec
+        self._contributors_min = config.contributors_min
         self.weight_sum = 0.0
         self.clipped = 0
         self._node = node
@@ -76,6 +83,10 @@ class SecureAverager:
         self._round = RoundId(0)
         self._previous: _Previous | None = None
         self._stepping = False
+
+    def round_wanted(self, round: RoundId) -> bool:
+        """Whether another member already gathers for this round."""
+        return self._matchmaking.round_wanted(round)
 
     async def step(
         self,
@@ -91,7 +102,8 @@ class SecureAverager:
         Args:
             tensors: as the spec says, writable; changed in place on success only. Noise for
                 differential privacy is in them already.
-            weight: this peer's share in the mean, up to the config's weight_max.
+            weight: this peer's share in the mean, up to the config's weight_max; 0 receives it
+                without contributing, which all members are told.
             deadline_s, round, expected: as for Averager.step().
 
         Raises:
@@ -130,6 +142,16 @@ class SecureAverager:
         failed: RoundReport | None = None
         while True:
             group = await self._find_group(attempts, weight, until_s, round, expected, failed)
+            complaint = Contributors.of(group, self._contributors_min).complaint(
+                range(len(group.members))
+            )
+            if complaint is not None:
+                # All members see the same JOINs, so nobody begins.
+                now_s = trio.current_time()
+                self._previous = _Previous(group.round, group.group_id, True, now_s)
+                attempts.count += 1
+                spent = failed is not None and failed.spent
+                raise RoundFailed(_unbegun(attempts, group, complaint, now_s, spent=spent))
             try:
                 result = await self._secure.run(group, flat, weight, until_s)
             except UpdateSpent as exc:
@@ -171,8 +193,8 @@ class SecureAverager:
         try:
             return await self._matchmaking.find_group(
                 wanted,
-                # Whoever averages behind masks need not tell how much it has.
-                weight_cap=0.0,
+                # Whether it brings a vector it must tell, and how much that weighs not.
+                weight_cap=float(weight > 0),
                 expected=expected,
                 lost=tuple(attempts.lost),
                 previous=previous.group_id if previous else b"",
@@ -196,6 +218,7 @@ class SecureAverager:
                 refusals=exc.refusals,
                 lost=tuple(attempts.lost),
                 attempts=max(attempts.count, 1),
+                secure=True,
                 spent=failed is not None and failed.spent,
                 seconds=trio.current_time() - attempts.began_s,
             )
@@ -224,7 +247,33 @@ def _report_of(
         seconds=now_s - attempts.began_s,
         matchmaking_seconds=attempts.matchmaking_seconds,
         transfer_seconds=attempts.transfer_seconds,
+        secure=True,
+        weight_sum=result.weight_sum,
         spent=result.spent,
+    )
+
+
+def _unbegun(
+    attempts: _Attempts, group: Group, reason: str, now_s: float, *, spent: bool
+) -> RoundReport:
+    """Of a group that is none for a secure sum."""
+    return RoundReport(
+        group_id=group.group_id,
+        round=group.round,
+        members={
+            join.peer_id: MemberReport(fraction=0.0, weight=math.nan if join.weight_cap else 0.0)
+            for join in group.members
+        },
+        digest=b"",
+        succeeded=False,
+        outcome="failed",
+        reason=reason,
+        attempts=attempts.count,
+        lost=tuple(attempts.lost),
+        seconds=now_s - attempts.began_s,
+        matchmaking_seconds=attempts.matchmaking_seconds,
+        secure=True,
+        spent=spent,
     )
 
 
@@ -255,4 +304,4 @@ async def open_secure_averager(
         ) as matchmaking,
         open_secure_sum(node, group_name, config) as secure,
     ):
-        yield SecureAverager(node, spec, matchmaking, secure)
+        yield SecureAverager(node, spec, config, matchmaking, secure)

@@ -31,6 +31,9 @@ class SecureConfig:
     often."""
     farewell_s: float = 2.0
     """How long a member that is done goes on sending to others what it has for them."""
+    contributors_min: int = 3
+    """A sum has at least so many vectors of a weight above 0, since fewer would not hide each
+    other; more where each brings a share of the noise."""
     group_size_max: int = 32
     """A group of this size closes at once; a member's work grows with it."""
     join_window_s: float = 5.0
@@ -40,6 +43,8 @@ class SecureConfig:
         self.ring(self.group_size_max)
         if not 3 <= self.group_size_max <= MEMBERS_MAX:
             raise ValueError(f"group_size_max must be between 3 and {MEMBERS_MAX}")
+        if not 3 <= self.contributors_min <= self.group_size_max:
+            raise ValueError("contributors_min must be between 3 and group_size_max")
         seconds = (self.patience_s, self.silence_s, self.farewell_s)
         if not all(0 < value < math.inf for value in seconds):
             raise ValueError("patience_s, silence_s and farewell_s must be positive")
@@ -55,8 +60,8 @@ class SecureConfig:
         """The part for finding groups: of three at least, since a sum of two hides nothing."""
         return MatchmakingConfig(
             terms=f"secure sum, {self.bits} bits, values to {self.value_max!r}, "
-            f"weights to {self.weight_max!r}",
-            group_size_min=3,
+            f"weights to {self.weight_max!r}, of {self.contributors_min} at least",
+            group_size_min=self.contributors_min,
             group_size_max=self.group_size_max,
             join_window_s=self.join_window_s,
             join_window_s_min=min(self.join_window_s, MatchmakingConfig.join_window_s_min),

@@ -8,6 +8,7 @@ it sees shares only sealed or after the certificate, and cannot make two sets of
     SHARES      all there dealt                               PARTS: to each what is dealt to it
     PARTS       a complaint before any part is there          FAILED: it names both
     PARTS       every span has parts of all there             SUMS: they are the survivors
+    PARTS       the same, and too few brought a vector        FAILED
     PARTS       an owner of spans is lost                     a plan gives them to others
     SUMS        an owner is lost whose sum somebody lacks     PARTS: a plan, then other survivors
     SUMS        an owner signed two sums                      FAILED: it names the owner
@@ -31,6 +32,7 @@ from typing import Final
 
 from averaging.secure import signing
 from averaging.secure.board import Board
+from averaging.secure.contributors import Contributors
 from averaging.secure.dealers import Dealers
 from averaging.secure.schema import (
     Agreement,
@@ -75,6 +77,7 @@ class Coordinator:
     Args:
         me: our index.
         owners: for each span the index of the aggregator that adds it up.
+        contributors: those without whom there is no sum.
         patience_s: how much later than most a member may be, beside as long again as they took.
     """
 
@@ -85,6 +88,7 @@ class Coordinator:
         group_id: bytes,
         me: int,
         owners: Sequence[int],
+        contributors: Contributors,
         patience_s: float,
         now_s: float,
     ) -> None:
@@ -99,6 +103,7 @@ class Coordinator:
         self._patience_s = patience_s
         self._began_s = now_s
         self._need = signing.survivors_min(len(peers))
+        self._contributors = contributors
         self._dealers = Dealers(group_id, peers)
         self._board = Board(owners, self._need)
         self._survivors: tuple[int, ...] = ()
@@ -307,6 +312,9 @@ class Coordinator:
                 ]
                 return dealt + self._replan()
             case Phase.PARTS:
+                complaint = self._contributors.complaint(there)
+                if complaint is not None:
+                    return self._fail(complaint, self.lost)
                 self.phase = Phase.SUMS
                 self._survivors = tuple(there)
                 return self._tell_all(Survivors(self._board.plan, self._survivors))

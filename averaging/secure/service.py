@@ -58,7 +58,8 @@ class SecureResult:
     weight_sum: float
     """Of those in it; single weights stay as hidden as single vectors."""
     members: Mapping[PeerId, MemberReport]
-    """Who is in it. The weights of others are not known here, and stand as NaN."""
+    """Who is in it. The weights of others are not known here, and stand as NaN; of those who
+    brought no vector as 0."""
     digest: bytes
     """Names the result: equal digests, equal bits. Empty without success."""
     spent: bool
@@ -274,7 +275,7 @@ def _result_of(
     members = {
         peer: MemberReport(
             fraction=float(number in survivors),
-            weight=weight if number == session.me else float("nan"),
+            weight=_known_weight(session, number, weight),
             reason="" if number in survivors else why_not.get(number, "not in the sum"),
         )
         for number, peer in enumerate(session.peers)
@@ -306,6 +307,12 @@ def _result_of(
         ended.reason or "none",
     )
     return result
+
+
+def _known_weight(session: Session, number: int, own: float) -> float:
+    if number == session.me:
+        return own
+    return float("nan") if number in session.contributors.places else 0.0
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group
 from averaging.secure import signing
 from averaging.secure.config import SecureConfig
+from averaging.secure.contributors import Contributors
 from averaging.secure.coordinator import Coordinator, Tell
 from averaging.secure.masks import MaskKeys, add_masks
 from averaging.secure.member import Member
@@ -76,6 +77,7 @@ class Session:
         self.spans, owners = spans_of(group)
         self.aggregators = tuple(sorted(set(owners)))
         self.coordinator_index = owners[0]
+        self.contributors = Contributors.of(group, config.contributors_min)
         self.ring = ring
         self.masked = masked
         self.mean: Array = np.empty(0, dtype)
@@ -96,6 +98,7 @@ class Session:
                 group_id=group.group_id,
                 me=self.me,
                 owners=owners,
+                contributors=self.contributors,
                 patience_s=config.patience_s,
                 now_s=trio.current_time(),
             )
@@ -206,6 +209,9 @@ class Session:
                     self.start_task(self._deliver, span)
                 await self._take_over()
             case Survivors():
+                too_few = self.contributors.complaint(message.members)
+                if too_few is not None:
+                    raise MessageInvalid(f"among its survivors {too_few}")
                 member.on_survivors_untrusted(message)
                 if self.me not in message.members:
                     self.end("left out of the survivors", self.me)

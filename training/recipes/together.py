@@ -31,6 +31,7 @@ from training.strategies import (
     LeaderSGD,
     LocalSGD,
     Scaffold,
+    SecureExchange,
     Strategy,
     StreamingDiLoCo,
 )
@@ -51,6 +52,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedprox": FedProx,
     "scaffold": Scaffold,
 }
+
+# A peer may take so many times the steps of the others, or have been away for so many intervals,
+# before it counts for less than it has done.
+_INTERVALS_MAX = 4
 
 T = TypeVar("T")
 
@@ -106,6 +111,21 @@ def build_config(recipe: Recipe) -> SwarmConfig:
     return SwarmConfig(averager=averager)
 
 
+def build_secure(recipe: Recipe) -> SecureExchange | None:
+    """How a recipe's exchanges are summed behind masks; None where they are averaged in the open.
+
+    Raises:
+        RecipeError: the strategy does not take these options.
+    """
+    strategy = recipe.strategy
+    if strategy is None or not strategy.secure:
+        return None
+    made = _made("strategy.options", strategy.name, STRATEGIES[strategy.name], strategy.options)
+    assert isinstance(made, LocalSGD | DiLoCo | FederatedAveraging | FedProx), "as checked"
+    samples_max = _INTERVALS_MAX * made.every * recipe.micro_batch
+    return SecureExchange(value_max=strategy.value_max, samples_max=samples_max)
+
+
 def wrap(
     own_optimizer: torch.optim.Optimizer,
     recipe: Recipe,
@@ -121,7 +141,8 @@ def wrap(
         SpecDiffers: others train something else under this name.
     """
     if strategy is not None:
-        return swarm.optimizer(own_optimizer, model=model, strategy=strategy)
+        secure = build_secure(recipe)
+        return swarm.optimizer(own_optimizer, model=model, strategy=strategy, secure=secure)
     assert batch is not None, "a recipe has a global batch or a strategy"
     return swarm.optimizer(
         own_optimizer,

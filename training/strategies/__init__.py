@@ -5,6 +5,7 @@ from training.strategies.elastic import ElasticAveraging
 from training.strategies.leader import LeaderSGD
 from training.strategies.outer import OuterStep
 from training.strategies.scaffold import Scaffold
+from training.strategies.secure import SecureExchange
 from training.strategies.strategy import Exchange, Offer, Strategy, Tactic
 from training.strategies.streaming import StreamingDiLoCo
 
@@ -19,6 +20,7 @@ __all__ = [
     "Offer",
     "OuterStep",
     "Scaffold",
+    "SecureExchange",
     "Strategy",
     "StreamingDiLoCo",
     "Tactic",

@@ -2,7 +2,8 @@
 
 Reaching all others, following them without a state, leaving out who is lost: the rounds are those
 of the synchronous optimizer, with other tensors and another measure of when they are due. A tactic
-with a delay lets the round go on while this peer takes so many local steps.
+with a delay lets the round go on while this peer takes so many local steps. A round may be a secure
+sum; training/strategies/secure_offers.py says what becomes of an offer whose sum failed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 import trio
 from torch import nn
 
-from averaging import RoundFailed, RoundId, RoundReport
+from averaging import RoundFailed, RoundId, RoundReport, UpdateSpent
 from p2p import Dht, Node, Portal, open_service_nursery
 from training.config import SwarmConfig
+from training.delivered import contributors_of
 from training.follow import CaughtUp, catch_up
 from training.model_state import Array, ModelState
 from training.progress import BatchView, PeerProgress, Position
@@ -25,12 +27,18 @@ from training.session import Advice, OnCaller, RoundResult, Session, open_sessio
 from training.step_report import StepReport
 from training.strategies.exchanger import Evaluate, Place
 from training.strategies.replica import Replica
+from training.strategies.secure_offers import SecureOffers
 from training.strategies.strategy import Strategy, Tactic
 
 logger = logging.getLogger(__name__)
 
 # A round's result counts, whatever its members brought: nobody has a batch to fill.
 _ACCEPT_FRACTION = 1e-9
+
+_REPEATED = (
+    "these steps led to the very update that was offered before, which a secure sum must not hold "
+    "twice; they are gone, so draw other samples"
+)
 
 
 def session_config(config: SwarmConfig) -> SwarmConfig:
@@ -47,8 +55,12 @@ class MeanExchanger:
         model: nn.Module,
         state: ModelState,
         place: Place,
+        secure: SecureOffers | None = None,
     ) -> None:
-        self._replica = Replica(strategy, model, state, me=place.me)
+        self._secure = secure
+        self._too_few = ""
+        """Why the last exchange was not held, as the log was told."""
+        self._replica = Replica(strategy, model, state, me=place.me, secure=secure)
         self._plan = self._replica.plan(place.run, place.kind)
         self._call = place.call
         self._session: Session
@@ -106,6 +118,14 @@ class MeanExchanger:
             return self.report(caught_up=self._catch_up())
         if advice is Advice.ACCUMULATE:
             return self.report()
+        too_few = self._secure.too_few(self.tactic.trainers) if self._secure is not None else None
+        if too_few is not None:
+            if too_few != self._too_few:
+                logger.warning("exchange_skipped reason=%s", too_few)
+            self._too_few = too_few
+            self._replica.on_skipped()
+            return self.report(failure=too_few)
+        self._too_few = ""
         self._flight = Flight(self._session, *self._replica.offer(), samples=self._samples)
         if not self.tactic.delay:
             return self._land(self._flight)
@@ -157,6 +177,8 @@ class MeanExchanger:
                 steps=saved["local_steps"],
                 samples=self._samples,
             )
+            # Who saved this may have offered these steps, and nobody here remembers.
+            self._drop()
         self._call(self._session.settle, self._replica.position)
 
     def report(
@@ -185,6 +207,21 @@ class MeanExchanger:
             result: RoundResult = self._call(flight.result)
         except RoundFailed as failed:
             return self._on_failure(failed.report)
+        except UpdateSpent:
+            self._drop()
+            logger.warning("exchange_skipped reason=%s", _REPEATED)
+            return self.report(failure=_REPEATED)
+        except BaseException:
+            # Nobody knows how far it came.
+            self._drop()
+            raise
+        if result.report.secure:
+            logger.info(
+                "secure_exchange exchange=%d offers=%d samples=%g",
+                result.position.step,
+                len(contributors_of(result.report)),
+                result.report.weight_sum,
+            )
         self._replica.apply(result, flight.tensors)
         self._call(self._session.commit, result, self._replica.steps)
         failure = "" if result.accepted else "nobody in the round had trained"
@@ -194,10 +231,18 @@ class MeanExchanger:
 
     def _on_failure(self, report: RoundReport) -> StepReport:
         logger.warning("exchange_skipped %s", report)
+        failure = report.reason or "the round failed"
+        if self._replica.on_failure(spent=report.spent):
+            self._samples = 0
+            failure += "; what was offered is spent, and the steps since the last exchange are gone"
         if report.behind is not None and self._catch_up(report.behind):
             return self.report(round=report, caught_up=True)
-        self._replica.on_failure()
-        return self.report(round=report, failure=report.reason or "the round failed")
+        return self.report(round=report, failure=failure)
+
+    def _drop(self) -> None:
+        """Forget steps that a secure sum may have told somebody."""
+        if self._replica.drop():
+            self._samples = 0
 
     def _catch_up(self, hint: RoundId | None = None) -> bool:
         caught: CaughtUp | None = self._call(catch_up, self._session, hint)
@@ -224,7 +269,7 @@ class Flight:
         self._weight = weight
         self._begun = False
         self._ended = trio.Event()
-        self._result: RoundResult | RoundFailed
+        self._result: RoundResult | RoundFailed | UpdateSpent
 
     async def begin(self, nursery: trio.Nursery) -> None:
         """Let it go on while the caller does something else."""
@@ -232,17 +277,17 @@ class Flight:
         nursery.start_soon(self._run)
 
     async def result(self) -> RoundResult:
-        """What came of it; raises RoundFailed."""
+        """What came of it; raises RoundFailed or UpdateSpent."""
         if not self._begun:
             await self._run()
         await self._ended.wait()
-        if isinstance(self._result, RoundFailed):
+        if isinstance(self._result, RoundFailed | UpdateSpent):
             raise self._result
         return self._result
 
     async def _run(self) -> None:
         try:
             self._result = await self._session.hold_round(self.tensors, self._weight)
-        except RoundFailed as failed:
+        except (RoundFailed, UpdateSpent) as failed:
             self._result = failed
         self._ended.set()

@@ -28,6 +28,8 @@ from training.strategies.exchanger import Evaluate, Exchanger, Place
 from training.strategies.leader import LeaderSGD
 from training.strategies.leading import LeaderExchanger
 from training.strategies.means import MeanExchanger
+from training.strategies.secure import SecureExchange
+from training.strategies.secure_offers import SecureOffers
 from training.strategies.strategy import Strategy
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class LocalOptimizer(torch.optim.Optimizer):
         portal: Portal,
         network: tuple[Node, Dht | None],
         config: SwarmConfig,
+        secure: SecureExchange | None = None,
     ) -> None:
         self._wrapped = wrapped
         # As SwarmOptimizer does: groups and state are the wrapped optimizer's.
@@ -66,10 +69,11 @@ class LocalOptimizer(torch.optim.Optimizer):
             raise ValueError("the optimizer has no parameter that requires a gradient")
         place = Place(run=run, kind=type(wrapped).__name__, me=network[0].peer_id, call=self._call)
         self._exchanger: Exchanger
+        offers = SecureOffers(secure, strategy, config.averager) if secure is not None else None
         if isinstance(strategy, LeaderSGD):
             self._exchanger = LeaderExchanger(strategy, model, state, place)
         else:
-            self._exchanger = MeanExchanger(strategy, model, state, place)
+            self._exchanger = MeanExchanger(strategy, model, state, place, offers)
         self._exchanger.open(portal, network, config, self._jobs.run)
         self._synchronized = False
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
@@ -152,6 +156,7 @@ class LocalOptimizer(torch.optim.Optimizer):
             SpecDiffers: others train something else under this name.
             CatchUpFailed: the swarm is ahead and its state cannot be had.
             PrivacyBudgetExhausted: an exchange is due that private clients cannot pay for any more.
+            UpdateTooLarge: an exchange is due, and a value does not fit into its secure sum.
         """
         if closure is not None:
             raise ValueError("closures are not supported: compute the loss before step()")

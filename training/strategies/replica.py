@@ -21,6 +21,7 @@ from torch import nn
 
 from averaging import Manifest, RoundId, Snapshot, StateTable, TensorSpec
 from p2p import MessageInvalid, PeerId
+from training.delivered import contributors_of
 from training.follow import CaughtUp
 from training.model_state import Array, ModelState
 from training.privacy.clients import PrivateClients, PrivateTactic
@@ -29,6 +30,7 @@ from training.session import RoundResult
 from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.flat import FlatParameters
+from training.strategies.secure_offers import SecureOffers
 from training.strategies.strategy import Exchange, Strategy, Tactic, Vector
 from training.strategies.streaming import StreamingDiLoCo
 
@@ -39,9 +41,16 @@ class Replica:
     """One peer's parameters, its tactic, and where in the run they are."""
 
     def __init__(
-        self, strategy: Strategy, model: nn.Module, state: ModelState, *, me: PeerId
+        self,
+        strategy: Strategy,
+        model: nn.Module,
+        state: ModelState,
+        *,
+        me: PeerId,
+        secure: SecureOffers | None = None,
     ) -> None:
         self._strategy = strategy
+        self._secure = secure
         self._me = me
         self._trained = FlatParameters(state.trained)
         trained = {id(parameter) for parameter in state.trained.values()}
@@ -71,6 +80,8 @@ class Replica:
     def plan(self, run: str, kind: str) -> SessionPlan:
         """What a session needs to know; `kind` is what else all peers must have alike."""
         identity = f"{kind}\0{self._strategy!r}\0{self._trained.shapes}\0{self._frozen.shapes}"
+        if self._secure is not None:
+            identity += f"\0{self._secure.terms}"
         spec = TensorSpec.of(self._empty())
         return SessionPlan(
             run=run,
@@ -79,6 +90,7 @@ class Replica:
             schedule=self.schedule,
             position=self.position,
             check_state=self._complaint,
+            secure=self._secure.config if self._secure is not None else None,
             take_snapshot=self.take_snapshot,
             vectors=self._strategy.fragments if isinstance(self._strategy, StreamingDiLoCo) else 1,
             # Buffers are statistics, and few.
@@ -105,27 +117,60 @@ class Replica:
     # --- an exchange ---
 
     def offer(self) -> tuple[dict[str, Array], int]:
-        """What goes into the round, which overwrites it with the means; and its weight."""
+        """What goes into the round, which overwrites it with the means; and its weight.
+
+        Raises:
+            PrivacyBudgetExhausted: private clients cannot pay for it.
+            UpdateTooLarge: a value does not fit into a secure sum.
+        """
         self.steps_since_offer = 0
         offer = self.tactic.offer(Exchange.MEAN, self._trained.read())
         tensors = self._empty() | {_OFFER: offer.vector_O}
         if _BUFFERS in tensors:
             tensors[_BUFFERS] = self._buffers.read()
-        return tensors, round(offer.weight)
+        weight = offer.weight
+        if self._secure is not None:
+            weight = self._secure.weight_of(tensors, weight)
+        return tensors, round(weight)
 
     def apply(self, result: RoundResult, means: Mapping[str, Array]) -> None:
         """The round succeeded: go on from what came of it."""
         if isinstance(self.tactic, PrivateTactic):
-            members = result.report.members.values()
-            self.tactic.on_contributors(sum(m.weight > 0 and m.fraction == 1.0 for m in members))
+            self.tactic.on_contributors(len(contributors_of(result.report)))
         if result.accepted:
             self._trained.write(self._applied(means, self._trained.read()))
             self._buffers.write(self._buffers_mean)
         self._move(result.position)
 
-    def on_failure(self) -> None:
-        """There is no result: go on, and exchange what this was about after another interval."""
+    def on_skipped(self) -> None:
+        """An exchange was due, and nothing was offered: go on, and try after another interval."""
+        self.steps = self.steps_since_offer = 0
+
+    def on_failure(self, *, spent: bool = False) -> bool:
+        """There is no result: go on, and exchange what this was about after another interval.
+
+        Args:
+            spent: what was offered must not be offered again, by itself or with more.
+
+        Returns:
+            Whether it was dropped.
+        """
         self.steps = self.steps_since_offer
+        return spent and self.drop()
+
+    def drop(self) -> bool:
+        """Forget the local steps since the last exchange: back to what all have in common.
+
+        Returns:
+            False where that is not needed: no sums are secure, or each offer has its own noise.
+        """
+        if self._secure is None or self._secure.noised:
+            return False
+        self._trained.write(self.tactic.load(self.tactic.shared()))
+        self._buffers.write(self._buffers_mean)
+        self.steps_since_offer = 0
+        self._move(self.position)
+        return True
 
     def take_over(self, caught: CaughtUp) -> None:
         """Go on from the others' state, and from what has happened since it was taken."""

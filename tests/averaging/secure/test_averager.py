@@ -21,6 +21,9 @@ from averaging import (
     open_secure_averager,
 )
 from averaging.matchmaking.keys import rank
+from averaging.secure import session
+from averaging.secure.contributors import Contributors
+from averaging.secure.coordinator import Coordinator
 from p2p import Node, open_dht, open_node
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, connect_all, simulated
@@ -130,7 +133,7 @@ async def test_all_learn_the_mean_with_the_same_bits(network: SimNetwork) -> Non
     assert math.isnan(report.members[peers.nodes[2].peer_id].weight)
     assert report.spent
     assert report.sent_bytes > 0
-    assert str(report).startswith("round 0 success, 4 of 4 contributed wholly")
+    assert str(report).startswith("secure round 0 success, 4 of 4 contributed wholly")
 
 
 @simulated
@@ -217,13 +220,82 @@ async def test_a_spent_vector_is_refused_and_a_new_one_is_not(network: SimNetwor
             # Also after a success: the others' vectors are other ones in the next sum.
             with pytest.raises(UpdateSpent, match="drop it, or put new noise on it"):
                 await averager.step({"w": peers.vectors[number].copy()}, expected=everyone)
-            # One of no weight offers nothing.
-            mine = peers.vectors[number] if number else np.full(100, 2, np.float32)
-            report = await averager.step({"w": mine}, weight=float(not number), expected=everyone)
-            np.testing.assert_allclose(mine, 2.0, atol=TOLERANCE)
-            assert report.spent == (number == 0)
 
         await peers.run(step=step)
+
+
+@simulated
+async def test_one_of_no_weight_offers_nothing_and_learns_the_mean_of_the_others(
+    network: SimNetwork,
+) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 4, elements=100)
+        everyone = [node.peer_id for node in peers.nodes]
+        me = peers.nodes[3].peer_id
+
+        async def step(number: int, averager: SecureAverager) -> None:
+            # Its vector is never spent, so that it is the same each time.
+            for add in (0.0, 1.0):
+                mine = np.full(100, 2.0 + number + add * (number < 3), np.float32)
+                report = await averager.step(
+                    {"w": mine}, weight=float(number < 3), expected=everyone
+                )
+                np.testing.assert_allclose(mine, 3.0 + add, atol=TOLERANCE)
+                assert report.spent == (number < 3)
+                assert report.weight_sum == pytest.approx(3.0)
+                assert report.members[me].weight == 0.0, "everybody is told"
+
+        await peers.run(step=step)
+
+
+@simulated
+async def test_two_vectors_are_too_few_however_many_members_there_are(network: SimNetwork) -> None:
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 4, elements=100)
+        everyone = [node.peer_id for node in peers.nodes]
+
+        async def step(number: int, averager: SecureAverager) -> None:
+            mine = peers.tensors[number]
+            with pytest.raises(RoundFailed, match="only 2 of the members bring a vector") as caught:
+                await averager.step(mine, weight=(1.0, 1.0, 0.0, 0.0)[number], expected=everyone)
+            assert not caught.value.report.spent, "nothing was sent"
+            assert caught.value.report.sent_bytes == 0
+            # The same round goes on with a third.
+            report = await averager.step(mine, weight=float(number < 3), expected=everyone)
+            assert report.weight_sum == pytest.approx(3.0)
+
+        await peers.run(step=step)
+    assert len({tensors["w"].tobytes() for tensors in peers.tensors}) == 1
+
+
+@pytest.mark.parametrize("lies", [False, True])
+@simulated
+async def test_a_sum_is_not_signed_when_too_few_vectors_survive(
+    network: SimNetwork, lies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five the four that are left would do, but only two of them brought something."""
+    if lies:
+
+        def lying(*, contributors: Contributors, **options: Any) -> Coordinator:
+            return Coordinator(contributors=Contributors(contributors.places, 0), **options)
+
+        monkeypatch.setattr(session, "Coordinator", lying)
+    async with AsyncExitStack() as stack:
+        peers = await open_peers(stack, network, 5, elements=80_000)
+        network.default_bytes_per_s = 200_000
+        *rest, victim = peers.in_rank
+        for number in rest[:2]:
+            peers.weights[number] = 0.0
+
+        async def die() -> None:
+            await trio.sleep(0.5)
+            network.crash(peers.nodes[victim].peer_id)
+
+        await peers.run(during=die)
+    reports = [peers.check_untouched(number) for number in rest]
+    assert {report.outcome for report in reports} == {"failed"}
+    said = "broke a rule: among its survivors only 2" if lies else "only 2 of the members bring"
+    assert any(said in report.reason for report in reports)
 
 
 @simulated

@@ -39,6 +39,8 @@ def test_what_needs_single_vectors_is_refused(options: dict[str, Any], reason: s
         {"bits": 33},
         {"group_size_max": 2},
         {"group_size_max": 65},
+        {"contributors_min": 2},
+        {"contributors_min": 33},
         {"patience_s": 0.0},
         {"farewell_s": float("inf")},
     ],
@@ -54,6 +56,7 @@ def test_members_of_one_group_agree_on_the_ring() -> None:
         SecureConfig(value_max=0.2),
         SecureConfig(value_max=0.1, weight_max=2.0),
         SecureConfig(value_max=0.1, bits=64),
+        SecureConfig(value_max=0.1, contributors_min=4),
     ):
         assert other.matchmaking().terms != one.terms
     assert one.group_size_min == 3

@@ -80,7 +80,7 @@ async def lie(node: Node, peers: Peers, what: Lie) -> None:
         node, "s", spec.hash, CONFIG.matchmaking(), element_count=spec.element_count + 1
     ) as matchmaking:
         group = await matchmaking.find_group(
-            RoundId(0), weight_cap=0.0, expected=everyone, deadline_s=20.0
+            RoundId(0), weight_cap=1.0, expected=everyone, deadline_s=20.0
         )
 
         async def one(peer: PeerId) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from blake3 import blake3
 
 from averaging.secure import schema, signing
+from averaging.secure.contributors import Contributors
 from averaging.secure.coordinator import Coordinator, Tell
 from averaging.secure.masks import MaskKeys, add_masks
 from averaging.secure.member import Member
@@ -87,6 +88,7 @@ class World:
             group_id=self.group_id,
             me=0,
             owners=self.owners,
+            contributors=Contributors(frozenset(range(count)), 3),
             patience_s=1.0,
             now_s=0.0,
         )

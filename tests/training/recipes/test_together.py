@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import torch
+from torch import nn
 
-from training import FixedBatch, NoiseScaleBatch, RampBatch
+from training import FixedBatch, NoiseScaleBatch, RampBatch, join
 from training.errors import RecipeError
 from training.recipe import Recipe, load_recipe, override, parse_recipe
-from training.recipes.together import BATCHES, STRATEGIES, build_batch, build_strategy
-from training.strategies import DiLoCo, LocalSGD, OuterStep, StreamingDiLoCo
+from training.recipes.together import (
+    BATCHES,
+    STRATEGIES,
+    build_batch,
+    build_secure,
+    build_strategy,
+    wrap,
+)
+from training.strategies import (
+    DiLoCo,
+    LocalSGD,
+    OuterStep,
+    SecureExchange,
+    StreamingDiLoCo,
+)
 
 WHOLE = """
 run = "mine"
@@ -120,6 +135,22 @@ def test_the_names_are_those_that_a_recipe_allows() -> None:
             "strategy.options.outer.rat: is not an option of diloco.outer; allowed: rate, momentum",
         ),
         (
+            STRATEGY.format(name="elastic", options="") + "\nsecure = true",
+            "my.toml: strategy.secure: can be had with local-sgd, diloco, federated, fedprox",
+        ),
+        (
+            STRATEGY.format(name="diloco", options="") + "\nvalue_max = 1.0",
+            "my.toml: strategy.value_max: is of no use without secure = true",
+        ),
+        (
+            STRATEGY.format(name="diloco", options="") + "\nsecure = 1",
+            "my.toml: strategy.secure: must be true or false, not 1",
+        ),
+        (
+            "global_batch = 64\nsecure = true",
+            "my.toml: secure: is not a key of a recipe",
+        ),
+        (
             STRATEGY.format(name="diloco", options="outer = 3"),
             "strategy.options.outer: Expected `object`, got `int`, 3",
         ),
@@ -127,6 +158,30 @@ def test_the_names_are_those_that_a_recipe_allows() -> None:
 )
 def test_what_is_wrong_is_named(keys: str, said: str) -> None:
     assert complaint(keys).startswith(said)
+
+
+def test_one_key_makes_exchanges_secure_sums() -> None:
+    keys = STRATEGY.format(name="federated", options="every = 5")
+    assert build_secure(recipe_with(keys)) is None
+    assert build_secure(recipe_with("global_batch = 8")) is None
+    # Four times what a peer does in an interval, which is 5 batches of 16.
+    assert build_secure(recipe_with(keys + "\nsecure = true")) == SecureExchange(samples_max=320)
+    both = recipe_with(keys + "\nsecure = true\nvalue_max = 0.5")
+    assert build_secure(both) == SecureExchange(value_max=0.5, samples_max=320)
+    private = "[privacy]\nclip = 1.0\nepsilon = 9.0"
+    recipe = recipe_with(f"{keys.replace('5', '1')}\nsecure = true\n{private}")
+    model = nn.Linear(2, 2)
+    with join("test") as swarm:
+        optimizer = wrap(
+            torch.optim.SGD(model.parameters()),
+            recipe,
+            model=model,
+            swarm=swarm,
+            batch=None,
+            strategy=build_strategy(recipe),
+        )
+        model(torch.ones(1, 2)).sum().backward()
+        assert optimizer.step(samples=1).failure.startswith("a secure sum needs 3 peers")
 
 
 def test_a_recipe_says_the_same_after_it_was_written_out() -> None:

@@ -17,19 +17,23 @@ from p2p.testing import SimNetwork
 from training.config import SwarmConfig
 from training.follow import catch_up
 from training.model_state import ModelState
+from training.privacy import PrivateClients
 from training.session import Advice, Session, open_session
 from training.strategies import Strategy
 from training.strategies.means import session_config
 from training.strategies.replica import Replica
+from training.strategies.secure import SecureExchange
+from training.strategies.secure_offers import SecureOffers
 
 SAMPLES = 8
 
 
-def make_model(seed: int) -> nn.Module:
+def make_model(seed: int, *, buffers: bool = True) -> nn.Module:
     """With a buffer that differs from peer to peer, and a parameter that nobody trains."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        norm = nn.BatchNorm1d(3, track_running_stats=buffers)
+        model = nn.Sequential(norm, nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     model[1].bias.requires_grad_(False)
     return model
 
@@ -54,6 +58,8 @@ class SimLocal:
     members: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     caught_up: list[int] = field(default_factory=list)
+    dropped: int = 0
+    """Offers that were spent in vain."""
 
     async def train(self, exchanges: int) -> None:
         """Compute and step until so many exchanges were made by the swarm."""
@@ -91,9 +97,9 @@ class SimLocal:
             result = await self.session.hold_round(tensors, weight)
         except RoundFailed as failed:
             self.failures.append(str(failed))
-            behind = failed.report.behind
-            if behind is None or not await self.catch_up(behind):
-                self.replica.on_failure()
+            self.dropped += self.replica.on_failure(spent=failed.report.spent)
+            if failed.report.behind is not None:
+                await self.catch_up(failed.report.behind)
             return
         self.replica.apply(result, tensors)
         await self.session.commit(result, 0)
@@ -132,6 +138,7 @@ async def open_local(
     seed: int = 0,
     rate: float = 0.1,
     config: SwarmConfig | None = None,
+    secure: SecureExchange | None = None,
 ) -> AsyncIterator[SimLocal]:
     """A trainer in the run, introduced to those who are there."""
 
@@ -142,16 +149,19 @@ async def open_local(
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(network.open_node(name))
         dht = await stack.enter_async_context(open_dht(node, initial_peers=initial_peers))
-        model = make_model(seed)
+        model = make_model(seed, buffers=not isinstance(strategy, PrivateClients))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=rate, momentum=0.9)
-        replica = Replica(strategy, model, ModelState(model, optimizer), me=node.peer_id)
+        config = config or SwarmConfig()
+        offers = SecureOffers(secure, strategy, config.averager) if secure is not None else None
+        state = ModelState(model, optimizer)
+        replica = Replica(strategy, model, state, me=node.peer_id, secure=offers)
         session = await stack.enter_async_context(
             open_session(
                 node,
                 dht,
                 replica.plan("run", "SGD"),
-                session_config(config or SwarmConfig()),
+                session_config(config),
                 on_caller,
             )
         )
@@ -162,7 +172,12 @@ async def open_local(
 
 @asynccontextmanager
 async def local_swarm(
-    network: SimNetwork, strategy: Strategy, compute_s: tuple[float, ...]
+    network: SimNetwork,
+    strategy: Strategy,
+    compute_s: tuple[float, ...],
+    *,
+    config: SwarmConfig | None = None,
+    secure: SecureExchange | None = None,
 ) -> AsyncIterator[list[SimLocal]]:
     """Trainers that know each other, one for each time to compute."""
     async with AsyncExitStack() as stack:
@@ -170,7 +185,13 @@ async def local_swarm(
         for index, seconds in enumerate(compute_s):
             initial = trainers[0].node.addresses if trainers else ()
             trainer = open_local(
-                network, f"peer{index}", strategy, initial_peers=initial, compute_s=seconds
+                network,
+                f"peer{index}",
+                strategy,
+                initial_peers=initial,
+                compute_s=seconds,
+                config=config,
+                secure=secure,
             )
             trainers.append(await stack.enter_async_context(trainer))
         with trio.fail_after(30):

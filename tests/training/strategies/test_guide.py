@@ -41,6 +41,14 @@ def test_a_loop_with_a_strategy() -> None:
         assert [(me.step, me.samples) for me in swarm.peers] == [(0, 3)]
 
 
+def test_a_strategy_with_secure_sums() -> None:
+    with join("test") as swarm:
+        space = names(swarm)
+        exec(blocks()[1], space)
+        (me,) = swarm.peers
+        assert me.is_me
+
+
 def test_a_step_of_leader_sgd() -> None:
     with join("test") as swarm:
         space = names(swarm)
@@ -50,13 +58,13 @@ def test_a_step_of_leader_sgd() -> None:
         space["optimizer"] = swarm.optimizer(
             wrapped, model=model, strategy=LeaderSGD(every=1, every_of_swarm=1)
         )
-        exec(blocks()[1], space)
+        exec(blocks()[2], space)
         assert swarm.global_step == 1
 
 
 @pytest.mark.slow
 def test_a_simulation(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks()[2], {})
+    exec(blocks()[3], {})
     loss, sent_bytes, seconds = (float(word) for word in capsys.readouterr().out.split())
     assert 0 < loss < 1
     assert sent_bytes == pytest.approx(4 * 4 * 1.5 * 4 * 6570)
@@ -64,4 +72,4 @@ def test_a_simulation(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_these_are_all() -> None:
-    assert len(blocks()) == 3
+    assert len(blocks()) == 4
