@@ -38,7 +38,7 @@ def train_texts(source: Source, shard: int) -> Iterator[str]:
             yield text
 
 
-def test_texts(source: Source) -> Iterator[str]:
+def held_out_texts(source: Source) -> Iterator[str]:
     """The texts that nobody trains on."""
     for place, text in enumerate(source.texts(0)):
         if place % _TEST_EVERY == _TEST_PLACE:
@@ -76,7 +76,7 @@ class StreamedText:
         Raises:
             RecipeError: there are none.
         """
-        found = self.samples(test_texts(self.source))
+        found = self.samples(held_out_texts(self.source))
         samples = [sample for sample, _ in zip(found, range(count_max), strict=False)]
         if not samples:
             raise RecipeError(
