@@ -21,7 +21,7 @@ class DatasetSource:
         self._rows = rows
         self._name = name
         self._column = column
-        self._shard_count = min(SHARDS_MAX, rows.num_shards)
+        self._shard_count = min(SHARDS_MAX, int(rows.num_shards))
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from training.cache import cached
 from training.errors import RecipeError
@@ -30,6 +30,8 @@ _EMPTY_RANGE = re.compile(r"bytes \*/0")
 # The server is busy or stumbled; all other refusals are final.
 _PASSING_CODES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _USER_AGENT = "manyhands"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +205,8 @@ def open_remote(
 
 
 def _with_patience(
-    url: str, config: RemoteConfig, sleep: Callable[[float], None], attempt: Callable[[], Any]
-) -> Any:
+    url: str, config: RemoteConfig, sleep: Callable[[float], None], attempt: Callable[[], T]
+) -> T:
     """Try again, after longer and longer pauses, while it is the server that stumbles."""
     cause = ""
     for number in range(config.tries):
@@ -264,7 +266,7 @@ def _read_exactly(answer: http.client.HTTPResponse, size_bytes: int) -> bytes:
     try:
         content = answer.read(size_bytes)
     except (OSError, http.client.HTTPException) as exc:
-        raise _Stumbled(f"the download broke off: {exc or type(exc).__name__}") from exc
+        raise _Stumbled(f"the download broke off: {str(exc) or type(exc).__name__}") from exc
     if len(content) != size_bytes:
         raise _Stumbled(f"the download broke off after {len(content)} of {size_bytes} bytes")
     return content

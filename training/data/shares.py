@@ -242,7 +242,8 @@ class ShardShare:
         """Those that belong to us among the live peers, in the order of the pass."""
         if pass_index not in self._owned:
             prefix = f"{self._seed}/{pass_index}"
-            shards = _mixed(_hash_of(prefix) + np.arange(self._count, dtype=np.uint64))
+            numbers: HashArray = np.arange(self._count, dtype=np.uint64)
+            shards = _mixed(np.add(_hash_of(prefix), numbers, dtype=np.uint64))
             peers = np.array([_hash_of(peer)[0] for peer in self._live], dtype=np.uint64)
             owners = _mixed(shards[:, None] ^ peers[None, :]).argmax(axis=1)
             me = self._live.index(self._peer_id)

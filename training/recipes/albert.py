@@ -129,8 +129,10 @@ def load_data(
         return _streamed(
             open_dataset(dataset, split=split, column=column), vocabulary, length, tokenizer
         )
+    places = text if isinstance(text, list) else [text]
+    if not all(isinstance(place, str) for place in places):
+        raise RecipeError("data_options: text: must be a path, an address or a list of these")
     if isinstance(text, list) or "://" in text or text.lower().endswith(JSON_ENDINGS):
-        places = text if isinstance(text, list) else [text]
         return _streamed(open_files(places, column=column), vocabulary, length, tokenizer)
     train, test = split_off_test(spans_of_files(Path(text).expanduser()))
     if not train:

@@ -206,7 +206,7 @@ def test_a_liar_hides_no_more_than_it_could_have_done() -> None:
     lie = ShardNews(newest, done=(everything,) * 4, known=(everything,) * 4)
     place = alone_with(lie, shard_count=200, begun=True).news()
     hidden = (place.known[-1] & ~place.done[-1]).bit_count()
-    assert hidden == 100 + 4 * 10
+    assert 100 < hidden <= 100 + 4 * 10 < 200 - place.done[-1].bit_count()
 
 
 def test_who_was_not_there_believes_what_was_done_before() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.data import streamed
-from training.data.streamed import StreamedText, StreamedWalk, pooled, held_out_texts, train_texts
+from training.data.streamed import StreamedText, StreamedWalk, held_out_texts, pooled, train_texts
 from training.data.vocabulary import Vocabulary, learn_vocabulary
 from training.errors import CheckpointError, RecipeError
 
