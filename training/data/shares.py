@@ -154,6 +154,10 @@ class ShardShare:
             known=tuple(one.done for one in self._passes),
         )
 
+    def heard(self) -> dict[str, ShardNews]:
+        """What each live peer told last."""
+        return dict(self._news)
+
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, from which load_state_dict() goes on."""
         current = self._current
