@@ -13,24 +13,24 @@ from msgspec import Meta
 from p2p import Message, decode_untrusted, encode
 from training.data.shares import PASSES_OPEN, SHARDS_MAX, ShardNews, Turn
 
-RECORD_BYTES_MAX = 2048
+RECORD_BYTES_MAX = 4096
 _PASSES_MAX = 2**53
 
 PassIndex = Annotated[int, Meta(ge=0, le=_PASSES_MAX)]
 Shards = Annotated[bytes, Meta(max_length=SHARDS_MAX // 8)]
 """Shard s is bit s % 8, from the lowest, of byte s // 8."""
-Passes = Annotated[tuple[Shards, ...], Meta(max_length=PASSES_OPEN)]
+Passes = Annotated[tuple[Shards, ...], Meta(max_length=2 * PASSES_OPEN)]
 
 
 class ShardRecord(Message, frozen=True):
     """What a trainer tells of its share."""
 
     first: PassIndex
-    """The first pass that is not over."""
+    """The first pass that is not over; what follows begins PASSES_OPEN passes before, or with 0."""
     current: tuple[PassIndex, Annotated[int, Meta(ge=0, lt=SHARDS_MAX)]] | None
     """The pass and the shard that it has under way."""
     done: Passes
-    """What it did itself, in pass `first` and those after it."""
+    """What it did itself."""
     known: Passes
     """The same, with what others did."""
 

@@ -8,7 +8,9 @@ whoever it belongs to by then; and tells the others. Where the rest of a pass be
 goes on with the next one, up to PASSES_OPEN passes ahead; then it gives the oldest pass up.
 
 What is repeated: the shard that was under way where a peer left, and what was done but not yet
-heard of. What is left out: shards of a pass that was given up, since their owner is so much slower.
+heard of; also, where peers are more than PASSES_OPEN passes apart, as with fewer shards than peers,
+some of what was done there. What is left out: shards of a pass that was given up, since their owner
+is so much slower.
 
 What others tell is believed within limits, for nobody can check it.
 - Only a live peer is believed. What was believed stays so for that pass.
@@ -16,7 +18,8 @@ What others tell is believed within limits, for nobody can check it.
   peers and N shards m + 4·√m, m = N / n (n is the smallest number of peers during that pass).
 - Of others' shards, and without that limit, only in passes that were open when we came: there is
   no other way to know what was done before.
-- The pass to be in is the lower median of all peers' passes, ours included once we have begun.
+- The pass to be in is the lower median over all peers that have begun, ourselves included, or else
+  over the others.
 So a liar can hide shards from others, and in later passes these go to others again; it can neither
 make a peer repeat anything nor stop it.
 
@@ -40,6 +43,9 @@ SHARDS_MAX = 1024
 PASSES_OPEN = 4
 """A peer that is so many times as fast as its share is the first to leave shards to nobody."""
 
+GONE_MAX = 64
+"""So many of those who left last are remembered."""
+
 HashArray = npt.NDArray[np.uint64]
 
 
@@ -56,11 +62,15 @@ class ShardNews:
     """What a peer tells of its work; bit s of a number stands for shard s."""
 
     first: int
-    """The first pass that is not over, as it knows."""
+    """The first pass that is not over, as it knows.
+
+    What follows begins PASSES_OPEN passes earlier, or with pass 0: others may not know yet that
+    those are over.
+    """
     current: Turn | None = None
     """What it has under way."""
     done: tuple[int, ...] = ()
-    """The shards it did itself, in pass `first` and those after it."""
+    """The shards it did itself, pass by pass."""
     known: tuple[int, ...] = ()
     """The same, with those that others did as far as it knows."""
 
@@ -88,8 +98,12 @@ class ShardShare:
         self._peer_id = peer_id
         self._live: tuple[str, ...] = (peer_id,)
         self._news: dict[str, ShardNews] = {}
+        self._gone: dict[str, ShardNews] = {}
+        """The last words of those who left: they may be of passes that are not open yet."""
         self._first = 0
         self._passes = [_Pass(cap=None) for _ in range(PASSES_OPEN)]
+        self._over: list[_Pass] = []
+        """The last passes that are over; of the first of all passes there are fewer."""
         self._current: Turn | None = None
         self._has_begun = False
         self._owned: dict[int, tuple[int, ...]] = {}
@@ -103,7 +117,9 @@ class ShardShare:
             return
         self._live = now
         self._owned = {}
-        self._news = {peer: news for peer, news in self._news.items() if peer in now}
+        for peer in sorted(self._news.keys() - set(now)):
+            self._gone[peer] = self._news.pop(peer)
+        self._gone = dict(list(self._gone.items())[-GONE_MAX:])
         cap = self._cap()
         for one in self._passes:
             if one.cap is not None:
@@ -147,11 +163,12 @@ class ShardShare:
 
     def news(self) -> ShardNews:
         """What the others should hear."""
+        told = [*self._over, *self._passes]
         return ShardNews(
             first=self._first,
             current=self._current,
-            done=tuple(one.own for one in self._passes),
-            known=tuple(one.done for one in self._passes),
+            done=tuple(one.own for one in told),
+            known=tuple(one.done for one in told),
         )
 
     def heard(self) -> dict[str, ShardNews]:
@@ -165,8 +182,8 @@ class ShardShare:
             "shard_count": self._count,
             "first": self._first,
             "current": [current.pass_index, current.shard] if current else None,
-            "done": [one.done for one in self._passes],
-            "own": [one.own for one in self._passes],
+            "done": [one.done for one in (*self._over, *self._passes)],
+            "own": [one.own for one in (*self._over, *self._passes)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -180,22 +197,26 @@ class ShardShare:
         self._first = state["first"]
         self._current = Turn(*state["current"]) if state["current"] else None
         self._has_begun = self._current is not None
-        self._passes = [
+        passes = [
             _Pass(cap=None, done=done, own=own)
             for done, own in zip(state["done"], state["own"], strict=True)
         ]
+        self._over, self._passes = passes[:-PASSES_OPEN], passes[-PASSES_OPEN:]
 
     # --- the rules ---
 
     def _follow_the_others(self) -> None:
         """Be where most are, if that is further on."""
-        firsts = [news.first for news in self._news.values()]
+        firsts = [news.first for news in self._news.values() if news.current is not None]
         if self._has_begun:
             firsts.append(self._first)
+        # Who has not begun only says where those were that it heard of.
+        firsts = firsts or [news.first for news in self._news.values()]
         median = sorted(firsts)[(len(firsts) - 1) // 2]
         if median >= self._first + PASSES_OPEN:
             cap = self._cap() if self._has_begun else None
             self._first = median
+            self._over = [_Pass(cap=None) for _ in range(PASSES_OPEN)]
             self._passes = [_Pass(cap=cap) for _ in range(PASSES_OPEN)]
             self._owned = {}
         while median > self._first:
@@ -204,7 +225,7 @@ class ShardShare:
     def _believe(self, peer_id: str, news: ShardNews) -> None:
         """Take over what a peer did, within the limits."""
         for index, one in enumerate(self._passes, start=self._first):
-            place = index - news.first
+            place = index - max(0, news.first - PASSES_OPEN)
             if place < 0:
                 continue
             done = news.done[place] if place < len(news.done) else 0
@@ -219,8 +240,8 @@ class ShardShare:
     def _settle(self) -> None:
         """Believe what was told of the open passes, and close those that are done."""
         while True:
-            for teller in sorted(self._news):
-                self._believe(teller, self._news[teller])
+            for teller, news in sorted((self._gone | self._news).items()):
+                self._believe(teller, news)
             if self._passes[0].done != self._all:
                 return
             self._move_on()
@@ -229,6 +250,7 @@ class ShardShare:
         """The oldest pass is over; one more opens."""
         self._owned.pop(self._first, None)
         self._first += 1
+        self._over = [*self._over, self._passes[0]][-PASSES_OPEN:]
         # Newcomers have missed nothing of a pass that nobody has reached.
         self._passes = [*self._passes[1:], _Pass(cap=self._cap() if self._has_begun else None)]
 

@@ -36,7 +36,7 @@ def test_recorded_bytes() -> None:
 
 
 BITS = st.integers(0, 2**SHARDS_MAX - 1)
-PASSES = st.lists(BITS, max_size=PASSES_OPEN).map(tuple)
+PASSES = st.lists(BITS, max_size=2 * PASSES_OPEN).map(tuple)
 TURNS = st.builds(Turn, st.integers(0, 2**53), st.integers(0, SHARDS_MAX - 1))
 
 
@@ -55,7 +55,7 @@ def test_whatever_was_done_others_can_read(news: ShardNews) -> None:
         ShardRecord(0, (0, SHARDS_MAX), (), ()),
         ShardRecord(0, (0, -1), (), ()),
         ShardRecord(0, None, (b"x" * 129,), ()),
-        ShardRecord(0, None, (), (b"",) * (PASSES_OPEN + 1)),
+        ShardRecord(0, None, (), (b"",) * (2 * PASSES_OPEN + 1)),
     ],
 )
 def test_values_out_of_range_are_refused(record: ShardRecord) -> None:
