@@ -20,8 +20,9 @@ What others tell is believed within limits, for nobody can check it.
   no other way to know what was done before.
 - The pass to be in is the lower median over all peers that have begun, ourselves included, or else
   over the others.
-So a liar can hide shards from others, and in later passes these go to others again; it can neither
-make a peer repeat anything nor stop it.
+So a liar can hide shards from others in a pass, but not stop anybody: there is always a next pass.
+Only where at least half of those who have begun lie, or a newcomer hears of nobody else, can they
+lead others to a pass of their choice, which costs no more than repeats.
 
 Source: Thaler, Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM
 Transactions on Networking 6 (1998): rendezvous hashing.
@@ -99,7 +100,7 @@ class ShardShare:
         self._live: tuple[str, ...] = (peer_id,)
         self._news: dict[str, ShardNews] = {}
         self._gone: dict[str, ShardNews] = {}
-        """The last words of those who left: they may be of passes that are not open yet."""
+        """The last news of those who left: they may be of passes that are not open yet."""
         self._first = 0
         self._passes = [_Pass(cap=None) for _ in range(PASSES_OPEN)]
         self._over: list[_Pass] = []
@@ -251,7 +252,7 @@ class ShardShare:
         self._owned.pop(self._first, None)
         self._first += 1
         self._over = [*self._over, self._passes[0]][-PASSES_OPEN:]
-        # Newcomers have missed nothing of a pass that nobody has reached.
+        # Who has not begun was not there for the passes that others are in.
         self._passes = [*self._passes[1:], _Pass(cap=self._cap() if self._has_begun else None)]
 
     @property
