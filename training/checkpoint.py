@@ -63,6 +63,8 @@ class Checkpoint:
     """The swarm optimizer's state_dict: the optimizer's own, and the global step."""
     ema: dict[str, Any] = field(default_factory=dict)
     """The state_dict of the running mean of the parameters; empty without one."""
+    share: dict[str, Any] = field(default_factory=dict)
+    """The state_dict of this peer's share of the data; empty where each peer walks through all."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 from training.errors import RecipeError
 
 
-def load_extra(module: str) -> Any:
-    """The module of a package that `pip install manyhands[recipes]` brings.
+def load_extra(module: str, *, extra: str = "recipes") -> Any:
+    """The module of a package that an extra such as `manyhands[recipes]` brings.
 
     Raises:
         RecipeError: it is not installed.
@@ -19,5 +19,5 @@ def load_extra(module: str) -> Any:
     except ImportError as exc:
         raise RecipeError(
             f"this recipe needs the package {module}, which is not installed ({exc}); "
-            "install it with: pip install 'manyhands[recipes]'"
+            f"install it with: pip install 'manyhands[{extra}]'"
         ) from exc

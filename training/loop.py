@@ -40,7 +40,7 @@ from training.schedule import steer
 from training.step_report import StepReport
 from training.strategies.optimizer import LocalOptimizer
 from training.swarm import Swarm, join
-from training.task import Batches, Task, evaluate
+from training.task import Batches, Share, Task, evaluate, share_of
 
 LAST_STEP_WAIT_S = 20.0  # for peers that are a step behind: as long as one failed round may take
 REAVERAGE_TRIES = 3
@@ -173,6 +173,9 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         if optimizer.synchronize():
             log.caught_up(optimizer.global_step)
         average = _weight_average(recipe, model, optimizer, checkpoint)
+        share = share_of(batches)
+        if share is not None and checkpoint is not None and checkpoint.share:
+            share.load_state_dict(checkpoint.share)
         trainer = _Trainer(
             recipe,
             options,
@@ -182,6 +185,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
             model,
             optimizer,
             batches,
+            share,
             average,
             private,
         )
@@ -205,6 +209,7 @@ class _Trainer:
     model: nn.Module
     optimizer: SwarmOptimizer | LocalOptimizer
     batches: Batches
+    share: Share | None
     average: WeightAverage | None
     private: PrivateLots | None
 
@@ -218,6 +223,8 @@ class _Trainer:
             if self.private is not None:
                 self._private_step(self.private)
                 continue
+            if self.share is not None:
+                self.swarm.divide(self.share)
             drawn = self.batches.next_batch(self.recipe.micro_batch)
             batch = compute_gradient(self.task, self.model, drawn)
             if batch.complaint:
@@ -307,6 +314,7 @@ class _Trainer:
                 model=self.model.state_dict(),
                 optimizer=self.optimizer.state_dict(),
                 ema=average.state_dict() if average is not None else {},
+                share=self.share.state_dict() if self.share is not None else {},
             ),
         )
         self.log.checkpoint(path)

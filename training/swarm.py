@@ -14,6 +14,7 @@ from torch import nn
 
 from p2p import Dht, Node, NodeConfig, PeerId, Portal
 from training.config import SwarmConfig
+from training.data.telling import ShardTelling, open_shard_telling
 from training.learning_rate import LrRule
 from training.metrics import MetricsPublisher, open_metrics_publisher
 from training.metrics.schema import metrics_of
@@ -22,6 +23,7 @@ from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 from training.strategies import SecureExchange, Strategy
 from training.strategies.optimizer import LocalOptimizer
+from training.task import Share
 
 _TELL_INTERVAL_S = 1.0
 """Metrics lie in the DHT for others to look at now and then; more often is of no use."""
@@ -40,6 +42,8 @@ class Swarm:
         self._optimizer: SwarmOptimizer | LocalOptimizer | None = None
         self._publisher: MetricsPublisher | None = None
         self._told_s = -math.inf
+        self._telling: ShardTelling | None = None
+        self._divided_s = -math.inf
 
     def __enter__(self) -> Swarm:
         return self
@@ -103,6 +107,23 @@ class Swarm:
         speed = sum(peer.samples_per_s for peer in self.peers if peer.is_me)
         metrics = metrics_of(step=self.global_step, samples=samples, samples_per_s=speed, loss=loss)
         self._portal.call(self._publisher.tell, metrics)
+
+    def divide(self, share: Share) -> None:
+        """Divide data with the others: call it before each batch that is drawn from the share.
+
+        More often than each second is ignored. The first call waits until it is known what others
+        have done, up to five seconds.
+        """
+        now_s = time.monotonic()
+        if now_s - self._divided_s < _TELL_INTERVAL_S:
+            return
+        self._divided_s = now_s
+        if self._telling is None:
+            self._telling = self._portal.enter(open_shard_telling(*self._network, self.run))
+        share.on_peers([peer.peer_id for peer in self.peers])
+        heard = self._portal.call(self._telling.exchange, share.news())
+        for peer_id, news in sorted(heard.items()):
+            share.on_news(peer_id, news)
 
     @overload
     def optimizer(

@@ -5,10 +5,13 @@ A recipe's data function returns a task, or labelled data, of which a classifica
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
+
+from training.data.shares import ShardNews
 
 
 class Batches(Protocol):
@@ -20,6 +23,38 @@ class Batches(Protocol):
 
     def next_batch(self, size: int) -> Any:
         """The next so many samples, in whatever form the task's loss takes them."""
+
+
+class Share(Protocol):
+    """A peer's part of data that the peers divide: training/data/shares.py."""
+
+    def on_peers(self, live: Sequence[str]) -> None:
+        """Who is there."""
+
+    def on_news(self, peer_id: str, news: ShardNews) -> None:
+        """What another peer tells of its work."""
+
+    def news(self) -> ShardNews:
+        """What the others should hear."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this peer is; plain numbers, strings, lists and tables, for a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            CheckpointError: it is of other data.
+        """
+
+
+@runtime_checkable
+class SharedBatches(Batches, Protocol):
+    """Batches that may come out of a share."""
+
+    @property
+    def share(self) -> Share | None:
+        """None where each peer walks through all samples."""
 
 
 @runtime_checkable
@@ -44,6 +79,11 @@ class Task(Protocol):
 
         Called without gradients and with the model in evaluation mode.
         """
+
+
+def share_of(batches: Batches) -> Share | None:
+    """The share that the batches come out of, if they do."""
+    return batches.share if isinstance(batches, SharedBatches) else None
 
 
 def evaluate(task: Task, model: nn.Module) -> dict[str, float]:

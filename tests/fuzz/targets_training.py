@@ -10,11 +10,14 @@ import training
 from p2p import MessageInvalid, encode
 from tests.fuzz.messages import kinds_of, message_target, modules_of
 from tests.fuzz.target import Target
+from tests.training.data.test_news import RECORDED as NEWS_RECORDED
 from tests.training.metrics.test_schema import RECORDED as METRICS_RECORDED
 from tests.training.privacy.inference.test_schema import RECORDED as PRIVACY_RECORDED
 from tests.training.progress.test_schema import MESSAGE, RECORDED
 from tests.training.split.test_schema import RECORDED as SPLIT_RECORDED
 from tests.training.test_state_metadata import POSITION, SCALARS
+from training.data.news import decode_news_untrusted, encode_news
+from training.data.shares import ShardShare
 from training.metrics import decode_metrics_untrusted
 from training.progress.schema import decode_record_untrusted, message_of, record_of
 from training.split.wire import TensorWire, decode_labels_untrusted, encode_labels
@@ -39,6 +42,18 @@ def run_metrics(data: bytes) -> None:
     assert math.isfinite(metrics.samples_per_s)
     assert metrics.version.isprintable()
     assert decode_metrics_untrusted(encode(metrics)) == metrics
+
+
+def run_shards(data: bytes) -> None:
+    try:
+        news = decode_news_untrusted(data)
+    except MessageInvalid:
+        return
+    assert decode_news_untrusted(encode_news(news)) == news
+    share = ShardShare(shard_count=20, seed=0, peer_id="alice")
+    share.on_peers(["bob"])
+    share.on_news("bob", news)
+    assert share.next_turn().shard < 20
 
 
 def run_metadata(data: bytes) -> None:
@@ -88,6 +103,7 @@ TARGETS = (
             for message, recorded in [
                 *RECORDED,
                 *METRICS_RECORDED,
+                *NEWS_RECORDED,
                 *PRIVACY_RECORDED,
                 *SPLIT_RECORDED,
             ]
@@ -104,6 +120,12 @@ TARGETS = (
         run=run_metrics,
         seeds=tuple(bytes.fromhex(recorded) for _, recorded in METRICS_RECORDED),
         covers=("training.metrics.schema.decode_metrics_untrusted",),
+    ),
+    Target(
+        name="training.shards-record",
+        run=run_shards,
+        seeds=tuple(bytes.fromhex(recorded) for _, recorded in NEWS_RECORDED),
+        covers=("training.data.news.decode_news_untrusted",),
     ),
     Target(
         name="training.state-metadata",

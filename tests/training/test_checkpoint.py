@@ -63,11 +63,13 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         drawn=9,
         model=model.state_dict(),
         optimizer=optimizer.state_dict(),
+        share={"done": [1 << 900, 3], "current": None, "reader": "alice"},
     )
     assert save_checkpoint(folder, saved) == folder / "step-000000012.pt"
     loaded = load_newest_checkpoint(folder, run="digits")
     assert loaded is not None
     assert (loaded.step, loaded.samples, loaded.drawn) == (12, 7, 9)
+    assert loaded.share == saved.share
     other_model, other_optimizer = trained()
     restore(loaded, other_model, other_optimizer)
     for ours, theirs in zip(model.parameters(), other_model.parameters(), strict=True):

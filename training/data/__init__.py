@@ -1,4 +1,4 @@
-"""Training data: labelled tensors and text, what is held out, and each peer's own order."""
+"""Training data: labelled tensors and text, what is held out, and which peer draws what when."""
 
 from training.data.labelled import LabelledData
 from training.data.shards import (

@@ -1,6 +1,7 @@
 """Which examples are held out for testing, and in which order a peer draws the others.
 
 Nobody hands out work in a swarm of strangers, so no list of "whose turn is which image" exists.
+(Text that is too large for that is divided: training/data/shares.py.)
 Each peer walks through all training images in an order of its own, seeded by its peer id: with
 many peers the global batch is then close to a random draw, and losing a peer loses no images.
 """

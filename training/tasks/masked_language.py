@@ -13,7 +13,9 @@ Understanding", 2019, section 3.1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ import torch
 from torch import nn
 
 from training.data import ShuffledOrder, sample_generator
+from training.data.streamed import StreamedText, StreamedWalk
 from training.data.text_windows import TextWindows
 from training.data.vocabulary import Vocabulary
 from training.errors import RecipeError
@@ -88,51 +91,88 @@ class Samples:
         pieces[: len(text) + 2] = [words.begin, *text, words.end]
         return pieces
 
-    def batch(self, indices: IntArray, chances: list[np.random.Generator]) -> MaskedBatch:
-        """Samples with hidden pieces, each by its own chance."""
-        rows = [self.pieces(int(index)) for index in indices]
-        hidden = [
-            hide(row, self._vocabulary, chance) for row, chance in zip(rows, chances, strict=True)
-        ]
-        return MaskedBatch(
-            shown_BL=torch.from_numpy(np.stack([shown for shown, _ in hidden])),
-            attention_BL=torch.from_numpy(
-                (np.stack(rows) != self._vocabulary.pad).astype(np.int64)
-            ),
-            labels_BL=torch.from_numpy(np.stack([labels for _, labels in hidden])),
-        )
 
+class WindowWalk:
+    """A peer's own order of the windows."""
 
-class MaskedBatches:
-    """A peer's own order of the samples, and its own chance of what is hidden in them."""
-
-    def __init__(self, samples: Samples, order: ShuffledOrder, *, seed: int, peer_id: str) -> None:
+    def __init__(self, samples: Samples, order: ShuffledOrder) -> None:
         self._samples = samples
         self._order = order
-        self._seed = seed
-        self._peer_id = peer_id
 
     @property
     def drawn(self) -> int:
         """How many samples were drawn."""
         return self._order.drawn
 
+    def next_samples(self, size: int) -> list[IntArray]:
+        """So many samples, (L) each, read and encoded now."""
+        return [self._samples.pieces(int(index)) for index in self._order.next_batch(size)]
+
+
+class Walk(Protocol):
+    """Where a peer's samples come from."""
+
+    @property
+    def drawn(self) -> int:
+        """How many samples were drawn since the run began."""
+
+    def next_samples(self, size: int) -> list[IntArray]:
+        """So many samples, (L) each."""
+
+
+def masked_batch(
+    samples: Sequence[IntArray], vocabulary: Vocabulary, chances: Sequence[np.random.Generator]
+) -> MaskedBatch:
+    """Samples, (L) each, with hidden pieces, each by its own chance."""
+    hidden = [
+        hide(sample, vocabulary, chance) for sample, chance in zip(samples, chances, strict=True)
+    ]
+    return MaskedBatch(
+        shown_BL=torch.from_numpy(np.stack([shown for shown, _ in hidden])),
+        attention_BL=torch.from_numpy((np.stack(samples) != vocabulary.pad).astype(np.int64)),
+        labels_BL=torch.from_numpy(np.stack([labels for _, labels in hidden])),
+    )
+
+
+class MaskedBatches:
+    """A peer's samples, and its own chance of what is hidden in them."""
+
+    def __init__(self, walk: Walk, vocabulary: Vocabulary, *, seed: int, peer_id: str) -> None:
+        self._walk = walk
+        self._vocabulary = vocabulary
+        self._seed = seed
+        self._peer_id = peer_id
+
+    @property
+    def drawn(self) -> int:
+        """How many samples were drawn."""
+        return self._walk.drawn
+
+    @property
+    def share(self) -> StreamedWalk | None:
+        """Of a stream, what divides its shards with the other peers."""
+        return self._walk if isinstance(self._walk, StreamedWalk) else None
+
     def next_batch(self, size: int) -> MaskedBatch:
-        """So many samples, read and encoded now."""
-        first = self._order.drawn
+        """So many samples."""
+        first = self._walk.drawn
         chances = [
             sample_generator(seed=self._seed, peer_id=self._peer_id, drawn=first + place)
             for place in range(size)
         ]
-        return self._samples.batch(self._order.next_batch(size), chances)
+        return masked_batch(self._walk.next_samples(size), self._vocabulary, chances)
 
 
 class MaskedLanguage:
     """The task of a masked language model of Hugging Face's kind.
 
     Args:
+        train: windows, which each peer walks through in an order of its own; or a stream, whose
+            shards the peers divide.
+        test: windows, or for a stream None: then it is the part that the stream holds back.
         length: places in a sample, the marks at both ends included.
-        test_count_max: so many test samples are judged at most, spread over the test text.
+        test_count_max: so many test samples are judged at most, spread over the test windows, or
+            from the beginning of the stream's.
 
     Raises:
         ValueError: the length is too short for a sample.
@@ -142,25 +182,38 @@ class MaskedLanguage:
         self,
         vocabulary: Vocabulary,
         *,
-        train: TextWindows,
-        test: TextWindows,
+        train: TextWindows | StreamedText,
+        test: TextWindows | None,
         length: int,
         test_count_max: int = 256,
     ) -> None:
         if length < LENGTH_MIN or test_count_max < 1:
             raise ValueError(f"no samples of {length} places, or no {test_count_max} test samples")
         self.vocabulary = vocabulary
-        self.train = Samples(train, vocabulary, length)
-        self.test = Samples(test, vocabulary, length)
-        count = min(len(self.test), test_count_max)
-        self._tested = np.linspace(0, len(self.test) - 1, count).astype(np.int64)
+        self._train: Samples | StreamedText
+        if isinstance(train, StreamedText):
+            self._train = train
+            self._tested = train.test_samples(test_count_max)
+            self._seeds = list(range(len(self._tested)))
+        else:
+            if test is None:
+                raise ValueError("windows to train on need windows to test on")
+            self._train = Samples(train, vocabulary, length)
+            judged = Samples(test, vocabulary, length)
+            count = min(len(judged), test_count_max)
+            self._seeds = np.linspace(0, len(judged) - 1, count).astype(np.int64).tolist()
+            self._tested = [judged.pieces(index) for index in self._seeds]
 
     def batches(self, *, seed: int, peer_id: str, drawn: int) -> MaskedBatches:
         """All samples again and again, shuffled anew for each pass, with new hidden places."""
-        order = ShuffledOrder(
-            example_count=len(self.train), seed=seed, peer_id=peer_id, drawn=drawn
-        )
-        return MaskedBatches(self.train, order, seed=seed, peer_id=peer_id)
+        walk: Walk
+        if isinstance(self._train, StreamedText):
+            walk = self._train.walk(seed=seed, peer_id=peer_id, drawn=drawn)
+        else:
+            count = len(self._train)
+            order = ShuffledOrder(example_count=count, seed=seed, peer_id=peer_id, drawn=drawn)
+            walk = WindowWalk(self._train, order)
+        return MaskedBatches(walk, self.vocabulary, seed=seed, peer_id=peer_id)
 
     def loss(self, model: nn.Module, batch: MaskedBatch) -> torch.Tensor:
         """Cross entropy in nats: over samples, the mean of that over a sample's hidden places."""
@@ -171,9 +224,11 @@ class MaskedLanguage:
         """Loss, and the share of hidden pieces guessed rightly; always the same are hidden."""
         losses, right, guessed = 0.0, 0, 0
         for begin in range(0, len(self._tested), _EVALUATED_AT_ONCE):
-            indices = self._tested[begin : begin + _EVALUATED_AT_ONCE]
-            chances = [np.random.default_rng(int(index)) for index in indices]
-            loss_B, right_here, guessed_here = self._guess(model, self.test.batch(indices, chances))
+            samples = self._tested[begin : begin + _EVALUATED_AT_ONCE]
+            seeds = self._seeds[begin : begin + _EVALUATED_AT_ONCE]
+            chances = [np.random.default_rng(seed) for seed in seeds]
+            batch = masked_batch(samples, self.vocabulary, chances)
+            loss_B, right_here, guessed_here = self._guess(model, batch)
             losses += float(loss_B.sum())
             right += right_here
             guessed += guessed_here

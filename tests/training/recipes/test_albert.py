@@ -78,7 +78,7 @@ def test_text_of_ones_own_is_read_while_training(tmp_path: Path) -> None:
 
 
 def test_text_that_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="data_options: text: is missing; it must be the path"):
+    with pytest.raises(RecipeError, match="data_options: text: is missing; give either"):
         build_task(load_recipe("albert"))
     with pytest.raises(RecipeError, match="holds no text"):
         build_task(recipe("albert", data_options={"text": str(tmp_path)}))

@@ -12,7 +12,14 @@ from training.data.text_windows import Span, TextWindows
 from training.data.vocabulary import Vocabulary, learn_vocabulary
 from training.errors import RecipeError
 from training.task import evaluate
-from training.tasks.masked_language import NOT_GUESSED, MaskedBatch, MaskedLanguage, hide
+from training.tasks.masked_language import (
+    NOT_GUESSED,
+    MaskedBatch,
+    MaskedLanguage,
+    Samples,
+    hide,
+    masked_batch,
+)
 
 TEXT = b"the quick brown fox jumps over the lazy dog and the cat; " * 40
 LENGTH = 16
@@ -27,6 +34,11 @@ def make_task(vocabulary: Vocabulary, length: int = LENGTH) -> MaskedLanguage:
     train = TextWindows([Span(TEXT, 0, len(TEXT))], stride_bytes=40)
     test = TextWindows([Span(TEXT, 0, 400)], stride_bytes=40)
     return MaskedLanguage(vocabulary, train=train, test=test, length=length, test_count_max=6)
+
+
+def make_samples(vocabulary: Vocabulary) -> Samples:
+    windows = TextWindows([Span(TEXT, 0, len(TEXT))], stride_bytes=40)
+    return Samples(windows, vocabulary, LENGTH)
 
 
 class Constant(nn.Module):
@@ -72,12 +84,12 @@ def test_short_samples_hide_one_piece_and_empty_ones_none(vocabulary: Vocabulary
 
 
 def test_samples_are_whole_and_attention_ends_with_the_text(vocabulary: Vocabulary) -> None:
-    task = make_task(vocabulary)
-    row = task.train.pieces(0)
+    train = make_samples(vocabulary)
+    row = train.pieces(0)
     assert (len(row), row[0], row[-1]) == (LENGTH, vocabulary.begin, vocabulary.end)
-    last = task.train.pieces(len(task.train) - 1)
+    last = train.pieces(len(train) - 1)
     assert last[-1] == vocabulary.pad
-    batch = task.train.batch(np.array([len(task.train) - 1]), [np.random.default_rng(0)])
+    batch = masked_batch([last], vocabulary, [np.random.default_rng(0)])
     assert batch.attention_BL.tolist() == [(last != vocabulary.pad).astype(int).tolist()]
 
 
@@ -114,9 +126,10 @@ def test_figures_are_the_same_each_time(vocabulary: Vocabulary) -> None:
     figures = evaluate(task, model)
     assert sorted(figures) == ["loss", "masked_accuracy"]
     assert figures["loss"] == pytest.approx(math.log(vocabulary.size), rel=1e-5)
+    test = Samples(TextWindows([Span(TEXT, 0, 400)], stride_bytes=40), vocabulary, LENGTH)
     shares = [
         evaluate(task, Constant(vocabulary.size, favourite=piece, score=9.0))["masked_accuracy"]
-        for piece in sorted({int(p) for i in range(len(task.test)) for p in task.test.pieces(i)})
+        for piece in sorted({int(p) for i in range(len(test)) for p in test.pieces(i)})
     ]
     assert sum(shares) == pytest.approx(1, abs=1e-4), "each hidden piece is one of the text's"
 
