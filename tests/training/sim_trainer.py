@@ -48,6 +48,8 @@ class SimTrainer:
     batch_size: int = 8
     velocity: Vector = field(init=False)
     sums: Vector = field(init=False)
+    took_s: float = field(init=False)
+    """How long the last micro-batch took; who dawdles does not know it beforehand."""
     samples: int = 0
     number: int = 0
     batches: list[tuple[str, int]] = field(default_factory=list)
@@ -66,11 +68,14 @@ class SimTrainer:
     def __post_init__(self) -> None:
         self.velocity = np.zeros_like(self.theta)
         self.sums = np.zeros_like(self.theta)
+        self.took_s = self.compute_s
 
     async def train(self, steps: int) -> None:
         """Compute and step until this global step, or told to stop."""
         while self.position.step < steps and not self.stop:
-            await trio.sleep(self.compute_s)
+            seconds = self.compute_s
+            await trio.sleep(seconds)
+            self.took_s = seconds
             self.compute()
             await self.step()
 
@@ -84,7 +89,7 @@ class SimTrainer:
     async def step(self) -> None:
         """What SwarmOptimizer.step() does after accumulating."""
         advice = await self.session.advance(
-            self.samples, self.batch_size / self.compute_s, self.compute_s
+            self.samples, self.batch_size / self.took_s, self.took_s
         )
         if advice is Advice.CATCH_UP:
             await self.catch_up()

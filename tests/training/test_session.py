@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from averaging.allreduce.config import AllreduceConfig
+from averaging.matchmaking.seek import LEADER_SILENCE_S
 from p2p.testing import SimNetwork, run_sim
 from tests.training.sim_trainer import SimTrainer, open_trainer, replay
 from training.config import SwarmConfig
@@ -225,22 +226,26 @@ def test_a_frozen_peer_is_left_behind_and_catches_up() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("begins_s", "waits_s_max"),
+    ("begins_after_s", "waits_s_max"),
     [
-        (1.3, 2.0),
-        # It has entered the group already, so its values are awaited.
-        (1.0, AllreduceConfig().start_patience_s + 1.0),
+        # Long enough to pass over a leader that is silent.
+        (0.0, LEADER_SILENCE_S + 1.0),
+        # It may have entered the group already, and then its values are awaited.
+        (0.1, AllreduceConfig().start_patience_s + 1.0),
+        (0.2, AllreduceConfig().start_patience_s + 1.0),
     ],
 )
 def test_one_that_computes_far_longer_than_usual_is_not_waited_for_long(
-    begins_s: float, waits_s_max: float
+    begins_after_s: float, waits_s_max: float
 ) -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:
             slow = trainers[2]
 
             async def dawdle() -> None:
-                await trio.sleep(begins_s)
+                while len(slow.steps) < 5:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+                await trio.sleep(begins_after_s)
                 slow.compute_s = 30.0
                 await trio.sleep(5)
                 slow.compute_s = 0.05

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from training import StepReport, Swarm, SwarmOptimizer, join
+from training import StepReport, Swarm, SwarmConfig, SwarmOptimizer, join
 from training.sketch import sketch_of
 
 SOON_S = 20.0
 STEPS = 6
 BATCH = 24
+# Where one is too slow for a round on a busy machine, it soon takes over the others' state.
+CONFIG = SwarmConfig(round_deadline_s=5)
 
 
 def make_model() -> nn.Module:
@@ -36,7 +39,7 @@ def train_three(disturb: Disturb, **options: int) -> tuple[list[nn.Module], list
     models = [make_model() for _ in range(3)]
     reports: list[list[StepReport]] = [[], [], []]
     errors: list[BaseException] = []
-    done = threading.Barrier(3)
+    finished: set[int] = set()
 
     def loop(index: int, swarm: Swarm) -> None:
         model = models[index]
@@ -47,7 +50,7 @@ def train_three(disturb: Disturb, **options: int) -> tuple[list[nn.Module], list
             **options,
         )
         while len(swarm.peers) < 3:
-            pass
+            time.sleep(0.01)
         draw = torch.Generator().manual_seed(index)
         while optimizer.global_step < STEPS:
             inputs = torch.randn(BATCH // 3, 3, generator=draw)
@@ -57,15 +60,19 @@ def train_three(disturb: Disturb, **options: int) -> tuple[list[nn.Module], list
             reports[index].append(report)
             if report.stepped:
                 disturb(index, report.global_step, model)
-        done.wait(SOON_S)
+        finished.add(index)
+        ends_s = time.monotonic() + SOON_S
+        while len(finished) < 3 and not errors and time.monotonic() < ends_s:
+            # Looking at the peers also serves one who has to download the state.
+            assert swarm.peers
+            time.sleep(0.01)
 
     def run(index: int, initial_peers: tuple[str, ...]) -> None:
         try:
-            with join("test", initial_peers=initial_peers) as swarm:
+            with join("test", initial_peers=initial_peers, config=CONFIG) as swarm:
                 loop(index, swarm)
         except BaseException as exc:
             errors.append(exc)
-            done.abort()
 
     with join("test") as entrance:
         threads = [
@@ -105,7 +112,9 @@ def test_averaging_the_state_makes_all_bits_equal_every_so_many_steps() -> None:
 
     models, reports = train_three(disturb, reaverage_every=3)
     for of in reports:
-        assert [one.global_step for one in of if one.reaveraged] == [3, 6]
+        steps = [one.global_step for one in of if one.reaveraged]
+        assert steps == [3, 6] or any(one.caught_up for one in of)
+    assert any(one.reaveraged for of in reports for one in of)
     for model in models[1:]:
         # The last step was disturbed once more, after the averaging.
         torch.testing.assert_close(flat(model), flat(models[0]), rtol=4e-6, atol=0)
