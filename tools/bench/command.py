@@ -77,7 +77,8 @@ def allreduce(
         list[int] | None, typer.Option(min=1, help="Elements of the vector; repeatable.")
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option(help="float32 or float16, as it travels; repeatable.")
+        list[str] | None,
+        typer.Option(help="float32, float16 or int8-block, as it travels; repeatable."),
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds of each case, instead of what suits its size.")
