@@ -19,7 +19,17 @@ from torch import nn
 
 from averaging import HomomorphicSpec, adder_untrusted, draw_key
 from tools.bench.private.dp import cross_entropy, private_name, train_privately
-from tools.bench.private.frame import BATCH, CLIENTS, RATE, Frame, counted_flops, row_of, sgd
+from tools.bench.private.frame import (
+    BATCH,
+    CLIENTS,
+    RATE,
+    RIDGE,
+    Frame,
+    Shown,
+    counted_flops,
+    row_of,
+    sgd,
+)
 from tools.bench.private.masked import MaskedMeans
 from tools.bench.report import Row
 from training.data import dirichlet_shards
@@ -56,7 +66,7 @@ def central(frame: Frame) -> tuple[Row, nn.Sequential]:
         client_kb=(data.train_inputs.nbytes + data.train_labels.nbytes) / CLIENTS / 1e3,
         seconds=seconds,
         seen="the pictures themselves",
-        **frame.ask_activations(nn.Flatten()),
+        **frame.ask_activations(nn.Flatten(), RIDGE),
     )
     return row, model
 
@@ -84,7 +94,7 @@ def large_batch(frame: Frame) -> Row:
         client_kb=_both_ways(traffic),
         seconds=time.perf_counter() - begun_s,
         seen=f"gradients of {BATCH} pictures",
-        **frame.ask_gradients(_gradient(frame.model()), together=BATCH),
+        **frame.ask_gradients(gradient_shower(frame.model()), together=BATCH),
     )
 
 
@@ -137,7 +147,7 @@ def _federated(
     seen = "only a sum of all clients: single vectors are masked, or encrypted"
     if average is None:
         seen = "a client's change of parameters"
-        attacked = frame.ask_gradients(_change(frame), together=len(frame.data.test_labels))
+        attacked = frame.ask_gradients(change_shower(frame), together=len(frame.data.test_labels))
     return row_of(
         mode,
         accuracy=task.accuracy(swarm.mean()),
@@ -166,7 +176,7 @@ def noisy(frame: Frame, epsilon: float) -> Row:
     )
     seconds = time.perf_counter() - begun_s
     batch = frame.examples(torch.arange(BATCH))
-    shown = _noisy_gradient(frame, done.settings)
+    shown = _noisy_shower(frame, done.settings)
     each = counted_flops(lambda: shown(*batch)) / BATCH
     return row_of(
         private_name(epsilon),
@@ -234,9 +244,9 @@ def _first(model: nn.Sequential) -> nn.Linear:
     return first
 
 
-def _gradient(
+def gradient_shower(
     model: nn.Sequential,
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+) -> Shown:
     """What a client of a large batch shows."""
     first = _first(model)
 
@@ -248,9 +258,9 @@ def _gradient(
     return shown
 
 
-def _change(
+def change_shower(
     frame: Frame,
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+) -> Shown:
     """What a client of FedAvg shows after a pass over its data."""
     start = frame.model()
 
@@ -267,9 +277,7 @@ def _change(
     return shown
 
 
-def _noisy_gradient(
-    frame: Frame, settings: DpSgd
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+def _noisy_shower(frame: Frame, settings: DpSgd) -> Shown:
     """What one client of DP-SGD shows of a lot: its gradient with its share of the noise."""
     model = frame.model()
     computed = PrivateGradients(

@@ -20,6 +20,9 @@ def private(
     full: Annotated[
         bool, typer.Option("--full", help="More seeds, rounds and sizes: half an hour.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="As little as can be, to see that it runs: a minute.")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw two SVGs in this folder.")
     ] = None,
@@ -42,7 +45,11 @@ def private(
     for name in part or ():
         if name not in PART_NAMES:
             raise typer.BadParameter(f"{name} is not one of {', '.join(PART_NAMES)}")
-    options = PrivateOptions.full() if full else PrivateOptions()
+    if full and quick:
+        raise typer.BadParameter("--full and --quick exclude each other")
+    options = PrivateOptions()
+    if full or quick:
+        options = PrivateOptions.full() if full else PrivateOptions.quick()
     with shown_steps() as steps:
         report = run_private(options, steps, part or ())
     if plot is not None:

@@ -8,7 +8,7 @@ layers and parameters, each example is passed as often, and an attack is judged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tools.bench.report import Row
 from training.data import LabelledData
 from training.recipes.digits import DIGIT_COUNT, IMAGE_SIDE
 from training.split.attacks import (
+    Decoder,
     Pairs,
     input_of_linear_layer,
     perceptron_decoder,
@@ -35,6 +36,9 @@ RATE = 0.1
 PIXELS, HIDDEN, WIDTH = IMAGE_SIDE**2, 64, 32
 """WIDTH activations go from the first part of the model to the second."""
 FRONT_LAYERS = 5
+RIDGE: dict[str, Decoder] = {"ridge": ridge_decoder}
+ATTACKS: dict[str, Decoder] = {**RIDGE, "perceptron": perceptron_decoder}
+"""On activations; the better one counts."""
 _ALONE = 60
 """So many samples are attacked one by one."""
 
@@ -93,22 +97,21 @@ class Frame:
             right = model(self.data.test_inputs).argmax(dim=1) == self.data.test_labels
         return float(right.double().mean())
 
-    def ask_activations(self, front: nn.Module) -> dict[str, float]:
+    def ask_activations(
+        self, front: nn.Module, attacks: Mapping[str, Decoder] = ATTACKS
+    ) -> dict[str, float]:
         """The errors of attacks on activations by who has all training digits with theirs."""
         data = self.data
         with torch.no_grad():
             auxiliary = Pairs(front(data.train_inputs), data.train_inputs)
             victims = Pairs(front(data.test_inputs), data.test_inputs)
-        ridge = reconstruct(ridge_decoder, auxiliary, victims)
-        perceptron = reconstruct(perceptron_decoder, auxiliary, victims)
-        best = min(ridge.error, perceptron.error)
-        return {
-            "ridge_error": ridge.error,
-            "perceptron_error": perceptron.error,
-            "attack_error": best,
-            # An activation is of one sample, however many travel together.
-            "attack_error_alone": best,
+        errors = {
+            f"{name}_error": reconstruct(attack, auxiliary, victims).error
+            for name, attack in attacks.items()
         }
+        best = min(errors.values())
+        # An activation is of one sample, however many travel together.
+        return {"attack_error": best, "attack_error_alone": best, **errors}
 
     def ask_gradients(self, shown: Shown, *, together: int) -> dict[str, float]:
         """The error of reading pictures back from gradients of so many test digits, and of one."""

@@ -39,6 +39,20 @@ class PrivateOptions:
             crypto=crypto.CryptoOptions(ckks_elements=(1_000, 10_000, 100_000, 1_000_000)),
         )
 
+    @classmethod
+    def quick(cls) -> PrivateOptions:
+        """As little of each as there can be, to see that it runs: budgets mean nothing then."""
+        ridge = {nopeek.RIDGE: nopeek.ATTACKS[nopeek.RIDGE]}
+        return cls(
+            modes=modes.ModesOptions(passes=1, seeds=1),
+            clients=clients.ClientsOptions(clients=(1, 8)),
+            nopeek=nopeek.NoPeekOptions(alphas=(0.0, 0.5), epochs=2, seeds=1, attacks=ridge),
+            split=split.SplitOptions(steps=5, equality_steps=2),
+            dp=dp.DpOptions(lots=2, exchanges=1, seeds=1),
+            secure=secure.SecureOptions(peers=3, elements=10_000, rounds=1),
+            crypto=crypto.CryptoOptions(ckks_elements=(100,), paillier_elements=(2,), tries=1),
+        )
+
 
 @dataclass(frozen=True)
 class Part:
