@@ -80,8 +80,12 @@ class Traffic:
         self.peak_bytes = max(self.peak_bytes, size_bytes)
 
 
+Average = Callable[[Sequence[Vector], Sequence[float]], Vector]
+"""Offers of P peers and their weights in, their mean out."""
+
+
 def weighted_mean(vectors_PO: Sequence[Vector], weights: Sequence[float]) -> Vector:
-    """The mean of P offers, computed in the clear."""
+    """An Average that is computed in the clear."""
     stacked_PO, weights_P = np.stack(vectors_PO), np.array(weights)
     return np.asarray(weights_P @ stacked_PO / weights_P.sum(), stacked_PO.dtype)
 
@@ -102,7 +106,7 @@ class Simulation:
     starts: Sequence[Vector]
     rate: float
     claims: dict[int, float] = field(default_factory=dict)
-    average: Callable[[Sequence[Vector], Sequence[float]], Vector] = weighted_mean
+    average: Average = weighted_mean
 
     def __post_init__(self) -> None:
         self.names = [f"{worker:03d}" for worker in range(len(self.starts))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ from tools.bench.report import Row
 from training.data import dirichlet_shards
 from training.privacy import DpSgd, PrivacyBudget, PrivateGradients
 from training.strategies import FederatedAveraging
-from training.strategies.simulate import Simulation, Traffic
+from training.strategies.simulate import Average, Simulation, Traffic, weighted_mean
 from training.strategies.strategy import Vector
 from training.strategies.tasks import ClassifierTask
 
@@ -99,23 +99,31 @@ def large_batch(frame: Frame) -> Row:
 
 
 def federated(frame: Frame, mode: str) -> Row:
-    """Averages after each pass over the own data: plain, with unequal data, masked, encrypted."""
+    """Averages after each pass over the own data: plain, with unequal data, masked, encrypted.
+
+    Raises:
+        ExtraMissing: encrypted ones need an extra.
+    """
     if mode == MASKED:
         with MaskedMeans(CLIENTS) as means:
-            row = _federated(frame, mode, means)
-        return row | {"client_kb": means.client_kb, "error_per_tolerance": means.worst}
+            return _hidden(frame, mode, means, "only sums: each client's vector is masked")
     if mode == ENCRYPTED:
-        encrypted = EncryptedMeans()
-        row = _federated(frame, mode, encrypted)
-        return row | {"client_kb": encrypted.client_kb, "error_per_tolerance": encrypted.worst}
-    return _federated(frame, mode, None)
+        return _hidden(frame, mode, EncryptedMeans(), "nothing: ciphertexts without the key")
+    found = frame.ask_gradients(change_shower(frame), together=len(frame.data.test_labels))
+    swarm, row = _federated(frame, mode, weighted_mean)
+    moved = {"client_kb": _both_ways(swarm.traffic)}
+    return row_of(mode, **row, **moved, seen="a client's change of parameters", **found)
 
 
-def _federated(
-    frame: Frame,
-    mode: str,
-    average: Callable[[Sequence[Vector], Sequence[float]], Vector] | None,
-) -> Row:
+def _hidden(frame: Frame, mode: str, means: MaskedMeans | EncryptedMeans, seen: str) -> Row:
+    """FedAvg with sums of which nobody sees a term."""
+    _, row = _federated(frame, mode, means)
+    moved = {"client_kb": means.client_kb, "error_per_tolerance": means.worst}
+    return row_of(mode, **row, **moved, seen=seen)
+
+
+def _federated(frame: Frame, mode: str, average: Average) -> tuple[Simulation, dict[str, float]]:
+    """A swarm that has learnt, and what does not depend on who sees what."""
     shards = None
     if mode == UNEQUAL:
         labels = frame.data.train_labels.numpy()
@@ -126,37 +134,19 @@ def _federated(
             seed=frame.seed,
             smallest=BATCH,
         )
-    every = frame.steps // frame.passes
     task = ClassifierTask(
-        frame.data,
-        frame.model,
-        workers=CLIENTS,
-        batch=BATCH,
-        seed=frame.seed,
-        shards=shards,
+        frame.data, frame.model, workers=CLIENTS, batch=BATCH, seed=frame.seed, shards=shards
     )
+    strategy = FederatedAveraging(every=frame.steps // frame.passes, fraction=1.0)
     starts = [task.start(frame.seed)] * CLIENTS
-    strategy = FederatedAveraging(every=every, fraction=1.0)
     begun_s = time.perf_counter()
-    swarm = Simulation(strategy, task, starts, RATE)
-    if average is not None:
-        swarm.average = average
+    swarm = Simulation(strategy, task, starts, RATE, average=average)
     swarm.run(frame.steps)
-    seconds = time.perf_counter() - begun_s
-    attacked: dict[str, float] = {}
-    seen = "only a sum of all clients: single vectors are masked, or encrypted"
-    if average is None:
-        seen = "a client's change of parameters"
-        attacked = frame.ask_gradients(change_shower(frame), together=len(frame.data.test_labels))
-    return row_of(
-        mode,
-        accuracy=task.accuracy(swarm.mean()),
-        client_flops=_flops(frame),
-        client_kb=_both_ways(swarm.traffic),
-        seconds=seconds,
-        seen=seen,
-        **attacked,
-    )
+    return swarm, {
+        "seconds": time.perf_counter() - begun_s,
+        "accuracy": task.accuracy(swarm.mean()),
+        "client_flops": _flops(frame),
+    }
 
 
 def noisy(frame: Frame, epsilon: float) -> Row:
