@@ -162,7 +162,7 @@ def counted_flops(work: Callable[[], Any]) -> int:
 
 
 def row_of(mode: str, *, accuracy: float, client_flops: float, seen: str, **figures: Any) -> Row:
-    """A row whose keys stand in the order of the table.
+    """A row whose keys stand in the order of the table; errors of attacks to a millionth.
 
     Args:
         client_flops: of one client, in all.
@@ -175,11 +175,15 @@ def row_of(mode: str, *, accuracy: float, client_flops: float, seen: str, **figu
         "client_mflops": client_flops / 1e6,
         "client_kb": figures.pop("client_kb"),
         "seconds": figures.pop("seconds"),
-        "attack_error": figures.pop("attack_error", None),
-        "attack_error_alone": figures.pop("attack_error_alone", None),
+        "attack_error": _shown(figures.pop("attack_error", None)),
+        "attack_error_alone": _shown(figures.pop("attack_error_alone", None)),
         "seen": seen,
         **figures,
     }
+
+
+def _shown(error: float | None) -> float | None:
+    return None if error is None else round(error, 6)
 
 
 def _read(weight_gradient: torch.Tensor, bias_gradient: torch.Tensor) -> torch.Tensor:
