@@ -185,6 +185,7 @@ def _run_clients(parts: Parts, frame: Frame, alpha: float, addresses: tuple[str,
     streams = [frame.batches(shard) for shard in frame.shards]
     clients, copies = [], []
     with ExitStack() as stack:
+        # Opened backwards: who has the last turn keeps the newest layers, and so leaves last.
         for _ in range(CLIENTS):
             mine = replace(
                 parts, fronts=copy.deepcopy(parts.fronts), tail=copy.deepcopy(parts.tail)
@@ -199,8 +200,8 @@ def _run_clients(parts: Parts, frame: Frame, alpha: float, addresses: tuple[str,
                 alpha=alpha,
                 initial_peers=addresses,
             )
-            clients.append(stack.enter_context(client))
-            copies.append(mine)
+            clients.insert(0, stack.enter_context(client))
+            copies.insert(0, mine)
         begun_s = time.perf_counter()
         for at_once in zip(*streams, strict=True):
             for client, batches in zip(clients, at_once, strict=True):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from averaging import ExtraMissing
 from tools.bench.private import aggregating, modes, splitting
 from tools.bench.private.dp import EPSILONS, private_name
 from tools.bench.private.frame import CLIENTS, Frame
@@ -109,20 +110,20 @@ def test_a_mode_whose_extra_is_missing_is_told(
     one_pass: Frame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tenseal", None)
-    with pytest.raises(modes.ExtraMissing, match="homomorphic"):
+    with pytest.raises(ExtraMissing, match="homomorphic"):
         modes.measure(aggregating.ENCRYPTED, one_pass)
 
 
 def made_up(**changed: float) -> list[Row]:
     rows: dict[str, Row] = {mode: {"mode": mode, "accuracy": 0.97} for mode in modes.MODES}
-    rows[modes.UNEQUAL]["accuracy"] = 0.93
+    rows[aggregating.UNEQUAL]["accuracy"] = 0.93
     for epsilon in EPSILONS:
         rows[private_name(epsilon)]["accuracy"] = 0.9
-    for mode in (modes.MASKED, modes.ENCRYPTED):
+    for mode in (aggregating.MASKED, aggregating.ENCRYPTED):
         rows[mode]["error_per_tolerance"] = 0.5
-    rows[modes.SPLIT]["attack_error"] = 0.01
-    rows[modes.NOPEEK]["attack_error"] = 0.02
-    rows[modes.ASKED]["same_as_plain"] = 1.0
+    rows[splitting.SPLIT]["attack_error"] = 0.01
+    rows[splitting.NOPEEK]["attack_error"] = 0.02
+    rows[splitting.ASKED]["same_as_plain"] = 1.0
     for key, value in changed.items():
         mode, _, column = key.partition("/")
         rows[mode][column] = value
@@ -133,13 +134,13 @@ def made_up(**changed: float) -> list[Row]:
     ("wrong", "missed"),
     [
         ({}, 0),
-        ({f"{modes.LARGE_BATCH}/accuracy": 0.94}, 1),
-        ({f"{modes.U_SPLIT}/accuracy": 0.92}, 2),
+        ({f"{aggregating.LARGE_BATCH}/accuracy": 0.94}, 1),
+        ({f"{splitting.U_SPLIT}/accuracy": 0.92}, 2),
         ({f"{private_name(8.0)}/accuracy": 0.94}, 1),
-        ({f"{modes.MASKED}/error_per_tolerance": 1.1}, 1),
-        ({f"{modes.ENCRYPTED}/error_per_tolerance": 1.1}, 1),
-        ({f"{modes.NOPEEK}/attack_error": 0.011}, 1),
-        ({f"{modes.ASKED}/same_as_plain": 0.99}, 1),
+        ({f"{aggregating.MASKED}/error_per_tolerance": 1.1}, 1),
+        ({f"{aggregating.ENCRYPTED}/error_per_tolerance": 1.1}, 1),
+        ({f"{splitting.NOPEEK}/attack_error": 0.011}, 1),
+        ({f"{splitting.ASKED}/same_as_plain": 0.99}, 1),
     ],
 )
 def test_budgets_hold_or_are_missed(wrong: dict[str, float], missed: int) -> None:
