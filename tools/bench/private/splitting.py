@@ -50,7 +50,7 @@ PARTIES = 2
 _RUN = "bench-modes"
 _OPENED_S_MAX, _TRAINED_S_MAX = 60.0, 1_800.0
 _FEATURE_BITS = 10
-"""After a LayerNorm no activation is beyond √32; with 6 bits behind the point, 8 is the limit."""
+"""With 6 of them behind the point, up to ±8: a LayerNorm gives √32 times its scale at most."""
 cross_entropy = nn.functional.cross_entropy
 
 
