@@ -38,7 +38,16 @@ from training.privacy.inference import (
     serve_private,
     traffic_bytes,
 )
-from training.split import Parts, SplitServer, SplitServerConfig, connect, cut, pair, serve
+from training.split import (
+    Parts,
+    SplitClient,
+    SplitServer,
+    SplitServerConfig,
+    connect,
+    cut,
+    pair,
+    serve,
+)
 from training.split.nopeek import distance_correlation
 
 SPLIT, U_SPLIT, VERTICAL = "split", "U-split", "vertical split"
@@ -114,9 +123,8 @@ def asked(frame: Frame, model: nn.Sequential) -> Row:
 
     The client has the front. Nothing is trained: accuracy is that of the central model.
     """
-    front, body = (
-        nn.Sequential(*layers) for layers in (model[:FRONT_LAYERS], model[FRONT_LAYERS:])
-    )
+    layers = list(model)
+    front, body = nn.Sequential(*layers[:FRONT_LAYERS]), nn.Sequential(*layers[FRONT_LAYERS:])
     data, network = frame.data, fix_network(body, feature_bits=_FEATURE_BITS)
     flops = counted_flops(lambda: _without_gradients(front, data.test_inputs))
     features = _without_gradients(front, data.test_inputs)
@@ -183,7 +191,8 @@ def _train_in_turns(parts: Parts, frame: Frame, alpha: float) -> _Trained:
 def _run_clients(parts: Parts, frame: Frame, alpha: float, addresses: tuple[str, ...]) -> _Trained:
     """All clients in this thread, one after the other, as their turns are."""
     streams = [frame.batches(shard) for shard in frame.shards]
-    clients, copies = [], []
+    clients: list[SplitClient] = []
+    copies: list[Parts] = []
     with ExitStack() as stack:
         # Opened backwards: who has the last turn keeps the newest layers, and so leaves last.
         for _ in range(CLIENTS):
