@@ -35,7 +35,7 @@ def private(
 
     First all modes in one table, from central training to private inference: accuracy, what a
     client computes and moves, and how well attacks do. Then each kind by itself. Errors of attacks
-    are mean squares of a pixel from 0 to 1; 0.074 is that of who knows nothing. Eight minutes.
+    are mean squares of a pixel from 0 to 1; 0.074 is that of who knows nothing. Ten minutes.
 
     Example: manyhands bench private --part modes --part nopeek --plot docs/results
     """
