@@ -1,4 +1,4 @@
-"""The commands of `manyhands bench`: network, averaging and DHT; those of training are added."""
+"""The commands of `manyhands bench`: network, averaging and DHT; others are added."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
+from tools.bench.private.command import private
 from tools.bench.training_command import add_to
 
 app = typer.Typer(
@@ -288,3 +289,4 @@ def codecs(
 
 
 add_to(app)
+app.command()(private)

@@ -58,6 +58,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    tables: dict[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
+    """Of a benchmark of several parts: the title and columns of each, by the rows' key "part"."""
     machine: dict[str, Any] = field(default_factory=lambda: _machine())
     begun_s: float = field(default_factory=time.perf_counter)
 
@@ -102,7 +104,8 @@ class Report:
         elif form == "markdown":
             console().print(self.markdown(), markup=False)
         else:
-            beside.print(self._table())
+            for table in self._tables():
+                beside.print(table)
         for one in self.budgets:
             word = "[green]holds[/]" if one.holds else "[bold red]missed[/]"
             beside.print(f"{word}  {one}")
@@ -110,40 +113,53 @@ class Report:
             beside.print(f"skipped  {skipped['name']}: {skipped['reason']}", markup=False)
         beside.print(_next_step(self))
 
-    def _table(self) -> Table:
-        cores, cpu = self.machine["cores"], self.machine["cpu"]
-        head, *lines = self._cells()
-        table = Table(title=f"{self.bench}, on {cores} cores of {cpu}")
-        for index, text in enumerate(head):
-            table.add_column(text, justify="right" if index else "left")
-        for line in lines:
-            table.add_row(*line)
-        return table
+    def rows_of(self, part: str) -> list[Row]:
+        """Those of one part."""
+        return [row for row in self.rows if row.get("part") == part]
 
-    def _cells(self) -> list[list[str]]:
-        """Each line of the table, its head first; the longer side stands upright."""
-        head = [column.replace("_", " ") for column in self.columns]
-        body = [[_cell(row.get(column)) for column in self.columns] for row in self.rows]
-        lines = [head, *body]
-        upright = len(self.rows) >= min(len(self.columns), _ROWS_ASIDE_MAX + 1)
-        return lines if upright else [list(line) for line in zip(*lines, strict=True)]
+    def _tables(self) -> list[Table]:
+        made = []
+        for title, (head, *lines) in self._cells_by_title():
+            table = Table(title=title)
+            for index, text in enumerate(head):
+                table.add_column(text, justify="right" if index else "left")
+            for line in lines:
+                table.add_row(*line)
+            made.append(table)
+        return made
+
+    def _cells_by_title(self) -> list[tuple[str, list[list[str]]]]:
+        """What each table shows; parts without rows have none."""
+        if not self.tables:
+            cores, cpu = self.machine["cores"], self.machine["cpu"]
+            return [(f"{self.bench}, on {cores} cores of {cpu}", _cells(self.columns, self.rows))]
+        return [
+            (title, _cells(columns, rows))
+            for part, (title, columns) in self.tables.items()
+            if (rows := self.rows_of(part))
+        ]
 
     def markdown(self) -> str:
         """Its section in benchmarks/RESULTS.md, from the machine to the budgets."""
         machine = self.machine
-        head, *lines = self._cells()
         text = [
             f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
             f"{machine['python']}, load {machine['load']} at the beginning.",
             "",
-            _markdown_row(head),
-            _markdown_row(["---"] * len(head)),
-            *(_markdown_row(line) for line in lines),
-            "",
+            *self._markdown_tables(),
             *(f"- {'holds' if one.holds else '**missed**'}: {one}" for one in self.budgets),
             *(f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped),
         ]
         return "\n".join(text)
+
+    def _markdown_tables(self) -> list[str]:
+        """Their lines, each table with an empty one after it."""
+        text = []
+        for title, (head, *lines) in self._cells_by_title():
+            text += [f"**{title}**", ""] if self.tables else []
+            text += [_markdown_row(head), _markdown_row(["---"] * len(head))]
+            text += [*(_markdown_row(line) for line in lines), ""]
+        return text
 
     def exit_code(self, *, check: bool) -> int:
         """1 if nothing of ours could be judged or, with check, if a budget was missed; else 0."""
@@ -157,6 +173,15 @@ def _next_step(report: Report) -> str:
     if not all(one.holds for one in report.budgets):
         return "Run it again when nothing else runs here: a busy machine misses budgets."
     return f"Every figure: manyhands bench {report.bench} --json"
+
+
+def _cells(columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
+    """Each line of a table, its head first; the longer side stands upright."""
+    head = [column.replace("_", " ") for column in columns]
+    body = [[_cell(row.get(column)) for column in columns] for row in rows]
+    lines = [head, *body]
+    upright = len(rows) >= min(len(columns), _ROWS_ASIDE_MAX + 1)
+    return lines if upright else [list(line) for line in zip(*lines, strict=True)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

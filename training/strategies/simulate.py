@@ -7,7 +7,7 @@ take a local step, then whatever is due is exchanged by all at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,6 +80,16 @@ class Traffic:
         self.peak_bytes = max(self.peak_bytes, size_bytes)
 
 
+Average = Callable[[Sequence[Vector], Sequence[float]], Vector]
+"""Offers of P peers and their weights in, their mean out."""
+
+
+def weighted_mean(vectors_PO: Sequence[Vector], weights: Sequence[float]) -> Vector:
+    """An Average that is computed in the clear."""
+    stacked_PO, weights_P = np.stack(vectors_PO), np.array(weights)
+    return np.asarray(weights_P @ stacked_PO / weights_P.sum(), stacked_PO.dtype)
+
+
 @dataclass
 class Simulation:
     """Workers that train together.
@@ -88,6 +98,7 @@ class Simulation:
         starts: each worker's first parameters; one for each.
         rate: of the workers' plain SGD.
         claims: what workers say of their loss instead of what it is, for tests with liars.
+        average: averages offers by their weights; perhaps so that nobody sees a single one.
     """
 
     strategy: Strategy
@@ -95,6 +106,7 @@ class Simulation:
     starts: Sequence[Vector]
     rate: float
     claims: dict[int, float] = field(default_factory=dict)
+    average: Average = weighted_mean
 
     def __post_init__(self) -> None:
         self.names = [f"{worker:03d}" for worker in range(len(self.starts))]
@@ -154,10 +166,8 @@ class Simulation:
             tactic.offer(Exchange.MEAN, parameters_E)
             for tactic, parameters_E in zip(self.tactics, self.parameters, strict=True)
         ]
-        weights = np.array([offer.weight for offer in offers])
-        vectors_PO = np.stack([offer.vector_O for offer in offers])
-        total = weights.sum()
-        mean_O = np.asarray(weights @ vectors_PO / total, vectors_PO.dtype)
+        weights = [offer.weight for offer in offers]
+        mean_O = self.average([offer.vector_O for offer in offers], weights)
         contributors = int(np.count_nonzero(weights))
         for worker, tactic in enumerate(self.tactics):
             if isinstance(tactic, PrivateTactic):

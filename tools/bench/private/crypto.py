@@ -54,22 +54,25 @@ class CryptoOptions:
     """The fastest of so many counts, since whatever else runs here only adds."""
 
 
-def run_crypto(options: CryptoOptions | None = None) -> tuple[list[Row], list[Budget]]:
-    """Measure all cases.
-
-    Returns:
-        Rows of sums and of inference, told apart by their key "case", and budgets for both.
+def run_sums(options: CryptoOptions | None = None) -> tuple[list[Row], list[Budget]]:
+    """Measure encrypted sums of all sizes, and judge the largest.
 
     Raises:
         ExtraMissing: tenseal or phe is not installed.
     """
     options = options or CryptoOptions()
-    sums = [
+    rows = [
         *(measure_sum(CKKS, elements, options.tries) for elements in options.ckks_elements),
         *(measure_sum(PAILLIER, elements, options.tries) for elements in options.paillier_elements),
     ]
-    inferences = [measure_inference(hidden, options.tries) for hidden in ((), (32,))]
-    return [*sums, *inferences], [*sum_budgets(sums), *inference_budgets(inferences)]
+    return rows, sum_budgets(rows)
+
+
+def run_inference(options: CryptoOptions | None = None) -> tuple[list[Row], list[Budget]]:
+    """Measure private inference with and without a hidden layer; it needs no extra."""
+    options = options or CryptoOptions()
+    rows = [measure_inference(hidden, options.tries) for hidden in ((), (32,))]
+    return rows, inference_budgets(rows)
 
 
 def measure_sum(scheme: Scheme, elements: int, tries: int) -> Row:

@@ -79,11 +79,12 @@ def run_dp(options: DpOptions | None = None) -> tuple[list[Row], list[Budget]]:
         (SCAFFOLD, Scaffold(every=EVERY, fraction=FRACTION), CONCENTRATION),
     ]
     rows = [
-        _mean([_private(epsilon, seed, options) for seed in range(options.seeds)])
+        mean_row([_private(epsilon, seed, options) for seed in range(options.seeds)])
         for epsilon in (None, *EPSILONS)
     ]
     rows += [
-        _mean([_federated(*case, seed, options) for seed in range(options.seeds)]) for case in cases
+        mean_row([_federated(*case, seed, options) for seed in range(options.seeds)])
+        for case in cases
     ]
     return rows, budgets(rows)
 
@@ -92,32 +93,86 @@ def _private(epsilon: float | None, seed: int, options: DpOptions) -> Row:
     """DP-SGD; without an epsilon, the same lots with neither clipping nor noise."""
     began_s = time.perf_counter()
     data = standardised_digits()
-    inputs, labels, peers = data.train_inputs, data.train_labels, options.peers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = make_perceptron()
-    shards = [torch.arange(peer, len(labels), peers) for peer in range(peers)]
-    smallest = min(len(shard) for shard in shards)
+    labels, peers = data.train_labels, options.peers
+    done = train_privately(
+        model,
+        (data.train_inputs, labels),
+        [torch.arange(peer, len(labels), peers) for peer in range(peers)],
+        epsilon=epsilon,
+        tolerated_drops=options.tolerated_drops,
+        lots=options.lots,
+        rate=PLAIN_RATE if epsilon is None else DP_RATE,
+        seed=seed,
+    )
+    with torch.no_grad():
+        right = model(data.test_inputs).argmax(dim=1) == data.test_labels
+    return {
+        "method": PLAIN if epsilon is None else private_name(epsilon),
+        "data": IID,
+        "epsilon": None if epsilon is None else done.epsilon,
+        "delta": None if epsilon is None else DELTA,
+        "noise_multiplier": None if epsilon is None else done.settings.noise_multiplier,
+        "test_accuracy": float(right.double().mean()),
+        "sent_kb_per_peer": done.traffic.sent_bytes / peers / 1e3,
+        "seconds": time.perf_counter() - began_s,
+    }
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """What a training with noise came to."""
+
+    settings: DpSgd
+    epsilon: float
+    """Spent by the peer that spent most."""
+    samples: int
+    """Drawn by all peers together."""
+    traffic: Traffic
+
+
+def train_privately(
+    model: nn.Module,
+    examples: tuple[torch.Tensor, torch.Tensor],
+    shards: Sequence[torch.Tensor],
+    *,
+    epsilon: float | None,
+    tolerated_drops: int,
+    lots: int,
+    rate: float,
+    seed: int,
+) -> PrivateTraining:
+    """Train the model in place, by peers that each have a shard.
+
+    Args:
+        examples: inputs and labels of all.
+        shards: the indices of each peer's.
+        epsilon: what each may spend; None: neither clipping nor noise.
+        lots: of each peer.
+        rate: of SGD.
+    """
+    inputs, labels = examples
+    peers, smallest = len(shards), min(len(shard) for shard in shards)
     multiplier = 1e-12
     if epsilon is not None:
         multiplier = noise_multiplier_for(
-            epsilon=epsilon, delta=DELTA, rate=LOT / smallest, steps=options.lots
+            epsilon=epsilon, delta=DELTA, rate=LOT / smallest, steps=lots
         )
     settings = DpSgd(
         clip=1e6 if epsilon is None else CLIP,
         noise_multiplier=multiplier,
         lot=LOT,
-        shares=NoiseShares(
-            peers=peers, tolerated_drops=0 if epsilon is None else options.tolerated_drops
-        ),
+        shares=NoiseShares(peers=peers, tolerated_drops=0 if epsilon is None else tolerated_drops),
     )
     # A benchmark repeats itself; peers draw from the system's chance.
     entropy = random.Random(seed).randbytes
-    lots = [PoissonLots(examples=len(s), lot=LOT, entropy=entropy) for s in shards]
+    drawers = [PoissonLots(examples=len(s), lot=LOT, entropy=entropy) for s in shards]
     computed = [
         PrivateGradients(
             model,
-            _loss,
+            cross_entropy,
             settings,
             examples=len(shard),
             budget=PrivacyBudget(epsilon=float("inf") if epsilon is None else epsilon, delta=DELTA),
@@ -125,32 +180,25 @@ def _private(epsilon: float | None, seed: int, options: DpOptions) -> Row:
         )
         for shard in shards
     ]
-    optimizer = torch.optim.SGD(model.parameters(), lr=PLAIN_RATE if epsilon is None else DP_RATE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     sums, traffic = Gradients(dict(sorted(model.named_parameters()))), Traffic()
-    for _ in range(options.lots):
+    samples = 0
+    for _ in range(lots):
         for peer, shard in enumerate(shards):
-            drawn = shard[lots[peer].next_lot()]
+            drawn = shard[drawers[peer].next_lot()]
+            samples += len(drawn)
             computed[peer].compute((inputs[drawn], labels[drawn]))
             sums.add(LOT)
         means = sums.means()
         sums.apply(means, optimizer)
         sums.clear()
         traffic.on_mean(sum(mean.nbytes for mean in means.values()), peers, peers)
-    with torch.no_grad():
-        right = model(data.test_inputs).argmax(dim=1) == data.test_labels
-    return {
-        "method": PLAIN if epsilon is None else private_name(epsilon),
-        "data": IID,
-        "epsilon": None if epsilon is None else max(one.budget.spent for one in computed),
-        "delta": None if epsilon is None else DELTA,
-        "noise_multiplier": None if epsilon is None else multiplier,
-        "test_accuracy": float(right.double().mean()),
-        "sent_kb_per_peer": traffic.sent_bytes / peers / 1e3,
-        "seconds": time.perf_counter() - began_s,
-    }
+    spent = max(one.budget.spent for one in computed)
+    return PrivateTraining(settings, spent, samples, traffic)
 
 
-def _loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def cross_entropy(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """The mean loss of a batch of inputs and labels."""
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
@@ -174,7 +222,7 @@ def _federated(
     }
 
 
-def _mean(rows: Sequence[Row]) -> Row:
+def mean_row(rows: Sequence[Row]) -> Row:
     """One row of several seeds."""
     return {
         key: float(np.mean([row[key] for row in rows])) if isinstance(value, float) else value
