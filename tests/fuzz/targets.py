@@ -16,6 +16,7 @@ GROUPS = (
     "p2p",
     "discovery",
     "averaging",
+    "quantizers",
     "training",
 )
 

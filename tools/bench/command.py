@@ -244,4 +244,46 @@ def balance(
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
 
 
+@app.command()
+def codecs(
+    elements: Annotated[
+        list[int] | None, typer.Option(min=1, help="Elements of the vector; repeatable.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Such as int8 or topk:0.01; repeatable. All, if none.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Of each; the fastest counts.")] = 7,
+    hivemind_python: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A Python that has hivemind, to measure it.")
+    ] = None,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Speed, size and precision of every codec, with one thread, beside hivemind's.
+
+    Gigabytes of float32 values per second, normally distributed; on a GPU, too, if there is one.
+
+    Example: manyhands bench codecs --codec int8 --elements 1000000
+    """
+    from averaging.codecs.registry import codec_named
+    from tools.bench.codecs import ELEMENTS, CodecsOptions, run_codecs
+
+    for name in codec or ():
+        try:
+            codec_named(name)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+    options = CodecsOptions(
+        elements=tuple(elements or ELEMENTS),
+        codecs=tuple(codec or ()),
+        repeats=repeats,
+        hivemind_python=hivemind_python,
+    )
+    with shown_steps() as steps:
+        report = run_codecs(options, steps)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
 add_to(app)

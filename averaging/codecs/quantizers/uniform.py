@@ -1,0 +1,158 @@
+"""Whole numbers times a scale: one scale for a frame, or one for each block of elements.
+
+The scale is the largest absolute value over the largest symbol, so nothing is cut off, and a
+largest value does not depend on the order in which a device looks, as a deviation would. Frame:
+the scales as float32, then the symbols, packed; a symbol is the whole number plus L.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from averaging.codecs.classes import Constants
+from averaging.codecs.codec import Codec, FrameInvalid
+from averaging.codecs.quantizers.packing import pack, packed_bytes, tile_places, unpack, width_of
+from averaging.codecs.quantizers.tiles import (
+    LARGEST,
+    SCALE_BYTES,
+    SMALLEST,
+    TILE_ELEMENTS,
+    check_size,
+    floats_of,
+    frame_on,
+    largest_of,
+    tiles,
+)
+
+BLOCK_MIN: Final = 16
+"""Smaller blocks spend more on scales than they save."""
+
+
+class Uniform(Codec):
+    """Rounds each element to the nearest multiple of its scale, ties to even.
+
+    Args:
+        largest: L: symbols go from −L to L.
+        block: elements that share a scale, a power of two; None: all of the frame.
+    """
+
+    same_everywhere = True
+
+    def __init__(self, name: str, largest: int, block: int | None = None) -> None:
+        if block is not None and (not BLOCK_MIN <= block <= TILE_ELEMENTS or block & (block - 1)):
+            raise ValueError(
+                f"a block is a power of two from {BLOCK_MIN} to {TILE_ELEMENTS}, not {block}"
+            )
+        self.name = name
+        self._largest, self._block = largest, block
+        self._width = width_of(2 * largest + 1)
+        # L times it is finite, whatever rounding does.
+        self._scale_max = LARGEST / (largest * (1 + 2.0**-20))
+
+    def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The same for every seed: nothing is drawn."""
+        del seed
+        count = values.numel()
+        scales = self._scales_of(values)
+        inverses = torch.where(scales > 0, 1 / scales, 0.0)
+        frame = frame_on(values, self.size_limit_bytes(count))
+        header = SCALE_BYTES * scales.numel()
+        frame[:header].copy_(scales.view(torch.uint8))
+        size = min(count, TILE_ELEMENTS)
+        scaled = torch.empty(size, dtype=torch.float32, device=values.device)
+        symbols = torch.empty(size, dtype=torch.int8, device=values.device)
+        for part, place in tile_places(count, self._width):
+            some = scaled[: part.stop - part.start]
+            self._times(values[part], inverses, part.start, some)
+            whole = symbols[: some.numel()]
+            whole.copy_(some.round_())
+            whole += self._largest
+            pack(whole.view(torch.uint8), self._width, frame[header:][place])
+        return frame.cpu()
+
+    def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
+        """See Codec; a block whose scale is 0 is zeros whatever its symbols."""
+        count = out.numel()
+        check_size(frame, self.size_limit_bytes(count))
+        scale_count = self._scale_count(count)
+        scales = floats_of(frame, scale_count, low=0.0, high=self._scale_max).to(out.device)
+        body = frame[SCALE_BYTES * scale_count :].to(out.device)
+        symbols = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.uint8, device=out.device)
+        for part, place in tile_places(count, self._width):
+            some = symbols[: part.stop - part.start]
+            unpack(body[place], self._width, some)
+            if int(some.max()) > 2 * self._largest:
+                raise FrameInvalid(f"a symbol is beyond {self._largest}")
+            some -= self._largest
+            values = out[part]
+            values.copy_(some.view(torch.int8))
+            self._times(values, scales, part.start, values)
+
+    def size_limit_bytes(self, count: int) -> int:
+        """Exactly what each frame takes."""
+        return SCALE_BYTES * self._scale_count(count) + packed_bytes(count, self._width)
+
+    def constants(self, count: int) -> Constants:
+        """In B3, tight.
+
+        The largest element of a block of m is exact and is at least L in units of the scale; each
+        other one errs by at most half a unit, and by no more than itself.
+        """
+        size = count if self._block is None else min(count, self._block)
+        return Constants(b3=1 + (size - 1) / (4 * self._largest**2)).implied()
+
+    def _scale_count(self, count: int) -> int:
+        return 1 if self._block is None else -(-count // self._block)
+
+    def _scales_of(self, values: torch.Tensor) -> torch.Tensor:
+        """float32, where the values are."""
+        if self._block is None:
+            parts = (largest_of(values[start:stop]) for start, stop in tiles(values.numel()))
+            largest = torch.tensor([max(parts)], dtype=torch.float32, device=values.device)
+        else:
+            largest = self._largest_of_blocks(values)
+        scales = (largest / self._largest).clamp_(max=self._scale_max)
+        return torch.where(largest < SMALLEST, 0.0, scales)
+
+    def _largest_of_blocks(self, values: torch.Tensor) -> torch.Tensor:
+        block, count = self._block, values.numel()
+        assert block is not None
+        largest = torch.empty(self._scale_count(count), dtype=torch.float32, device=values.device)
+        room = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.float32, device=values.device)
+        for start, stop in tiles(count):
+            some = torch.abs(values[start:stop], out=room[: stop - start])
+            first, rows = start // block, some.numel() // block
+            if rows:
+                blocks = some[: rows * block].view(rows, block)
+                torch.amax(blocks, 1, out=largest[first : first + rows])
+            if rows * block < some.numel():
+                largest[first + rows] = some[rows * block :].max()
+        if not bool(torch.isfinite(largest).all()):
+            raise ValueError("only finite values can be encoded")
+        return largest
+
+    def _times(
+        self, values: torch.Tensor, factors: torch.Tensor, start: int, out: torch.Tensor
+    ) -> None:
+        """Overwrite out with a tile's values times their blocks' factors.
+
+        Args:
+            start: where the tile starts.
+            out: may be the values themselves.
+        """
+        if self._block is None:
+            torch.mul(values, factors, out=out)
+            return
+        first, rows = start // self._block, values.numel() // self._block
+        end = rows * self._block
+        if rows:
+            shape = (rows, self._block)
+            torch.mul(
+                values[:end].view(shape),
+                factors[first : first + rows, None],
+                out=out[:end].view(shape),
+            )
+        if end < values.numel():
+            torch.mul(values[end:], factors[first + rows], out=out[end:])

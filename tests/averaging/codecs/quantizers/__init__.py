@@ -1,0 +1,1 @@
+"""Tests of codecs that send every element."""
