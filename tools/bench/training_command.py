@@ -1,7 +1,8 @@
-"""The commands of `manyhands bench` about training."""
+"""The commands of `manyhands bench` about training, and about codecs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
 
 def add_to(app: typer.Typer) -> None:
     """Add them to the others."""
-    for command in (dedloc, strategies, overlap, equivalence):
+    for command in (dedloc, strategies, overlap, equivalence, sparsifiers):
         app.command()(command)
 
 
@@ -139,4 +140,32 @@ def equivalence(
         report = run_equivalence(
             EquivalenceOptions(recipes=recipes, steps=steps, seeds=seeds), shown
         )
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+def sparsifiers(
+    elements: Annotated[
+        list[int] | None, typer.Option(min=1, help="Elements of the vector; repeatable.")
+    ] = None,
+    density: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Of what is picked.")] = 0.001,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of each; the median counts.")] = 5,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """How fast the largest elements of a vector are picked, exactly or about; ten seconds.
+
+    One thread. Gaussian_k is compared with the exact Top-k of PyTorch, as in its paper; ours ranks
+    only what a sample leaves.
+
+    Example: manyhands bench sparsifiers --elements 10000000
+    """
+    from tools.bench.sparsifiers import SparsifiersOptions, run_sparsifiers
+
+    options = SparsifiersOptions(density=density, repetitions=repetitions)
+    if elements:
+        options = replace(options, elements=tuple(elements))
+    with shown_steps() as shown:
+        report = run_sparsifiers(options, shown)
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)

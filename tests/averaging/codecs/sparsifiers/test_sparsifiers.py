@@ -1,0 +1,296 @@
+"""What all sparsifiers have in common: names, frames, limits, and no trust in bytes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from averaging.codecs.codec import Codec, FrameInvalid
+from averaging.codecs.registry import codec_named
+from averaging.codecs.sparsifiers import MAKERS
+from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn, relative_error
+
+PAGE = Path(__file__).parents[4] / "docs" / "protocols" / "codecs-sparse.md"
+NAMES = (
+    "adaptive-random",
+    "demo:0.05",
+    "dgc:0.05",
+    "gaussian-k:0.05",
+    "gaussian-k-paper:0.05",
+    "rand-k:0.05",
+    "rand-k-biased:0.05",
+    "sparse-loco:0.05",
+    "topk:0.05",
+    "topk:0.05:float32",
+    "topk:1",
+    "topk-dither:0.05:2:7:inf",
+    "topk-dither:0.3:1.5:15:2",
+)
+CODECS = {name: codec_named(name) for name in NAMES}
+by_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=NAMES)
+
+
+def decoded(codec: Codec, frame: torch.Tensor, count: int) -> torch.Tensor:
+    """What the frame says, where out held something else before."""
+    out = torch.full((count,), torch.nan)
+    codec.decode(frame, out)
+    return out
+
+
+def test_every_kind_is_here() -> None:
+    assert {name.partition(":")[0] for name in NAMES} == set(MAKERS)
+
+
+@by_codec
+def test_a_name_names_the_codec_that_it_is_of(codec: Codec) -> None:
+    assert codec_named(codec.name).name == codec.name
+    assert codec.name in NAMES
+
+
+def test_the_page_has_every_kind_and_says_which_decode_alike() -> None:
+    table = PAGE.read_text("utf-8").partition("## Names")[0]
+    lines = re.findall(r"^\| `(\S+)` \|(.*)$", table, re.MULTILINE)
+    assert {name.partition(":")[0] for name, _ in lines} == set(MAKERS)
+    for name, line in lines:
+        assert codec_named(name).same_everywhere == (" | yes | " in line)
+
+
+def test_one_codec_has_one_name() -> None:
+    assert codec_named("topk:0.010:float16").name == "topk:0.01"
+    assert codec_named("topk:1e-3").name == "topk:0.001"
+    assert codec_named("topk-dither:0.01").name == "topk-dither:0.01:2:7:inf"
+    assert codec_named("rand-k:0.1:float32").name == "rand-k:0.1"
+    assert codec_named("rand-k-biased:0.1:float32").name == "rand-k-biased:0.1:float32"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "topk",
+        "topk:",
+        "topk:0",
+        "topk:0.0",
+        "topk:1.1",
+        "topk:-0.1",
+        "topk:nan",
+        "topk:1e-999999999",
+        "topk:0.1:int8",
+        "topk:0.1:float16:1",
+        "rand-k:0.1:float8",
+        "demo:0.1:",
+        "topk-dither:0.1:1",
+        "topk-dither:0.1:2:0",
+        "topk-dither:0.1:2:128",
+        "topk-dither:0.1:2:2.5",
+        "topk-dither:0.1:2:7:3",
+        "sparse-loco:0.1:float16",
+        "adaptive-random:1",
+    ],
+)
+def test_a_name_without_sense_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=r"not|no number"):
+        codec_named(name)
+
+
+@by_codec
+@settings(max_examples=25, deadline=None)
+@given(
+    numbers=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=150
+    ),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_values_come_through(codec: Codec, numbers: list[float], seed: int) -> None:
+    values = torch.tensor(numbers)
+    frame = codec.encode(values, seed)
+    assert frame.dtype == torch.uint8
+    assert frame.numel() <= codec.size_limit_bytes(len(numbers))
+    assert torch.equal(codec.encode(values, seed), frame)
+    assert decoded(codec, frame, len(numbers)).isfinite().all()
+
+
+@by_codec
+@pytest.mark.parametrize("count", [1, 63, 4096, 131_072, 131_073, 300_000])
+def test_any_length_comes_through(codec: Codec, count: int) -> None:
+    values = drawn("laplace", count)
+    frame = codec.encode(values, 3)
+    assert frame.numel() <= codec.size_limit_bytes(count)
+    out = decoded(codec, frame, count)
+    if not codec.name.startswith(("rand-k:", "topk-dither", "demo")):
+        # What is sent is sent about as it is, and the error is that of what is not.
+        sent = out != 0
+        assert relative_error(out[sent], values[sent]) < (
+            0.05 if codec.name.startswith("sparse-loco") else 1e-6
+        )
+        assert bool(sent.any())
+
+
+@by_codec
+def test_zeros_cost_next_to_nothing(codec: Codec) -> None:
+    values = torch.zeros(5000)
+    frame = codec.encode(values, 3)
+    assert torch.equal(decoded(codec, frame, 5000), values)
+    if not codec.name.startswith("rand-k"):
+        assert frame.numel() <= 8
+
+
+def test_bits_on_the_wire() -> None:
+    count = 131_072
+    values = drawn("normal", count)
+    sizes = {
+        name: 8 * codec_named(name).encode(values, 0).numel()
+        for name in ("topk:0.01", "topk:0.01:float32", "topk-dither:0.01", "sparse-loco:0.02")
+    }
+    # At random places a position has 8.08 bits of entropy; 1311 are sent, and 11 bytes stand before
+    # and between. This is 132 times less than float32.
+    sent = 1311
+    assert 8.08 * sent <= sizes["topk:0.01"] - 16 * sent <= 8.2 * sent + 88
+    assert 32 * count / sizes["topk:0.01"] > 130
+    assert sizes["topk:0.01:float32"] == sizes["topk:0.01"] + 16 * sent - 8
+    assert sizes["topk-dither:0.01"] == sizes["topk:0.01"] - 12 * sent + 24 + 4 * sent % 8
+    # Of each tile of 4096 it sends 82, in 2 bits and a share of the tile's two magnitudes.
+    assert 32 * count / sizes["sparse-loco:0.02"] > 165
+
+
+def test_neither_positions_nor_a_seed_more_than_once_travel_with_random_ones() -> None:
+    values = drawn("normal", 100_000)
+    assert codec_named("rand-k:0.01").encode(values, 0).numel() == 8 + 4 * 1000
+    assert codec_named("rand-k-biased:0.01").encode(values, 0).numel() == 8 + 1 + 2 * 1000
+
+
+def test_a_seed_changes_what_is_random() -> None:
+    values = drawn("normal", 5000)
+    for name in ("rand-k:0.05", "topk-dither:0.05:2:7:inf", "adaptive-random", "dgc:0.05"):
+        assert not torch.equal(CODECS[name].encode(values, 1), CODECS[name].encode(values, 2))
+    for name in ("topk:0.05", "gaussian-k:0.05", "sparse-loco:0.05", "demo:0.05"):
+        assert torch.equal(CODECS[name].encode(values, 1), CODECS[name].encode(values, 2))
+
+
+# All but demo's, whose matrices machines multiply differently.
+RECORDED = {
+    "adaptive-random": "32000000000010c0",
+    "dgc:0.05": "050000030200510a820bf340fa407a00fa207a20fa",
+    "gaussian-k:0.05": "0400000401003586e6f340fa407a207a20fa",
+    "gaussian-k-paper:0.05": (
+        "1000000204006d6d69036a55fefff340fa8079e0f9e07980f9407a607900fac079a0f920"
+        "7a20faa079c0f9007a60f9"
+    ),
+    "rand-k:0.05": "090000000000000000002042000048c20000a0420000e1c2000002c2",
+    "rand-k-biased:0.05": "0900000000000000f3007400f50078a0f980f2",
+    "sparse-loco:0.05": "050000030200510a820bf3157a407aa302",
+    "topk:0.05": "050000030200510a820bf340fa407a00fa207a20fa",
+    "topk:0.05:float32": "050000030200510a820b0000c8c00000c8400000c0c00000c4400000c4c0",
+    "topk:1": (
+        "630000000d00ff7fffffffffffffffffffff0ff340fa80f2007600f900ea407880f7006f"
+        "807900f54074e0f900f1c076a0f8a078c0f60071e07940f4007580f900ef807740f8006a"
+        "007900f68072407a00f3c07520f900ec2078c0f7006e607940f5007400fa80f18076c0f8"
+        "00e4807800f78070c07980f4c074a0f900f0407760f80068e07840f60072207a80f38075"
+        "40f900ed007800f8006d407980f5807320fa00f24076e0f800e8607840f70070a079c0f4"
+        "8074c0f980f0007780f80064c07880f68071007a00f4407560f900eec07720f8006c2079"
+        "c0f5"
+    ),
+    "topk-dither:0.05:2:7:inf": "050000030200510a820b0000c840ffff0a",
+    "topk-dither:0.3:1.5:15:2": (
+        "1e0000010800a5562ab552a9d44a20400004e2b4ec41ddfed9f9fffff60f004002fcffffff9b346913"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_frames_stay_what_they_are(name: str) -> None:
+    numbers = np.arange(100)
+    values = torch.from_numpy(((numbers * 37 % 101 - 50) / 8).astype(np.float32))
+    frame = CODECS[name].encode(values, 9)
+    assert frame.numpy().tobytes().hex() == RECORDED[name]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_does_the_same() -> None:
+    values = drawn("laplace", 300_000)
+    out = torch.empty(300_000, device="cuda")
+    for codec in CODECS.values():
+        frame = codec.encode(values, 3)
+        codec.decode(frame, out)
+        if codec.same_everywhere:
+            assert torch.equal(codec.encode(values.cuda(), 3), frame), codec.name
+            assert torch.equal(out.cpu(), decoded(codec, frame, 300_000)), codec.name
+        else:
+            torch.testing.assert_close(out.cpu(), decoded(codec, frame, 300_000))
+
+
+# Bytes of liars
+
+
+@by_codec
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_changed_frames_are_refused_or_harmless(codec: Codec, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 300))
+    valid = codec.encode(drawn(data.draw(st.sampled_from(sorted(DISTRIBUTIONS))), count), 5)
+    changed = bytearray(valid.numpy().tobytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(changed)))
+        match data.draw(st.sampled_from(["set", "cut", "insert"])):
+            case "set" if place < len(changed):
+                changed[place] = data.draw(st.integers(0, 255))
+            case "cut":
+                del changed[place : place + data.draw(st.integers(1, 4))]
+            case _:
+                changed[place:place] = data.draw(st.binary(max_size=4))
+    check_harmless(codec, bytes(changed), count)
+
+
+@by_codec
+@settings(max_examples=60, deadline=None)
+@given(frame=st.binary(max_size=80), count=st.integers(1, 300))
+def test_any_bytes_are_refused_or_harmless(codec: Codec, frame: bytes, count: int) -> None:
+    check_harmless(codec, frame, count)
+
+
+def check_harmless(codec: Codec, frame: bytes, count: int) -> None:
+    """A frame that passes is finite, within the limits, and touches nothing but out."""
+    around = torch.full((count + 2,), torch.nan)
+    try:
+        codec.decode(torch.frombuffer(bytearray(frame or b"\0"), dtype=torch.uint8), around[1:-1])
+    except FrameInvalid:
+        return
+    finally:
+        assert around[[0, -1]].isnan().all()
+    assert around[1:-1].isfinite().all()
+    assert len(frame) <= codec.size_limit_bytes(count)
+
+
+@pytest.mark.parametrize(
+    ("frame", "complaint"),
+    [
+        ("", "0 bytes are left"),
+        ("ffffff00", "elements sent"),
+        ("ffff7f00 0000", "elements sent"),
+        ("0b000000 0200 ff0f", "11 elements sent"),  # more than this codec ever sends
+        ("01000012 0100", "rests of 18 bits"),
+        ("00000001", "rests of 1 bits"),  # nothing sent has one spelling
+        ("01000000 ffff", "65535 bytes mark"),
+        ("01000000 0000", "0 bytes mark"),
+        ("01000000 0100 01 0000", "were due"),  # no value
+        ("01000000 0100 01 00003c 00", "behind the last"),
+        ("02000000 0100 01 00003c003c", "1 positions are marked"),
+    ],
+)
+def test_what_is_wrong_is_said(frame: str, complaint: str) -> None:
+    data = torch.frombuffer(bytearray(bytes.fromhex(frame)) or bytearray(1), dtype=torch.uint8)
+    with pytest.raises(FrameInvalid, match=complaint):
+        codec_named("topk:0.1").decode(data[: len(bytes.fromhex(frame))], torch.empty(100))
+
+
+def test_coefficients_of_liars_do_not_add_up_to_infinity() -> None:
+    codec = codec_named("demo:1:float32")
+    largest = torch.finfo(torch.float32).max
+    values = torch.full((128,), largest)
+    assert decoded(codec, codec.encode(values, 0), 128).isfinite().all()
+    # The same bytes but for the name: all coefficients are the largest number.
+    frame = codec_named("topk:1:float32").encode(values * values.sign().cumsum(0).cos().sign(), 0)
+    assert decoded(codec, frame, 128).isfinite().all()

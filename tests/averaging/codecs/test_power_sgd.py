@@ -1,0 +1,232 @@
+"""PowerSGD is the paper's formulas, the same at all peers, and loses nothing for good."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from averaging.codecs.power_sgd import (
+    PowerSgd,
+    PowerSgdConfig,
+    factor_rank,
+    ordered_sum,
+    orthonormal,
+    product,
+)
+
+PAGE = Path(__file__).parents[3] / "docs" / "protocols" / "codecs-sparse.md"
+SHAPES = [(24, 18), (24,), (10, 3, 5), (), (2, 2)]
+
+
+def gradients(seed: int, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def averaged(vectors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """What a round gives."""
+    pairs = zip(vectors, weights, strict=True)
+    return torch.stack([vector * weight for vector, weight in pairs]).sum(0) / sum(weights)
+
+
+def step(
+    peers: Sequence[PowerSgd],
+    inputs: Sequence[list[torch.Tensor]],
+    weights: Sequence[float] | None = None,
+) -> list[list[torch.Tensor]]:
+    """One step of all peers: what each of them gets."""
+    weights = weights or [1.0] * len(peers)
+    each = list(zip(peers, inputs, weights, strict=True))
+    mean = averaged([peer.first(given, weight) for peer, given, weight in each], weights)
+    mean = averaged([peer.second(mean) for peer in peers], weights)
+    return [peer.finish(mean) for peer in peers]
+
+
+def peers_of(count: int, rank: int = 2, min_ratio: float = 1.0) -> list[PowerSgd]:
+    config = PowerSgdConfig(rank=rank, min_ratio=min_ratio, seed=3)
+    return [PowerSgd(SHAPES, config) for _ in range(count)]
+
+
+def test_two_steps_are_those_of_the_paper() -> None:
+    peers = peers_of(3)
+    # What the paper says, in float64 and with numpy, of the first tensor.
+    query = peers[0].queries[: 18 * 2].reshape(18, 2).double().numpy()
+    errors = [np.zeros((24, 18)) for _ in peers]
+    for number in range(2):
+        inputs = [gradients(10 * number + peer) for peer in range(3)]
+        got = step(peers, inputs)[0][0].double().numpy()
+        matrices = [inputs[peer][0].double().numpy() + errors[peer] for peer in range(3)]
+        basis, triangle = np.linalg.qr(np.mean([m @ query for m in matrices], axis=0))
+        # Gram and Schmidt keep the signs that numpy may turn.
+        basis *= np.sign(np.diag(triangle))
+        query = np.mean([m.T @ basis for m in matrices], axis=0)
+        expected = basis @ query.T
+        errors = [m - expected for m in matrices]
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_all_peers_get_the_same_bits() -> None:
+    peers = peers_of(4)
+    for number in range(3):
+        results = step(peers, [gradients(10 * number + peer) for peer in range(4)])
+        for others in results[1:]:
+            assert all(map(torch.equal, results[0], others))
+        assert all(torch.equal(peer.queries, peers[0].queries) for peer in peers)
+    assert [tuple(gradient.shape) for gradient in results[0]] == SHAPES
+
+
+def test_full_rank_is_exact() -> None:
+    inputs = [gradients(peer) for peer in range(3)]
+    got = step(peers_of(3, rank=18, min_ratio=0), inputs)[0]
+    for number, tensor in enumerate(got):
+        mean = torch.stack([given[number] for given in inputs]).mean(0)
+        torch.testing.assert_close(tensor, mean, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_not_worth_two_factors_is_averaged_as_it_is() -> None:
+    inputs = [gradients(peer) for peer in range(2)]
+    got = step(peers_of(2), inputs)[0]
+    for number in (1, 3, 4):
+        torch.testing.assert_close(got[number], (inputs[0][number] + inputs[1][number]) / 2)
+    assert peers_of(1)[0].element_counts == (24 * 2 + 10 * 2, 18 * 2 + 15 * 2 + 24 + 1 + 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"),
+    [
+        ((1024, 1024), 4),
+        ((64, 3, 7, 7), 4),
+        ((1024,), 0),
+        ((), 0),
+        ((16, 16), 4),
+        ((15, 15), 0),
+        ((3, 1000), 0),
+        ((0, 5), 0),
+    ],
+)
+def test_which_tensors_have_factors(shape: tuple[int, ...], rank: int) -> None:
+    # With rank 4 a square shrinks by n / 8.
+    assert factor_rank(shape, PowerSgdConfig(rank=4, min_ratio=2)) == rank
+
+
+def test_nothing_is_lost_for_good() -> None:
+    peers = peers_of(3)
+    weights = [[1.0, 2.0, 3.0], [2.0, 2.0, 1.0], [1.0, 1.0, 1.0]]
+    given, got = torch.zeros(24, 18), torch.zeros(24, 18)
+    for number, step_weights in enumerate(weights):
+        inputs = [gradients(10 * number + peer) for peer in range(3)]
+        total = sum(step_weights)
+        given += averaged([one[0].flatten() for one in inputs], step_weights).view(24, 18) * total
+        got += step(peers, inputs, step_weights)[0][0] * total
+    # In a last step without gradients, of the same weight and full rank, what was kept comes out.
+    kept = [peer.first([torch.zeros(shape) for shape in SHAPES]) for peer in peers]
+    whole = peers[0].queries[: 18 * 2].view(18, 2)
+    sums = torch.stack(kept).sum(0)[: 24 * 2].view(24, 2)
+    torch.testing.assert_close((given - got) @ whole, sums, atol=2e-4, rtol=1e-4)
+
+
+def test_a_failed_step_leaves_everything_as_it_was() -> None:
+    steady, unlucky = peers_of(1)[0], peers_of(1)[0]
+    step([steady], [gradients(1)])
+    step([unlucky], [gradients(1)])
+    before = unlucky.queries
+    unlucky.second(unlucky.first(gradients(5)))
+    unlucky.abandon()
+    assert torch.equal(unlucky.queries, before)
+    assert torch.equal(unlucky.first(gradients(2)), steady.first(gradients(2)))
+
+
+def test_who_was_not_included_keeps_its_whole_input() -> None:
+    peer = peers_of(1)[0]
+    query = peer.queries[: 18 * 2].view(18, 2)
+    given = gradients(1)
+    peer.finish(peer.second(peer.first(given)), included=False)
+    query = peer.queries[: 18 * 2].view(18, 2)
+    again = peer.first([torch.zeros(shape) for shape in SHAPES])[: 24 * 2].view(24, 2)
+    torch.testing.assert_close(again, given[0] @ query)
+
+
+def test_who_joins_takes_over_the_queries() -> None:
+    old = peers_of(2)
+    step(old, [gradients(1), gradients(2)])
+    joiner = peers_of(1)[0]
+    joiner.load_queries(old[0].queries, old[0].step)
+    results = step([*old, joiner], [gradients(3), gradients(4), gradients(5)])
+    assert all(map(torch.equal, results[0], results[2]))
+    assert torch.equal(joiner.queries, old[0].queries)
+
+
+def test_a_direction_that_vanished_is_drawn_anew() -> None:
+    peers = peers_of(2)
+    flat = [torch.zeros(shape) for shape in SHAPES]
+    flat[0][:, 0] = 1.0
+    step(peers, [flat, flat])
+    # Rank 1 has no second direction, and the third tensor has none at all.
+    for query in peers[0].queries[: 18 * 2].view(18, 2).T:
+        assert bool(query.any())
+    assert torch.equal(peers[0].queries, peers[1].queries)
+    got = step(peers, [gradients(1), gradients(2)])[0]
+    assert np.linalg.matrix_rank(got[0].numpy(), tol=1e-4) == 2
+
+
+def test_averages_of_strangers_are_checked() -> None:
+    peer = peers_of(1)[0]
+    first = peer.first(gradients(1))
+    with pytest.raises(ValueError, match="shape"):
+        peer.second(first[1:])
+    with pytest.raises(ValueError, match="not finite"):
+        peer.second(torch.full_like(first, torch.nan))
+    second = peer.second(first)
+    with pytest.raises(ValueError, match="not finite"):
+        peer.finish(torch.full_like(second, torch.inf))
+    assert len(peer.finish(second)) == len(SHAPES)
+
+
+@pytest.mark.parametrize("config", [{"rank": 0}, {"min_ratio": -1.0}, {"min_ratio": float("nan")}])
+def test_a_config_without_sense_is_an_error(config: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        PowerSgdConfig(**config)  # type: ignore[arg-type]
+
+
+def test_columns_become_orthonormal_of_the_same_span() -> None:
+    factor = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    factor[:, 3] = factor[:, 1] * 1e-12 + factor[:, 0]
+    factor[:, 4] *= 1e-30
+    basis = orthonormal(factor)
+    expected = torch.eye(6)
+    # Up to rounding the fourth depends on the first two.
+    expected[3, 3] = 0
+    torch.testing.assert_close(basis.T @ basis, expected, atol=1e-6, rtol=0)
+    kept = factor[:, [0, 1, 2, 5]]
+    torch.testing.assert_close(basis @ (basis.T @ kept), kept, atol=1e-5, rtol=1e-5)
+
+
+def test_sums_and_products_have_an_order_that_anyone_can_repeat() -> None:
+    numbers = torch.randn(37, generator=torch.Generator().manual_seed(1))
+    halves = [np.float32(number) for number in numbers.tolist()]
+    while len(halves) > 1:
+        half = len(halves) // 2
+        pairs = [halves[i] + halves[half + i] for i in range(half)]
+        halves = pairs + halves[2 * half :]
+    assert float(ordered_sum(numbers)) == float(halves[0])
+    left, right = torch.randn(3, 4, generator=torch.Generator().manual_seed(2)), numbers[:20]
+    matrix = product(left, right.view(5, 4))
+    for row in range(3):
+        for column in range(5):
+            total = np.float32(left[row, 0]) * np.float32(right[4 * column])
+            for rank in range(1, 4):
+                total += np.float32(left[row, rank]) * np.float32(right[4 * column + rank])
+            assert float(matrix[row, column]) == float(total)
+
+
+def test_the_page_shows_code_that_works() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    assert [tuple(gradient.shape) for gradient in shown["gradients"]] == [(512, 256), (512,)]
+    assert shown["first"].shape == (512 * 4,)
+    assert shown["second"].shape == (256 * 4 + 512,)
