@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from averaging.allreduce.balance import Capacity, planned_seconds
+    from averaging.allreduce.service import Used
     from averaging.averager import Averager, PreparedRound, open_averager
     from averaging.config import AveragerConfig
     from averaging.errors import AveragingError, MatchmakingFailed, RoundFailed, StateUnavailable
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
         fetch_state,
         open_state_donor,
     )
-    from averaging.tensors import TensorSpec
+    from averaging.tensors import CODED_ELEMENTS_MIN, TensorSpec
 
 _HOMES = {
     "averaging.allreduce.balance": (
         "Capacity",
         "planned_seconds",
     ),
+    "averaging.allreduce.service": ("Used",),
     "averaging.averager": (
         "Averager",
         "PreparedRound",
@@ -62,11 +64,15 @@ _HOMES = {
         "fetch_state",
         "open_state_donor",
     ),
-    "averaging.tensors": ("TensorSpec",),
+    "averaging.tensors": (
+        "CODED_ELEMENTS_MIN",
+        "TensorSpec",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CODED_ELEMENTS_MIN",
     "Averager",
     "AveragerConfig",
     "AveragingError",
@@ -85,6 +91,7 @@ __all__ = [
     "StateTable",
     "StateUnavailable",
     "TensorSpec",
+    "Used",
     "fetch_state",
     "open_averager",
     "open_state_donor",

@@ -54,6 +54,8 @@ class Attempts:
                 outcome=result.outcome,
                 reason=result.reason,
                 plans=result.plans,
+                codec=result.codec,
+                dropped_elements=result.dropped_elements,
             ),
         )
 

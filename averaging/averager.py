@@ -13,8 +13,10 @@ import trio
 
 from averaging.allreduce.rates import RateMeter
 from averaging.allreduce.result import RoundResult
-from averaging.allreduce.service import Allreduce, Entered, OnSuccess, open_allreduce
+from averaging.allreduce.service import Allreduce, Entered, OnSuccess, Used, open_allreduce
 from averaging.attempts import Attempts
+from averaging.codecs.coding import Coding
+from averaging.codecs.codings import Codings
 from averaging.config import AveragerConfig
 from averaging.errors import MatchmakingFailed, RoundFailed
 from averaging.heavy import run_heavy
@@ -52,6 +54,7 @@ class _Wish:
     round: RoundId | None
     expected: Collection[PeerId] | None
     attempts: Attempts
+    vector: int
     entered: Held
     """The group's streams: run() may be called in a narrower scope than prepare()."""
 
@@ -66,8 +69,11 @@ class Averager:
         config: AveragerConfig,
         matchmaking: Matchmaking,
         allreduce: Allreduce,
+        codings: Codings,
     ) -> None:
         self.spec = spec
+        self.feedback = codings
+        """What codecs lost and is owed; to be reset after a state download."""
         self._node = node
         self._auxiliary = config.auxiliary
         self._matchmaking = matchmaking
@@ -90,6 +96,8 @@ class Averager:
         deadline_s: float = 30.0,
         round: RoundId | None = None,
         expected: Collection[PeerId] | None = None,
+        vector: int = 0,
+        used: Used | None = None,
     ) -> RoundReport:
         """Overwrite the tensors with the weighted mean of the group's, all or nothing.
 
@@ -103,6 +111,9 @@ class Averager:
             round: which round, on which result; None counts by itself and follows the others.
             expected: who should come: the group closes when all of them are there. None waits
                 for strangers, found through the DHT, for a while.
+            vector: which of several that are averaged in turn: what codecs lost is kept for each.
+            used: says from the agreed members whether the result will be used; if not, all that
+                codecs lost stays as it was. All members must say the same. None: it always is.
 
         Raises:
             RoundFailed: no agreed result; the tensors are untouched, the report says why.
@@ -111,8 +122,8 @@ class Averager:
         self._check(tensors)
         with self._only_step():
             async with open_service_nursery() as nursery:
-                wish = self._wish(weight, deadline_s, round, expected, Held(nursery))
-                return await self._run(wish, tensors, wish.weight_cap, None)
+                wish = self._wish(weight, deadline_s, round, expected, vector, Held(nursery))
+                return await self._run(wish, tensors, wish.weight_cap, None, used)
 
     @asynccontextmanager
     async def prepare(
@@ -122,6 +133,7 @@ class Averager:
         deadline_s: float = 30.0,
         round: RoundId | None = None,
         expected: Collection[PeerId] | None = None,
+        vector: int = 0,
     ) -> AsyncIterator[PreparedRound]:
         """Find the group and open its streams before the tensors are final.
 
@@ -129,7 +141,7 @@ class Averager:
 
         Args:
             weight_cap: the most that run() will declare.
-            deadline_s, round, expected: as for step(); the deadline covers run(), too.
+            deadline_s, round, expected, vector: as for step(); the deadline covers run(), too.
 
         Raises:
             RoundFailed: no group was found.
@@ -137,7 +149,7 @@ class Averager:
         """
         with self._only_step():
             async with open_service_nursery() as nursery:
-                wish = self._wish(weight_cap, deadline_s, round, expected, Held(nursery))
+                wish = self._wish(weight_cap, deadline_s, round, expected, vector, Held(nursery))
                 group = await self._find_group(wish)
                 entered = await self._enter(wish, group)
                 yield PreparedRound(self, wish, (group, entered))
@@ -148,15 +160,18 @@ class Averager:
         deadline_s: float,
         round: RoundId | None,
         expected: Collection[PeerId] | None,
+        vector: int,
         entered: Held,
     ) -> _Wish:
         if not 0 <= weight_cap <= _WEIGHT_MAX:
             raise ValueError(f"weight must be between 0 and {_WEIGHT_MAX:g}, not {weight_cap}")
         if not 0 < deadline_s < math.inf:
             raise ValueError(f"deadline_s must be positive, not {deadline_s}")
+        # Raises for a number that is none.
+        self.feedback.of(vector)
         now_s = trio.current_time()
         cap = 0.0 if self._auxiliary else float(weight_cap)
-        return _Wish(now_s + deadline_s, cap, round, expected, Attempts(now_s), entered)
+        return _Wish(now_s + deadline_s, cap, round, expected, Attempts(now_s), vector, entered)
 
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         if not self._auxiliary:
@@ -178,10 +193,11 @@ class Averager:
         tensors: Mapping[str, Tensor],
         weight: float,
         prepared: tuple[Group, Entered] | None,
+        used: Used | None,
     ) -> RoundReport:
         """Average with groups until one succeeds; then the tensors hold its result."""
         if self._auxiliary:
-            return await self._attempt_until(wish, None, 0.0, prepared, None)
+            return await self._attempt_until(wish, None, 0.0, prepared, None, used)
         flat = self.spec.view(tensors)
         if flat is None:
             size_bytes = self.spec.element_count * self.spec.dtype.itemsize
@@ -190,7 +206,7 @@ class Averager:
         def write_back(vector: Array) -> None:
             self._staging.write_back(vector, tensors)
 
-        return await self._attempt_until(wish, flat, weight, prepared, write_back)
+        return await self._attempt_until(wish, flat, weight, prepared, write_back, used)
 
     async def _attempt_until(
         self,
@@ -199,6 +215,7 @@ class Averager:
         weight: float,
         prepared: tuple[Group, Entered] | None,
         write_back: OnSuccess | None,
+        used: Used | None,
     ) -> RoundReport:
         """Try groups until one succeeds, and its result is written back."""
         while True:
@@ -208,7 +225,7 @@ class Averager:
             group, entered = prepared
             prepared = None
             try:
-                result = await entered.run(flat, weight, on_success=write_back)
+                result = await entered.run(flat, weight, on_success=write_back, used=used)
             finally:
                 # Nothing in there waits for others, and the next attempt needs it done.
                 with trio.CancelScope(shield=True):
@@ -248,7 +265,7 @@ class Averager:
 
     async def _enter(self, wish: _Wish, group: Group) -> Entered:
         wish.attempts.count += 1
-        entering = self._allreduce.entered(group, self.spec.wire, wish.until_s)
+        entering = self._allreduce.entered(group, self.feedback.of(wish.vector), wish.until_s)
         return await wish.entered.enter(entering)
 
     async def _find_group(self, wish: _Wish) -> Group:
@@ -270,6 +287,7 @@ class Averager:
                 attempt=attempts.count,
                 deadline_s=max(wish.until_s - started_s, 0.0),
                 follow=wish.round is None,
+                reference=b"" if self._auxiliary else self.feedback.of(wish.vector).reference,
             )
         except MatchmakingFailed as exc:
             now_s = trio.current_time()
@@ -293,7 +311,13 @@ class PreparedRound:
         self.members: tuple[PeerId, ...] = prepared[0].peer_ids
         """Of the group, in its order."""
 
-    async def run(self, tensors: Mapping[str, Tensor], *, weight: float = 1.0) -> RoundReport:
+    async def run(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        weight: float = 1.0,
+        used: Used | None = None,
+    ) -> RoundReport:
         """Average, once; as Averager.step().
 
         Raises:
@@ -306,7 +330,7 @@ class PreparedRound:
         if not 0 <= weight <= wish.weight_cap and not averager._auxiliary:
             raise ValueError(f"weight must be between 0 and {wish.weight_cap:g}, not {weight}")
         self._prepared = None
-        return await averager._run(wish, tensors, float(weight), prepared)
+        return await averager._run(wish, tensors, float(weight), prepared, used)
 
 
 def _told(rate_bytes_per_s: float | None) -> float | None:
@@ -331,8 +355,12 @@ async def open_averager(
     config = config or AveragerConfig()
     if config.wire_dtype is not None:
         spec = spec.with_wire(config.wire_dtype)
+    codecs = config.codecs()
+    if codecs is not None:
+        spec = spec.with_coded(config.codec_elements_min)
+    wire, coded_count = spec.wire, spec.coded_count
     # Now, since it may load PyTorch, for which a round has no time.
-    _ = spec.wire
+    codings = Codings(lambda: codecs.coding(wire, coded_count) if codecs else Coding.floats(wire))
     async with (
         open_matchmaking(
             node,
@@ -341,7 +369,7 @@ async def open_averager(
             config.matchmaking(),
             dht,
             element_count=spec.element_count,
-            vector_bytes=spec.wire.size_bytes(0, spec.element_count),
+            vector_bytes=codings.of(0).size_limit_bytes,
         ) as matchmaking,
         open_allreduce(
             node,
@@ -350,4 +378,4 @@ async def open_averager(
             on_group_shown=matchmaking.on_group_shown_untrusted,
         ) as allreduce,
     ):
-        yield Averager(node, spec, config, matchmaking, allreduce)
+        yield Averager(node, spec, config, matchmaking, allreduce, codings)

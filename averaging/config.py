@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from averaging.allreduce.config import AllreduceConfig, BallotTimes
 from averaging.matchmaking import MatchmakingConfig
 from averaging.robust.rule import Rule
-from averaging.tensors import FLOAT_DTYPES
+from averaging.tensors import CODED_ELEMENTS_MIN, FLOAT_DTYPES
+
+if TYPE_CHECKING:
+    from averaging.codecs.codec import Codec
+    from averaging.codecs.pair import CodecPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,19 @@ class AveragerConfig:
     wire_dtype: str | Mapping[str, str] | None = None
     """float16, bfloat16, float32 or float64 for all tensors, or by their names (a `*` stands for
     any ending); None sends each tensor's own. Members must agree."""
+    codec: str | Codec | None = None
+    """What compresses large tensors on their way to aggregators: int8-block, topk:0.01, or any
+    other that `averaging.codecs.registry` names, or one of your own. Members must agree."""
+    downlink_codec: str | Codec | None = None
+    """What compresses results; None is `codec` itself where that sends every value in at least a
+    byte, else int8-block; `floats` is none. Members must agree."""
+    error_feedback: str = "ef"
+    """How that which codecs lost comes to later rounds: ef, ef21 or ef21-momentum; or none."""
+    codec_elements_min: int | Mapping[str, int | None] = CODED_ELEMENTS_MIN
+    """Smaller tensors are not compressed, nor those with one dimension and less than 16 times as
+    many elements: norms and biases. Or such a number for tensors by their names (a `*` stands for
+    any ending), whatever their dimensions, None for never; others go by the usual one. Members must
+    agree."""
     auxiliary: bool = False
     """Average for the others without tensors of our own: a fast line helps slow ones."""
     group_size_max: int = 64
@@ -54,16 +73,38 @@ class AveragerConfig:
             raise ValueError(f"wire_dtype must be one of {FLOAT_DTYPES} or None")
         if self.group_size_max < 3 * self.tolerated_liars + 1:
             raise ValueError("to tolerate liars, groups need at least 3 × tolerated_liars + 1")
+        if self.codec is None and self.downlink_codec is not None:
+            raise ValueError("downlink_codec goes with codec; without one, choose a wire_dtype")
+        least = self.codec_elements_min
+        numbers = least.values() if isinstance(least, Mapping) else (least,)
+        if any(number is not None and number < 1 for number in numbers):
+            raise ValueError("codec_elements_min must be at least 1")
         # The parts check their own numbers.
         self.matchmaking()
         self.allreduce()
 
+    def codecs(self) -> CodecPair | None:
+        """The codecs of both ways; None for floats."""
+        if self.codec is None:
+            return None
+        from averaging.codecs.pair import codec_pair
+
+        return codec_pair(
+            self.codec,
+            self.downlink_codec,
+            feedback=self.error_feedback,
+            rule=self.rule,
+            grid=self.grid,
+        )
+
     def matchmaking(self) -> MatchmakingConfig:
         """The part for finding groups."""
+        codecs = self.codecs()
+        coded = f", {codecs.name} {self._coded_words()}" if codecs else ""
         liars = f", tolerating {self.tolerated_liars} liars" if self.tolerated_liars else ""
         norms = f", norms up to {self.norm_factor_max:g} medians" if self.norm_factor_max else ""
         return MatchmakingConfig(
-            terms=f"{Rule.parse(self.rule)}{liars}{norms}",
+            terms=f"{Rule.parse(self.rule)}{liars}{norms}{coded}",
             grid=self.grid,
             tolerated_liars=self.tolerated_liars,
             group_size_max=self.group_size_max,
@@ -72,6 +113,14 @@ class AveragerConfig:
             join_window_s_min=min(self.join_window_s, MatchmakingConfig.join_window_s_min),
             partition_patience_s=self.partition_patience_s,
         )
+
+    def _coded_words(self) -> str:
+        """Which tensors are compressed, in few words that differ where that differs."""
+        least = self.codec_elements_min
+        if not isinstance(least, Mapping):
+            return f"from {least} elements"
+        table = repr(sorted(least.items())).encode()
+        return f"by table {hashlib.sha256(table).hexdigest()[:8]}"
 
     def allreduce(self) -> AllreduceConfig:
         """The part for averaging in a group."""

@@ -66,6 +66,11 @@ class RoundReport:
     """Of that, since an aggregator was lost."""
     agreement_seconds: float = 0.0
     """From holding the result to the certificate, or to giving up."""
+    codec: str = ""
+    """What compressed tensors travelled by, both ways; empty where all were floats."""
+    dropped_elements: int = 0
+    """Of how many elements something that codecs lost is given up for good here: others average
+    them now, or our values were refused for what they said."""
     refusals: Mapping[PeerId, str] = field(default_factory=dict)
     """What each peer that was asked to lead or join said, when no group was found."""
 
@@ -95,6 +100,10 @@ class RoundReport:
             if path != "direct"
         ]
         said.extend(indirect)
+        if self.codec:
+            said.append(self.codec)
+        if self.dropped_elements:
+            said.append(f"what was owed for {self.dropped_elements} elements was dropped")
         tries = f" in {self.attempts} attempts" if self.attempts > 1 else ""
         said.append(
             f"{self.seconds:.2f} s{tries}, {self.sent_bytes} bytes sent, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,6 +27,10 @@ FLOAT_DTYPES = tuple(ITEM_SIZE_BYTES)
 # Arithmetic makes a generic of an array without dimensions; it is as good, but read-only.
 _NUMPY = (np.ndarray, np.generic)
 
+
+CODED_ELEMENTS_MIN = 4_096
+"""A tensor with less is not worth a codec, unless a configuration says so."""
+_VECTOR_FACTOR = 16
 
 # Four parts make a hash; nobody gains by a collision, since a peer may claim any hash.
 _HASH_PART_BYTES = 8
@@ -62,10 +66,14 @@ class TensorSpec:
     dtypes: tuple[str, ...]
     wire_dtypes: tuple[str, ...] = ()
     """As what each tensor travels; empty: as it is."""
+    coded_names: tuple[str, ...] = ()
+    """Tensors that a codec may compress, if there is one; they come first."""
 
     def __post_init__(self) -> None:
         if not self.wire_dtypes:
             object.__setattr__(self, "wire_dtypes", self.dtypes)
+        if self.coded_names != self.names[: len(self.coded_names)]:
+            raise ValueError("the tensors that are coded must be the first ones of the spec")
         if not len(self.names) == len(self.shapes) == len(self.dtypes) == len(self.wire_dtypes):
             raise ValueError("a spec needs one shape and one dtype for each name")
         if not self.names:
@@ -121,6 +129,42 @@ class TensorSpec:
             wire_dtypes=tuple(wire_dtypes[i] for i in order),
         )
 
+    def with_coded(self, elements_min: int | Mapping[str, int | None]) -> TensorSpec:
+        """The same tensors with those in front that are large enough to be compressed.
+
+        Args:
+            elements_min: how many elements these have at least, and 16 times as many if they have
+                one dimension: norms and biases are small, and more than others depends on each of
+                their values. Or how many by names, as with_wire() takes them, whatever the
+                dimensions; None for never, and 4 096 as above for the others.
+
+        Raises:
+            ValueError: a name fits no tensor.
+        """
+        by_name = elements_min if isinstance(elements_min, Mapping) else {}
+        usual = CODED_ELEMENTS_MIN if isinstance(elements_min, Mapping) else elements_min
+        patterns = _best_patterns(self.names, by_name)
+        coded = []
+        for size, shape, pattern in zip(self.sizes, self.shapes, patterns, strict=True):
+            least: int | None = usual * (1 if len(shape) > 1 else _VECTOR_FACTOR)
+            if pattern is not None:
+                least = by_name[pattern]
+            coded.append(least is not None and size >= least)
+        # Sorting keeps the order of all that is alike.
+        order = sorted(range(len(self.names)), key=lambda i: not coded[i])
+        return TensorSpec(
+            names=tuple(self.names[i] for i in order),
+            shapes=tuple(self.shapes[i] for i in order),
+            dtypes=tuple(self.dtypes[i] for i in order),
+            wire_dtypes=tuple(self.wire_dtypes[i] for i in order),
+            coded_names=tuple(self.names[i] for i in order if coded[i]),
+        )
+
+    @property
+    def coded_count(self) -> int:
+        """So many of the flat vector's first elements a codec may compress."""
+        return sum(self.sizes[: len(self.coded_names)])
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Elements of each tensor."""
@@ -155,7 +199,12 @@ class TensorSpec:
     def hash(self) -> bytes:
         """Names the spec in 32 bytes: eight of the SHA-256 of the names, of the shapes, of the
         dtypes, and of those on the wire, so that two peers can tell in what they differ.
+
+        Which tensors are coded is a matter of the group's terms, and does not change it.
         """
+        if self.coded_names:
+            wire = dict(zip(self.names, self.wire_dtypes, strict=True))
+            return self.with_wire(wire).hash
         parts = (self.names, self.shapes, self.dtypes)
         digests = [
             hashlib.sha256(msgspec.msgpack.encode(part)) for part in (*parts, self.wire_dtypes)
@@ -302,17 +351,26 @@ def _wire_dtypes(
 ) -> list[str]:
     """What with_wire() says each tensor travels as."""
     patterns = {"*": wire} if isinstance(wire, str) else dict(wire or {})
-    unused = dict(patterns)
-    wire_dtypes = []
-    for name, dtype in zip(names, dtypes, strict=True):
+    return [
+        dtype if best is None else patterns[best]
+        for dtype, best in zip(dtypes, _best_patterns(names, patterns), strict=True)
+    ]
+
+
+def _best_patterns(names: tuple[str, ...], patterns: Collection[str]) -> list[str | None]:
+    """What fits each name best: itself, else the longest beginning, else nothing."""
+    unused = dict.fromkeys(patterns)
+    found = []
+    for name in names:
         fitting = [pattern for pattern in patterns if _fits(pattern, name)]
         for pattern in fitting:
             unused.pop(pattern, None)
-        best = max(fitting, key=lambda pattern: (pattern == name, len(pattern)), default=None)
-        wire_dtypes.append(dtype if best is None else patterns[best])
+        found.append(
+            max(fitting, key=lambda pattern: (pattern == name, len(pattern)), default=None)
+        )
     if unused:
-        raise ValueError(f"no tensor has the names that wire gives dtypes for: {list(unused)[:5]}")
-    return wire_dtypes
+        raise ValueError(f"no tensor has the names that options are given for: {list(unused)[:5]}")
+    return found
 
 
 def _fits(pattern: str, name: str) -> bool:

@@ -21,6 +21,7 @@ from tools.dht.command import app as dht
 from tools.failures import ILL, WELL, Failure, explain
 from tools.options import (
     Announce,
+    Codec,
     InitialPeers,
     JoinWhenTold,
     Json,
@@ -185,6 +186,7 @@ def train(
     global_batch: Annotated[
         int | None, typer.Option(help="Samples in one step; by default the recipe's.")
     ] = None,
+    codec: Codec = None,
     listen: Listen = None,
     announce: Announce = None,
     identity: Annotated[
@@ -223,7 +225,7 @@ def train(
         run_train(
             TrainRequest(
                 recipe=recipe,
-                changes={"run": run, "steps": steps, "global_batch": global_batch},
+                changes={"run": run, "steps": steps, "global_batch": global_batch, "codec": codec},
                 initial_peers=split(initial_peers),
                 listen=split(listen) or ("/ip4/0.0.0.0/tcp/0",),
                 announce=split(announce),

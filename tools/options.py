@@ -41,6 +41,13 @@ Announce = Annotated[
         help="What to tell others to dial instead of what was found; repeatable.",
     ),
 ]
+Codec = Annotated[
+    str | None,
+    typer.Option(
+        help="Compress what peers send each other, as int8-block or topk:0.01; all peers of a run "
+        "alike. By default as the recipe says.",
+    ),
+]
 TokenIdentity = Annotated[
     Path | None,
     typer.Option(

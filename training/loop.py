@@ -31,7 +31,7 @@ from training.micro_batch import compute_gradient
 from training.optimizer import SwarmOptimizer
 from training.recipe import Recipe
 from training.recipes.build import build_model, build_optimizer, build_task
-from training.recipes.together import build_batch, build_strategy, wrap
+from training.recipes.together import build_batch, build_config, build_strategy, wrap
 from training.run_log import EventHandler, RunLog
 from training.schedule import steer
 from training.step_report import StepReport
@@ -133,6 +133,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     model = build_model(recipe)
     own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
     batch, strategy = build_batch(recipe), build_strategy(recipe)
+    config = build_config(recipe)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
     with join(
@@ -143,6 +144,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
         identity_path=options.identity_path,
         client_mode=options.client_mode,
         node_config=options.node_config,
+        config=config,
     ) as swarm:
         optimizer = wrap(
             own_optimizer, recipe, model=model, swarm=swarm, batch=batch, strategy=strategy

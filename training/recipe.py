@@ -151,6 +151,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How the learning rate goes."""
     clip_norm: Annotated[float, Meta(ge=0, description="a number of at least 0")] = 0.0
     """The averaged gradient is scaled down to this length (L2) where it is longer; 0 never."""
+    codec: Annotated[
+        str | None,
+        Meta(description='the name of a codec, such as "int8-block" or "topk:0.01"'),
+    ] = None
+    """What compresses gradients, or what a strategy exchanges; None sends them as they are."""
+    error_feedback: Annotated[
+        Literal["none", "ef", "ef21", "ef21-momentum"],
+        Meta(description="one of none, ef, ef21 and ef21-momentum"),
+    ] = "ef"
+    """How that which the codec loses comes to later rounds."""
     ema_decay: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
     """Judge a running mean of the parameters that decays so in each global step; 0 keeps none."""
 
@@ -235,6 +245,14 @@ def _recipe(table: Mapping[str, object], *, source: str) -> Recipe:
         raise RecipeError(
             f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
             "under way"
+        )
+    if (
+        recipe.codec is not None
+        and recipe.strategy is not None
+        and recipe.strategy.name == "leader"
+    ):
+        raise RecipeError(
+            f"{source}: codec: is of no use with the strategy leader, in which nothing is averaged"
         )
     if recipe.strategy is not None:
         for key, default in _OF_GLOBAL_BATCHES:

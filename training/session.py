@@ -17,11 +17,13 @@ import trio
 
 from averaging import (
     Averager,
+    MemberReport,
     RoundFailed,
     RoundId,
     RoundReport,
     Snapshot,
     TensorSpec,
+    Used,
     open_averager,
     open_state_donor,
 )
@@ -201,11 +203,13 @@ class Session:
         """
         position, target = self.own.position, self.target
         expected = self.tracker.view().expected
-        report = await self._round(self.averager, gradients, float(samples), expected)
-        delivered = sum(
-            member.weight * member.fraction for _, member in sorted(report.members.items())
-        )
-        accepted = delivered >= self.config.accept_fraction * target
+        enough = self.config.accept_fraction * target
+
+        def accept(members: Mapping[PeerId, MemberReport]) -> bool:
+            return _delivered(members) >= enough
+
+        report = await self._round(self.averager, gradients, float(samples), expected, accept)
+        delivered, accepted = _delivered(report.members), accept(report.members)
         if not accepted:
             logger.warning(
                 "round_discarded round=%s delivered=%g of=%d", position.round, delivered, target
@@ -266,6 +270,8 @@ class Session:
             self.own, position=position, samples=0, holds_state=True, waits=False, sketch=sketch
         )
         self.tracker.on_moved(own, past)
+        # What codecs lost is no part of that state, and was lost on the way to another.
+        self.averager.feedback.reset()
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---
@@ -316,6 +322,7 @@ class Session:
         tensors: Mapping[str, Array],
         weight: float,
         expected: tuple[PeerId, ...],
+        used: Used | None = None,
     ) -> RoundReport:
         try:
             report = await averager.step(
@@ -324,6 +331,8 @@ class Session:
                 deadline_s=self.config.round_deadline_s,
                 round=self.own.position.round,
                 expected=expected,
+                vector=self.own.position.step % self.plan.vectors,
+                used=used,
             )
         except RoundFailed as failure:
             self.tracker.on_absent(self._missing(expected, failure.report))
@@ -355,6 +364,11 @@ class Session:
             await self._moved.wait()
 
 
+def _delivered(members: Mapping[PeerId, MemberReport]) -> float:
+    """The samples in a result."""
+    return sum(member.weight * member.fraction for _, member in sorted(members.items()))
+
+
 @asynccontextmanager
 async def open_session(
     node: Node, dht: Dht | None, plan: SessionPlan, config: SwarmConfig, on_caller: OnCaller
@@ -368,7 +382,11 @@ async def open_session(
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (
             open_averager(
-                node, f"{plan.run}/gradients", plan.spec, config.averager, dht=dht
+                node,
+                f"{plan.run}/gradients",
+                plan.spec,
+                plan.averager_config(config.averager),
+                dht=dht,
             ) as session.averager,
             open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
             open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),

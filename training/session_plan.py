@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from averaging import Manifest, Snapshot, TensorSpec
+from averaging import CODED_ELEMENTS_MIN, AveragerConfig, Manifest, Snapshot, TensorSpec
 from training.progress import BatchSchedule, Position, Sketch
 
 
@@ -28,3 +28,16 @@ class SessionPlan:
     """How far rounding may lead parameters, as a part of their norm."""
     take_snapshot: Callable[[], Snapshot]
     """Runs on the caller's thread; the same object as long as the state is the same."""
+    vectors: int = 1
+    """So many vectors are averaged in turn, one with each global step."""
+    compressed: tuple[str, ...] | None = None
+    """Tensors that a codec may compress; None: those that are large, see AveragerConfig."""
+
+    def averager_config(self, config: AveragerConfig) -> AveragerConfig:
+        """The same, for these tensors."""
+        if config.codec is None or self.compressed is None:
+            return config
+        least = config.codec_elements_min
+        number = least if isinstance(least, int) else CODED_ELEMENTS_MIN
+        names = {name: number if name in self.compressed else None for name in self.spec.names}
+        return replace(config, codec_elements_min=names)

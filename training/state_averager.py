@@ -30,7 +30,7 @@ class StateAverager:
         self._dht = dht
         self._group_name = group_name
         # States are averaged as they are, whatever the gradients are squeezed into.
-        self._config = replace(config, wire_dtype=None)
+        self._config = replace(config, wire_dtype=None, codec=None, downlink_codec=None)
         self._nursery = nursery
         self._open: tuple[Averager, trio.Event, trio.Event] | None = None
 

@@ -13,7 +13,8 @@ from averaging.allreduce import hearing, manifest
 from averaging.allreduce.mean import Contribution
 from averaging.allreduce.pace import Pace
 from averaging.allreduce.partition import Chunk
-from averaging.allreduce.reduction import LOST_REASONS, SLOW_REASONS
+from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.relaying import may_send
 from averaging.allreduce.schema import (
     Excluded,
     FromAggregator,
@@ -27,10 +28,11 @@ from averaging.allreduce.schema import (
     Vote,
     Weight,
 )
-from averaging.allreduce.session import Session
+from averaging.allreduce.session import Array, Session
 from averaging.allreduce.silence import wait_silent
 from averaging.allreduce.streams import Link, Work
-from averaging.codecs.floating import Payload
+from averaging.codecs.coding import seed_of
+from averaging.codecs.floating import FloatingWire, Payload
 from averaging.robust.aggregate import aggregate
 from averaging.robust.rule import RuleKind
 from p2p import MessageInvalid, PeerId, RpcCall, StreamBroken, open_service_nursery, short
@@ -98,16 +100,31 @@ def _average(
         [contribution.values for contribution in contributions],
         [contribution.weight for contribution in contributions],
         session.rule,
-        session.wire.dtype,
+        session.dtype,
     )
     if mean is None:
         return None
-    encoded = session.wire.encode_values(mean, chunk.start)
-    if not work.plan and session.votes:
-        place = session.place_of(chunk)
-        place[:] = encoded
-        encoded = place
+    encoded = _encoded(session, work, mean, chunk)
     return encoded, blake3(encoded).digest()
+
+
+def _encoded(session: Session, work: Work, mean: Array, chunk: Chunk) -> Payload:
+    """The result of a chunk as it travels, in its place where it has one."""
+    if not isinstance(session.down, FloatingWire):
+        from averaging.codecs.rounds import encoded_result
+
+        seed = seed_of(session.group_id, -1, chunk.start)
+        residual = session.coding.residual
+        payload, lost = encoded_result(session.down, residual, mean, chunk.start, seed)
+        if lost is not None:
+            work.lost.append((chunk.start, lost))
+        return payload
+    encoded = session.down.encode_values(mean, chunk.start)
+    place = session.place_of(chunk) if not work.plan and session.votes else None
+    if place is None:
+        return encoded
+    place[:] = encoded
+    return place
 
 
 def _finish(session: Session, work: Work) -> None:
@@ -182,8 +199,7 @@ async def _contribute_to(session: Session, work: Work) -> None:
                 return
         if not session.senders.awaited(session.me):
             return
-        encoded = session.wire.encode(session.flat, chunk.start, chunk.stop)
-        values = session.wire.decode(encoded, chunk.start, chunk.stop)
+        values = session.up.decode(session.part(chunk), chunk.start, chunk.stop)
         reason = work.reduction.on_part(session.me, chunk.number, values)
         session.work_changed.ring()
         if reason is not None:
@@ -267,8 +283,8 @@ async def _send(session: Session, call: Call, link: Link) -> None:
                 if isinstance(result, PieceEnd):
                     await call.send(result)
                 else:
-                    if not session.may_send(call, len(result[2])):
-                        exclude(session, call.peer_id, "its relay carries no more")
+                    if not may_send(session, call, len(result[2])):
+                        exclude(session, call.peer_id, RELAY_REASON)
                         link.scope.cancel()
                         return
                     session.sent_bytes[call.path] += len(result[2])
@@ -304,7 +320,7 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
     def buffer_for(message: FromMember, size_bytes: int) -> memoryview:
         if not isinstance(message, Part):
             raise MessageInvalid("a payload behind a message that has none")
-        return session.buffer_untrusted(message.piece, message.chunk, size_bytes, None)
+        return session.buffer_untrusted(session.up, message.piece, message.chunk, size_bytes)
 
     while True:
         began_s = trio.current_time()
@@ -353,7 +369,7 @@ async def _take_part(
     if part.chunk >= len(work.piece.chunks):
         raise MessageInvalid("a part of a chunk that does not exist")
     chunk = work.piece.chunks[part.chunk]
-    values = session.wire.decode(payload, chunk.start, chunk.stop)
+    values = session.up.decode(payload, chunk.start, chunk.stop)
     reason = work.reduction.on_part(peer, part.chunk, values)
     if reason is not None:
         exclude(session, peer, reason)

@@ -9,6 +9,7 @@ import trio
 from averaging.allreduce import hearing, manifest
 from averaging.allreduce.partition import Piece
 from averaging.allreduce.promptness import Promptness
+from averaging.allreduce.relaying import may_send, needs_new_circuit_to, obstacle_to
 from averaging.allreduce.schema import (
     TRANSFER,
     Abort,
@@ -49,7 +50,7 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
     peer = session.aggregators[owner]
     uplink = session.uplinks[peer]
     hello = Hello(session.group_id)
-    if session.needs_new_circuit_to(peer):
+    if needs_new_circuit_to(session, peer):
         # It would be cut in the middle of the round.
         await session.node.disconnect(peer)
     try:
@@ -57,7 +58,7 @@ async def run_uplink(session: Session, client: RpcClient, owner: int) -> None:
             client.open(peer, TRANSFER, hello, timeout_s=session.config.silence_s) as call,
             open_service_nursery() as nursery,
         ):
-            if obstacle := session.obstacle_to(peer):
+            if obstacle := obstacle_to(session, peer):
                 raise StreamBroken(obstacle)
             nursery.start_soon(_send, session, call, uplink)
             nursery.start_soon(_watch, session, peer)
@@ -99,8 +100,8 @@ async def _send_parts(session: Session, call: Call, uplink: Uplink, piece: Piece
     for chunk in piece.chunks:
         if not uplink.wanted:
             return
-        part = session.wire.encode(session.flat, chunk.start, chunk.stop)
-        if not session.may_send(call, len(part)):
+        part = session.part(chunk)
+        if not may_send(session, call, len(part)):
             session.on_aggregator_lost(call.peer_id, "its relay carries no more")
             uplink.wanted = False
             return
@@ -146,7 +147,8 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
         if not isinstance(message, Result):
             raise MessageInvalid("a payload behind a message that has none")
         incoming = _incoming(session, message.piece, owner)
-        return session.buffer_untrusted(message.piece, message.chunk, size_bytes, incoming)
+        wire = session.down
+        return session.buffer_untrusted(wire, message.piece, message.chunk, size_bytes, incoming)
 
     while True:
         began_s = trio.current_time()
@@ -216,14 +218,12 @@ def _end_piece_untrusted(session: Session, end: PieceEnd, owner: int, incoming: 
 async def take_chunk_untrusted(
     session: Session, incoming: Incoming, result: Result, payload: Payload
 ) -> None:
-    """Keep the next chunk of a piece; raises MessageInvalid when it is not the next."""
+    """Keep the next chunk of a piece; raises MessageInvalid when it is not that."""
     chunks = session.pieces[result.piece].chunks
     if result.chunk != len(incoming.chunks) or result.chunk >= len(chunks):
         raise MessageInvalid("a chunk is out of order")
     chunk = chunks[result.chunk]
-    if len(payload) != session.wire.size_bytes(chunk.start, chunk.stop):
-        raise MessageInvalid("a chunk has a wrong size")
-    digest = await session.digest_of(payload)
+    digest = await session.digest_of_untrusted(chunk, payload)
     if len(incoming.chunks) != result.chunk:
         # Another version was awaited in the meantime.
         return

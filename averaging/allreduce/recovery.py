@@ -10,6 +10,7 @@ from averaging.allreduce import hearing
 from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.member import take_chunk_untrusted
 from averaging.allreduce.outputs import FetchPiece
+from averaging.allreduce.relaying import may_send
 from averaging.allreduce.schema import ASK, FETCH, Fetch, PieceEnd, Question, Result
 from averaging.allreduce.session import Session
 from averaging.allreduce.silence import OpenCalls, wait_silent
@@ -80,7 +81,7 @@ async def _receive_untrusted(
     def buffer_for(message: Any, size_bytes: int) -> memoryview:
         if not isinstance(message, Result) or message.piece != wanted.piece:
             raise MessageInvalid("a payload that was not asked for")
-        return session.buffer_untrusted(wanted.piece, message.chunk, size_bytes, None)
+        return session.buffer_untrusted(session.down, wanted.piece, message.chunk, size_bytes)
 
     end: PieceEnd | None = None
     while end is None or len(incoming.chunks) < len(end.chunks):
@@ -113,7 +114,7 @@ async def serve_fetch(session: Session, call: RpcCall[Any, Any], request: Fetch)
     try:
         await call.send(held.end)
         for number in range(request.first_chunk, len(held.chunks)):
-            if not session.may_send(call, len(held.chunks[number])):
+            if not may_send(session, call, len(held.chunks[number])):
                 raise RefusedError("too-large", "the relay between us carries no more")
             session.sent_bytes[call.path] += len(held.chunks[number])
             await call.send(Result(request.piece, number), held.chunks[number])

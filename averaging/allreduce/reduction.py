@@ -33,6 +33,7 @@ Peer = TypeVar("Peer", bound=Hashable)
 LOST_REASONS: Final = ("did not come", "silent", "connection lost", "left")
 """Exclusions that say something of a member's presence, not of what it sent."""
 SLOW_REASONS: Final = ("too slow", "did not begin")
+RELAY_REASON: Final = "its relay carries no more"
 
 # Rounding to 16 bits moves a norm by less than a thousandth.
 _NORM_SLACK: Final = 1.01

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from averaging.allreduce.manifest import manifest_digest
 from averaging.allreduce.rates import Flow
 from averaging.allreduce.reduction import LOST_REASONS
 from averaging.allreduce.schema import MEMBERS_MAX
-from averaging.allreduce.session import Array, Session
+from averaging.allreduce.session import Session
 from averaging.matchmaking.group import Group
 from averaging.report import MemberReport, Outcome
 from p2p import Path, PeerId
@@ -52,6 +50,10 @@ class RoundResult:
     received: Flow = field(default_factory=Flow)
     agreement_seconds: float = 0.0
     """From holding the result to the certificate, or to giving up."""
+    codec: str = ""
+    """What the values travelled by, if not as floats alone."""
+    dropped_elements: int = 0
+    """Of how many elements something that codecs lost is given up for good."""
 
 
 def refused_group(group: Group, reason: str) -> RoundResult:
@@ -97,26 +99,8 @@ def result_of(session: Session, now_s: float) -> RoundResult:
         received=session.received,
         repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
+        codec=session.coding.name,
     )
-
-
-def write_vector(session: Session, out: Array) -> None:
-    """Write the agreed vector to out: shape (element_count,), in the flat dtype."""
-    for piece in session.pieces:
-        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
-            session.wire.decode_into(encoded, chunk.start, out[chunk.start : chunk.stop])
-
-
-def agreed_in_place(session: Session) -> Array | None:
-    """The agreed vector where it came in, if it lies there whole and as numbers are stored.
-
-    Shape (element_count,), in the flat dtype; a view that is good until the session is dropped.
-    """
-    for piece in session.pieces:
-        for chunk, encoded in zip(piece.chunks, session.held[piece.number].chunks, strict=True):
-            if not np.shares_memory(np.frombuffer(encoded, np.uint8), session.place_of(chunk)):
-                return None
-    return session.wire.stored_in(session.result)
 
 
 def members_of_success(session: Session) -> dict[PeerId, MemberReport]:

@@ -200,7 +200,7 @@ FromHolder = PieceEnd | Result
 
 _MESSAGE_BYTES_MAX = 1024 * 1024
 """A PieceEnd, alone or as evidence, names each chunk; all other messages stay far below."""
-_PAYLOAD_BYTES_MAX = 1024 * 1024
+PAYLOAD_BYTES_MAX = 1024 * 1024
 """The largest chunk in float64."""
 
 TRANSFER: Method[FromMember, FromAggregator] = Method(
@@ -208,7 +208,7 @@ TRANSFER: Method[FromMember, FromAggregator] = Method(
     FromMember,  # type: ignore[arg-type]
     FromAggregator,  # type: ignore[arg-type]
     response_bytes_max=_MESSAGE_BYTES_MAX,
-    payload_bytes_max=_PAYLOAD_BYTES_MAX,
+    payload_bytes_max=PAYLOAD_BYTES_MAX,
 )
 ASK: Method[Question, Answer] = Method(
     "ask", Question, Answer, response_bytes_max=_MESSAGE_BYTES_MAX
@@ -221,5 +221,5 @@ FETCH: Method[Fetch, FromHolder] = Method(
     Fetch,
     FromHolder,  # type: ignore[arg-type]
     response_bytes_max=_MESSAGE_BYTES_MAX,
-    payload_bytes_max=_PAYLOAD_BYTES_MAX,
+    payload_bytes_max=PAYLOAD_BYTES_MAX,
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,18 +21,14 @@ from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import keep_promptness, run_uplink
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.recovery import ask, fetch, serve_fetch
-from averaging.allreduce.result import (
-    RoundResult,
-    agreed_in_place,
-    refused_group,
-    result_of,
-    write_vector,
-)
+from averaging.allreduce.result import RoundResult, refused_group, result_of
 from averaging.allreduce.session import Array, Session
+from averaging.allreduce.settling import conclude, final_parts
+from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
 from averaging.naming import service_name
-from averaging.robust.norms import rough_square_sum
+from averaging.report import MemberReport
 from p2p import (
     MessageInvalid,
     Node,
@@ -51,6 +47,8 @@ logger = logging.getLogger(__name__)
 OnGroupShown = Callable[[bytes], Awaitable[None]]
 """Raises MessageInvalid when it is no group."""
 OnSuccess = Callable[[Array], None]
+Used = Callable[[Mapping[PeerId, MemberReport]], bool]
+"""Whether a result with these members in it will be used."""
 
 _SERVICE: Final = "allreduce"
 # The leader's word comes a little later to some than other members' streams; who asks for it
@@ -59,6 +57,8 @@ _SHOW_AFTER_S: Final = 0.25
 _SHOWS_MAX: Final = 8
 # How many groups' ballots are remembered, without their bytes, to answer members that ask late.
 _SESSIONS_MAX: Final = 64
+# Encoding takes so many times as long as reading.
+_CODEC_EFFORT: Final = 8
 
 
 class Allreduce:
@@ -103,37 +103,38 @@ class Allreduce:
         if wire is None:
             runs = [Run(0, len(flat), flat.dtype.name)] if len(flat) else []
             wire = FloatingWire(runs, flat.dtype)
-        async with self.entered(group, wire, deadline_s) as entered:
+        async with self.entered(group, Coding.floats(wire), deadline_s) as entered:
             return await entered.run(flat, weight, on_success=on_success)
 
     @asynccontextmanager
     async def entered(
-        self, group: Group, wire: FloatingWire, deadline_s: float
+        self, group: Group, coding: Coding, deadline_s: float
     ) -> AsyncIterator[Entered]:
         """Open the streams of a group before our values are final; leaving cancels our part.
 
         Args:
-            wire, deadline_s: as for run().
+            coding: how the values travel; what it keeps from round to round changes on success.
+            deadline_s: as for run().
         """
         if group.group_id in self._sessions:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
-        if not _feasible(group, wire.element_count):
-            yield Entered(None, group, deadline_s, self._buffers)
+        if not _feasible(group, coding.up.element_count):
+            yield Entered(None, group, deadline_s, self._buffers, coding)
             return
-        session = self._open_session(group, wire, deadline_s)
+        session = self._open_session(group, coding, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
                 async with open_service_nursery() as nursery:
                     self._start(session, nursery)
-                    yield Entered(session, group, deadline_s, self._buffers)
+                    yield Entered(session, group, deadline_s, self._buffers, coding)
         finally:
             self._close_session(session)
 
-    def _open_session(self, group: Group, wire: FloatingWire, deadline_s: float) -> Session:
-        session = Session(
-            self._node, group, wire.element_count, wire, deadline_s, self._config, self._buffers
-        )
+    def _open_session(self, group: Group, coding: Coding, deadline_s: float) -> Session:
+        references = [join.reference for join in group.members if join.role != "aux"]
+        begun = coding.begun(group.voters, references)
+        session = Session(self._node, group, begun, deadline_s, self._config, self._buffers)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -265,15 +266,26 @@ class Entered:
     """Our part in one group, from its streams being open to its outcome."""
 
     def __init__(
-        self, session: Session | None, group: Group, deadline_s: float, buffers: Buffers
+        self,
+        session: Session | None,
+        group: Group,
+        deadline_s: float,
+        buffers: Buffers,
+        coding: Coding,
     ) -> None:
+        self._coding = coding
         self._session = session
         self._buffers = buffers
         self._group = group
         self._deadline_s = deadline_s
 
     async def run(
-        self, flat: Array | None, weight: float, *, on_success: OnSuccess | None = None
+        self,
+        flat: Array | None,
+        weight: float,
+        *,
+        on_success: OnSuccess | None = None,
+        used: Used | None = None,
     ) -> RoundResult:
         """Average; to be called once.
 
@@ -281,6 +293,7 @@ class Entered:
             flat: 1-D, kept unchanged; None at an auxiliary member.
             on_success: takes the agreed vector, shape (element_count,), in the flat dtype, perhaps
                 in a worker thread; it must not keep it. Not called at an auxiliary member.
+            used: if not, what codecs lost stays as it was; None: it is.
         """
         session = self._session
         if session is None:
@@ -288,29 +301,29 @@ class Entered:
             return refused_group(self._group, f"{leader} asks for impossible pieces")
         assert session.votes == (flat is not None)
         if flat is None:
-            flat = np.empty(0, session.wire.dtype)
-        squares = await session.heavy(flat.nbytes, rough_square_sum, flat) if weight else 0.0
-        session.begin(flat, weight, math.sqrt(squares))
+            flat = np.empty(0, session.dtype)
+        norm, parts = 0.0, None
+        if weight:
+            effort = 1 if isinstance(session.up, FloatingWire) else _CODEC_EFFORT
+            size_bytes = effort * flat.nbytes
+            norm, parts = await session.heavy(size_bytes, final_parts, session, flat, weight)
+        session.begin(flat, weight, norm, parts)
         with trio.move_on_at(self._deadline_s):
             await session.done.wait()
         session.ballot.on_give_up("no agreement before the deadline")
         now_s = trio.current_time()
         result = result_of(session, now_s)
-        if result.outcome == "success" and session.votes and on_success is not None:
+        if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
-            await session.heavy(flat.nbytes, self._hand_over, session, on_success)
+            settles = used is None or used(result.members)
+            work = (session, self._coding, self._buffers, result, on_success or _ignore, settles)
+            dropped = await session.heavy(flat.nbytes, conclude, *work)
+            result = replace(result, dropped_elements=dropped)
         return result
 
-    def _hand_over(self, session: Session, on_success: OnSuccess) -> None:
-        vector = agreed_in_place(session)
-        if vector is not None:
-            on_success(vector)
-            return
-        buffer = self._buffers.take(session.element_count * session.wire.dtype.itemsize)
-        decoded = buffer.view(session.wire.dtype)
-        write_vector(session, decoded)
-        on_success(decoded)
-        self._buffers.give_back(buffer)
+
+def _ignore(vector: Array) -> None:
+    del vector
 
 
 def _feasible(group: Group, element_count: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,11 +32,12 @@ from averaging.allreduce.streams import (
     Uplink,
     Work,
 )
+from averaging.codecs.coding import Coding, Wire
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
 from averaging.robust.rule import Rule
-from p2p import MessageInvalid, Node, Path, PeerId, RpcCall, short
+from p2p import MessageInvalid, Node, Path, PeerId, short
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,7 @@ class Session:
     """Everything about one group; the cores decide, the tasks around act.
 
     Args:
-        element_count: of the vector.
-        wire: how its values travel.
+        coding: how its values travel, and what is kept of them from round to round.
         deadline_s: on trio's clock.
     """
 
@@ -57,8 +57,7 @@ class Session:
         self,
         node: Node,
         group: Group,
-        element_count: int,
-        wire: FloatingWire,
+        coding: Coding,
         deadline_s: float,
         config: AllreduceConfig,
         buffers: Buffers,
@@ -72,28 +71,29 @@ class Session:
         self.voters = group.voters
         self.aggregators = group.aggregators
         self.votes = self.me in self.voters
-        self.wire = wire
-        self.element_count = element_count
+        self.coding = coding
+        self.up, self.down, self.dtype = coding.up, coding.down, coding.up.dtype
+        self.element_count = element_count = coding.up.element_count
         self.deadline_s = deadline_s
         self.rule = Rule.parse(config.rule)
         self.pieces = partition(element_count, group.span_elements, group.chunk_elements)
         self.senders = self._senders()
         self.flat: Array = np.empty(0, np.float32)
-        self.weight = 0.0
-        self.norm = 0.0
+        self.weight, self.norm = 0.0, 0.0
+        self.parts: Mapping[int, Payload] | None = None
+        """Our parts by their first elements, where a codec made them; None: made as they go."""
         self.begun = trio.Event()
         """Set when our values are final."""
-        self.work = [
-            self._work(piece, 0)
-            for piece in self.pieces
-            if self.aggregators[piece.owner] == self.me
-        ]
+        ours = [piece for piece in self.pieces if self.aggregators[piece.owner] == self.me]
+        self.work = [self._work(piece, 0) for piece in ours]
         self.results: list[tuple[int, int, Payload] | PieceEnd] = []
         """All that we have averaged, in the order in which every member gets it."""
         self.aborted: Abort | None = None
-        self.incoming = {piece.number: Incoming(in_place=True) for piece in self.pieces}
-        self.result = buffers.take(wire.size_bytes(0, element_count) if self.votes else 0)
-        """The averaged vector as it travels: shape (bytes,), uint8."""
+        fixed = isinstance(self.down, FloatingWire)
+        self.incoming = {piece.number: Incoming(in_place=fixed) for piece in self.pieces}
+        whole_bytes = self.down.size_limit_bytes(0, element_count)
+        self.result = buffers.take(whole_bytes if fixed and self.votes else 0)
+        """The averaged vector as it travels, where sizes are fixed: shape (bytes,), uint8."""
         self.fetchers = 0
         """Tasks that send pieces of it to others."""
         self._buffers = buffers
@@ -116,10 +116,8 @@ class Session:
         self.gone = False
         """Our step ended without the wish to try again with the same members."""
         self.done = trio.Event()
-        self.work_changed = Bell()
-        self.room_changed = Bell()
-        self.timer_changed = Bell()
-        self.link_closed = Bell()
+        self.work_changed, self.room_changed = Bell(), Bell()
+        self.timer_changed, self.link_closed = Bell(), Bell()
         self.on_ask: Callable[[PeerId], None] = lambda peer: None
         self.on_fetch: Callable[[FetchPiece[PeerId]], None] = lambda fetch: None
         self.ballot = self._ballot()
@@ -183,12 +181,25 @@ class Session:
             voters, votes, self.config.tolerated_liars
         )
 
-    def begin(self, flat: Array, weight: float, norm: float) -> None:
-        """Our values are final: shape (element_count,), in the flat dtype, kept unchanged."""
-        self.flat, self.weight, self.norm = flat, weight, norm
+    def begin(
+        self,
+        flat: Array,
+        weight: float,
+        norm: float,
+        parts: Mapping[int, Payload] | None = None,
+    ) -> None:
+        """Our values are final.
+
+        Args:
+            flat: shape (element_count,), in the flat dtype, kept unchanged.
+            norm: of what our parts say; not finite: we are refused, and send none.
+            parts: see there.
+        """
+        self.flat, self.weight, self.norm, self.parts = flat, weight, norm, parts
         self.begun_at_s = trio.current_time()
         self.begun.set()
         for uplink in self.uplinks.values():
+            uplink.wanted = uplink.wanted and (parts is None or math.isfinite(norm))
             uplink.outbox.bell.ring()
         if not self.work:
             # Who has nothing to average may have nothing to wait for, and no piece wakes it.
@@ -197,7 +208,7 @@ class Session:
 
     def planned_s(self) -> dict[PeerId, float]:
         """How long each voter's transfers take by the plan; without end where nobody knows."""
-        bytes_per_element = self.wire.size_bytes(0, self.element_count) / (self.element_count or 1)
+        bytes_per_element = self.coding.size_limit_bytes / (self.element_count or 1)
         planned = planned_seconds(
             self.group.capacities, self.group.span_elements, bytes_per_element
         )
@@ -309,15 +320,27 @@ class Session:
 
     # --- where bytes go --------------------------------------------------------------------
 
-    def place_of(self, chunk: Chunk) -> memoryview:
-        """The place of a chunk in the result."""
-        start = self.wire.size_bytes(0, chunk.start)
-        return self.result[start : start + self.wire.size_bytes(chunk.start, chunk.stop)].data
+    def part(self, chunk: Chunk) -> Payload:
+        """Our values for a chunk, as they travel."""
+        if self.parts is not None:
+            return self.parts[chunk.start]
+        assert isinstance(self.up, FloatingWire)
+        return self.up.encode(self.flat, chunk.start, chunk.stop)
+
+    def place_of(self, chunk: Chunk) -> memoryview | None:
+        """The place of a chunk in the result; None where sizes are not fixed."""
+        if not isinstance(self.down, FloatingWire):
+            return None
+        start = self.down.size_bytes(0, chunk.start)
+        return self.result[start : start + self.down.size_bytes(chunk.start, chunk.stop)].data
 
     def buffer_untrusted(
-        self, piece: int, chunk: int, size_bytes: int, incoming: Incoming | None
+        self, wire: Wire, piece: int, chunk: int, size_bytes: int, incoming: Incoming | None = None
     ) -> memoryview:
-        """Where the payload of this chunk goes.
+        """Where the payload of this chunk goes, if it is no larger than it may be.
+
+        Args:
+            wire: how it travels.
 
         Raises:
             MessageInvalid: no such chunk, or not of this size.
@@ -325,47 +348,13 @@ class Session:
         if piece >= len(self.pieces) or chunk >= len(self.pieces[piece].chunks):
             raise MessageInvalid("a chunk that does not exist")
         run = self.pieces[piece].chunks[chunk]
-        if size_bytes != self.wire.size_bytes(run.start, run.stop):
+        if not wire.fits(size_bytes, run.start, run.stop):
             raise MessageInvalid("a chunk has a wrong size")
         if incoming is not None and incoming.in_place and chunk == len(incoming.chunks):
-            return self.place_of(run)
+            place = self.place_of(run)
+            assert place is not None
+            return place
         return np.empty(size_bytes, np.uint8).data
-
-    # --- relays ----------------------------------------------------------------------------
-
-    def obstacle_to(self, aggregator: PeerId) -> str:
-        """Why our values cannot go to an aggregator over the path that there is; or empty."""
-        info = self.node.path_to(aggregator)
-        if info is None or info.path != "relayed" or not self.votes:
-            return ""
-        needed, room = self._bulk_bytes(aggregator), self.node.relayed_bulk.room_bytes(info)
-        if needed <= room:
-            return ""
-        return f"only reached through a relay, which carries {room:.0f} bytes, not {needed}"
-
-    def needs_new_circuit_to(self, aggregator: PeerId) -> bool:
-        """Whether a circuit is nearly used up, and a new one would carry what goes over it."""
-        info = self.node.path_to(aggregator)
-        if info is None or not self.obstacle_to(aggregator):
-            return False
-        room = self.node.relayed_bulk.room_when_new_bytes(info)
-        return self._bulk_bytes(aggregator) <= room
-
-    def may_send(self, call: RpcCall[Any, Any], size_bytes: int) -> bool:
-        """Whether so much bulk may go over the call's path; it is counted if so."""
-        return call.path != "relayed" or self.node.relayed_bulk.take(call.peer_id, size_bytes)
-
-    def _bulk_bytes(self, other: PeerId) -> int:
-        """What we send to an aggregator: parts of its span, and averages of ours."""
-        owners = [
-            number for number, peer in enumerate(self.aggregators) if peer in (other, self.me)
-        ]
-        return sum(
-            self.wire.size_bytes(chunk.start, chunk.stop)
-            for piece in self.pieces
-            if piece.owner in owners
-            for chunk in piece.chunks
-        )
 
     # --- the rest --------------------------------------------------------------------------
 
@@ -373,9 +362,10 @@ class Session:
         """Run numeric work on so many bytes: in a thread when it pays."""
         return await run_heavy(self.node, size_bytes, function, *args)
 
-    async def digest_of(self, chunk: Payload) -> bytes:
-        """BLAKE3 of a chunk."""
-        return await self.heavy(len(chunk), _digest, chunk)
+    async def digest_of_untrusted(self, chunk: Chunk, payload: Payload) -> bytes:
+        """BLAKE3 of the result of a chunk; raises MessageInvalid if it says no values."""
+        self.down.check_untrusted(payload, chunk.start, chunk.stop)
+        return await self.heavy(len(payload), _digest, payload)
 
     def drop(self) -> None:
         """Free the bytes; what was agreed stays known."""
@@ -384,6 +374,7 @@ class Session:
         self.incoming.clear()
         self.work.clear()
         self.flat = self.flat[:0]
+        self.parts = self.parts and {}
         self.ballot.on_dropped()
         if not self.links and not self.fetchers:
             self._buffers.give_back(self.result)

@@ -49,6 +49,8 @@ class Work:
     reduction: Reduction[PeerId]
     chunks: list[Payload] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
+    lost: list[tuple[int, Any]] = field(default_factory=list)
+    """What the codec of results lost of each chunk, by its first element."""
 
 
 class Outbox:

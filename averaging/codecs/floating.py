@@ -62,6 +62,18 @@ class FloatingWire:
         """What elements start to stop take on the wire."""
         return sum(_size_bytes(run) for run in self._cut(start, stop))
 
+    def size_limit_bytes(self, start: int, stop: int) -> int:
+        """What elements start to stop take at most: always as much."""
+        return self.size_bytes(start, stop)
+
+    def fits(self, size_bytes: int, start: int, stop: int) -> bool:
+        """Whether elements start to stop may take so many bytes."""
+        return size_bytes == self.size_bytes(start, stop)
+
+    def check_untrusted(self, payload: Payload, start: int, stop: int) -> None:
+        """Raise MessageInvalid unless elements start to stop can be read from the payload."""
+        self._check_size(payload, start, stop)
+
     def encode(self, flat: Array, start: int, stop: int) -> memoryview | bytes:
         """The bytes of flat[start:stop]; they change with the vector where it travels as it is.
 

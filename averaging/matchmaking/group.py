@@ -60,6 +60,8 @@ class Join:
     bucket: str = ""
     """Where in the grid, if there is one."""
     paths: schema.Paths = _OPEN
+    reference: bytes = b""
+    """Digest of the result that the member's values are told by their difference from."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ def parse_join_untrusted(signed: schema.SignedJoin) -> Join:
         bucket=body.bucket,
         signature=signed.signature,
         paths=body.paths,
+        reference=_hash_or_empty_untrusted(body.reference),
     )
     check_paths_untrusted(join.paths)
     if join.role == "aux" and join.weight_cap:
@@ -319,6 +322,7 @@ def _join_bytes(join: Join) -> bytes:
             join.abandoned,
             join.bucket,
             join.paths,
+            join.reference,
         )
     )
 

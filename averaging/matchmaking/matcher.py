@@ -386,6 +386,7 @@ class Matcher:
             abandoned=request.abandoned,
             bucket=request.bucket or "",
             paths=paths,
+            reference=request.reference,
         )
         assert len(join_on_wire(join).body) <= schema.JOIN_BYTES_MAX
         return sign_join(join, self._sign)

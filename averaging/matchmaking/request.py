@@ -40,6 +40,8 @@ class SeekRequest:
     deadline_s: float
     """Absolute, on the clock of now_s."""
     addresses: tuple[str, ...]
+    reference: bytes = b""
+    """Digest of the result that our values are told by their difference from."""
     bucket: str | None = None
     """Where in the grid, as the matcher knows; None without a grid."""
     bucket_size: int = 0

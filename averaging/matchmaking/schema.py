@@ -31,8 +31,8 @@ PATH_DIGEST_SIZE_BYTES = 8
 PATHS_MAX = 64
 """Peers that a JOIN names as connected; in larger groups only open members aggregate."""
 RELAYED_BYTES_MAX = 2**53
-JOIN_BYTES_MAX = 4160
-"""Eight long addresses, the longest group name, 64 peers twice, and 460 bytes for the rest."""
+JOIN_BYTES_MAX = 4194
+"""Eight long addresses, the longest group name, 64 peers twice, and 494 bytes for the rest."""
 ROUND_NUMBER_MAX = 2**53
 WEIGHT_MAX = 1e18
 DEADLINE_S_MAX = 86_400.0
@@ -132,6 +132,8 @@ class JoinBody(Message, frozen=True):
     bucket: Bucket = ""
     """Of the grid; members of one group are in one bucket."""
     paths: Paths = Paths()
+    reference: OptionalHash = b""
+    """Digest of the result that its values are told by their difference from, if they are."""
 
 
 class SignedJoin(Message, frozen=True):

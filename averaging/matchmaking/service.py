@@ -122,6 +122,7 @@ class Matchmaking:
         deadline_s: float,
         group_size_min: int | None = None,
         follow: bool = False,
+        reference: bytes = b"",
     ) -> Group:
         """Find the group for one attempt of a round; one search at a time.
 
@@ -139,6 +140,7 @@ class Matchmaking:
             deadline_s: longest duration of the search, and of what the group does after it.
             group_size_min: in place of the config's, for this search.
             follow: whether to adopt a later round that others are in.
+            reference: digest of the result that our values are told by their difference from.
 
         In a grid, it is the group of our bucket.
 
@@ -164,6 +166,7 @@ class Matchmaking:
             group_size_min=group_size_min or self._config.group_size_min,
             deadline_s=trio.current_time() + deadline_s,
             addresses=self._node.addresses[: schema.ADDRESSES_MAX],
+            reference=reference,
         )
         group = await self._seek(request)
         self._on_found(group)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import averaging
 from averaging.allreduce import manifest
 from averaging.allreduce import schema as allreduce
 from averaging.allreduce.balance import Capacity, check_spans_untrusted
 from averaging.allreduce.partition import Piece, partition
+from averaging.codecs.coded import CodedWire
+from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking import schema as matchmaking
 from averaging.matchmaking.group import (
     Join,
@@ -29,6 +33,7 @@ from averaging.state.manifest import manifest_untrusted
 from averaging.state.schema import MANIFEST_BYTES_MAX, ManifestAnswer
 from p2p import Entry, Identity, MessageInvalid, decode_untrusted, encode, owned_subkey
 from tests.averaging.allreduce.test_schema import RECORDED as RECORDED_ALLREDUCE
+from tests.averaging.codecs.samples import Bytes, Largest
 from tests.averaging.matchmaking.test_schema import CASES as RECORDED_MATCHMAKING
 from tests.averaging.state.test_schema import ANSWER as STATE_ANSWER
 from tests.averaging.state.test_schema import RECORDED as RECORDED_STATE
@@ -266,6 +271,34 @@ SPAN_SEEDS = (
     span_seed(12_000, (1, 1, 3, 3, 4096), (0, 1, 4, 4, 7904), (1, 0, 3, 2, 0)),
 )
 
+# Values as they travel
+
+FLOATING = FloatingWire([Run(0, 50, "float32"), Run(50, 60, "float16")], np.dtype("float32"))
+WIRES = (CodedWire(Bytes(), 40, FLOATING), CodedWire(Largest(0.2), 40, FLOATING), FLOATING)
+CHUNKS = ((0, 30), (30, 60), (45, 60))
+
+
+def run_values(data: bytes) -> None:
+    """One byte for the wire and the chunk, then the payload."""
+    number = data[0] if data else 0
+    wire, (start, stop) = WIRES[number % 3], CHUNKS[number // 3 % 3]
+    payload = bytearray(data[1:])
+    try:
+        wire.check_untrusted(payload, start, stop)
+    except MessageInvalid:
+        return
+    assert wire.fits(len(payload), start, stop)
+    assert len(payload) <= wire.size_limit_bytes(start, stop)
+    assert wire.decode(payload, start, stop).shape == (stop - start,)
+
+
+VALUE_SEEDS = tuple(
+    bytes([index + 3 * place])
+    + bytes(wire.encode_values(np.linspace(-1, 1, stop - start, dtype="float32"), start))
+    for index, wire in enumerate(WIRES)
+    for place, (start, stop) in enumerate(CHUNKS)
+)
+
 # State download
 
 
@@ -343,6 +376,15 @@ TARGETS = (
         run=run_spans,
         seeds=SPAN_SEEDS,
         covers=("averaging.allreduce.balance.check_spans_untrusted",),
+    ),
+    Target(
+        name="averaging.values",
+        run=run_values,
+        seeds=VALUE_SEEDS,
+        covers=(
+            "averaging.codecs.coded.check_untrusted",
+            "averaging.codecs.floating.check_untrusted",
+        ),
     ),
     Target(
         name="averaging.state-manifest",

@@ -25,7 +25,7 @@ TESTED_ELSEWHERE = (
     "averaging.allreduce.hearing.",
     "averaging.allreduce.member.",
     "averaging.allreduce.recovery.",
-    "averaging.allreduce.session.buffer_untrusted",
+    "averaging.allreduce.session.",
     "training.progress.tracker._find_untrusted",
 )
 

@@ -14,6 +14,8 @@ import msgspec
 import torch
 from torch import nn
 
+from averaging import AveragerConfig
+from training.config import SwarmConfig
 from training.errors import RecipeError
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, NoiseScaleBatch, RampBatch
@@ -71,6 +73,20 @@ def build_strategy(recipe: Recipe) -> Strategy | None:
         return None
     name = recipe.strategy.name
     return _made("strategy.options", name, STRATEGIES[name], recipe.strategy.options)
+
+
+def build_config(recipe: Recipe) -> SwarmConfig:
+    """How the peers of a recipe exchange what they exchange.
+
+    Raises:
+        RecipeError: there is no such codec, or it does not go with the error feedback.
+    """
+    try:
+        return SwarmConfig(
+            averager=AveragerConfig(codec=recipe.codec, error_feedback=recipe.error_feedback)
+        )
+    except ValueError as exc:
+        raise RecipeError(f"codec: {exc}") from exc
 
 
 def wrap(

@@ -29,6 +29,7 @@ from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.flat import FlatParameters
 from training.strategies.strategy import Exchange, Strategy, Tactic, Vector
+from training.strategies.streaming import StreamingDiLoCo
 
 _OFFER, _BUFFERS, _FROZEN, _SHARED = "offer", "buffers", "frozen", "shared/"
 
@@ -72,6 +73,9 @@ class Replica:
             position=self.position,
             check_state=self._complaint,
             take_snapshot=self.take_snapshot,
+            vectors=self._strategy.fragments if isinstance(self._strategy, StreamingDiLoCo) else 1,
+            # Buffers are statistics, and few.
+            compressed=(_OFFER,),
         )
 
     # --- between exchanges ---

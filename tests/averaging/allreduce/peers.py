@@ -22,6 +22,7 @@ from averaging.allreduce.partition import Piece
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.service import Allreduce, open_allreduce
+from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import (
     Group,
@@ -182,14 +183,20 @@ class Outcome(RoundResult):
 
 
 async def outcome_of(
-    allreduce: Allreduce, group: Group, flat: Array | None, weight: float, deadline_s: float
+    allreduce: Allreduce,
+    group: Group,
+    flat: Array | None,
+    weight: float,
+    deadline_s: float,
+    coding: Coding | None = None,
 ) -> Outcome:
-    """Run one member's part; an auxiliary one has no vector."""
+    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats."""
     handed_over: list[Array] = []
     dtype = np.dtype(np.float32) if flat is None else flat.dtype
     elements = sum(group.span_elements) if flat is None else len(flat)
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
-    async with allreduce.entered(group, FloatingWire(runs, dtype), deadline_s) as entered:
+    coding = coding or Coding.floats(FloatingWire(runs, dtype))
+    async with allreduce.entered(group, coding, deadline_s) as entered:
         result = await entered.run(
             flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
         )
@@ -204,6 +211,7 @@ async def run_group(
     weights: Sequence[float] | None = None,
     *,
     deadline_s: float = 20.0,
+    codings: Sequence[Coding] | None = None,
 ) -> list[Outcome]:
     """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, Outcome] = {}
@@ -212,7 +220,12 @@ async def run_group(
         weight = 1.0 if weights is None else weights[number]
         until_s = trio.current_time() + deadline_s
         results[number] = await outcome_of(
-            peers[number].allreduce, group, vectors[number], weight, until_s
+            peers[number].allreduce,
+            group,
+            vectors[number],
+            weight,
+            until_s,
+            codings[number] if codings else None,
         )
 
     async with trio.open_nursery() as nursery:

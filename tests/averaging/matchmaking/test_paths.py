@@ -296,6 +296,7 @@ def test_the_largest_join_fits() -> None:
     )
     join = replace(join, previous=bytes(32), weight_cap=1e18, up_bytes_per_s=10**15)
     join = replace(join, down_bytes_per_s=10**15, bucket="0" * 16, round=RoundId(2**53, bytes(32)))
+    join = replace(join, reference=bytes(32))
     assert len(join_on_wire(join).body) <= schema.JOIN_BYTES_MAX
 
 

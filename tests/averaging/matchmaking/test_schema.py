@@ -33,6 +33,7 @@ JOIN_BODY = schema.JoinBody(
     abandoned=False,
     bucket="01",
     paths=schema.Paths(False, b"d" * 8, b"r" * 16, 4096),
+    reference=b"s" * 32,
 )
 SIGNED = schema.SignedJoin(b"body", b"x" * 64)
 
@@ -44,9 +45,9 @@ SIGNED_HEX = f"92c404{b'body'.hex()}c440{X64}"
 CASES: list[tuple[Message, str]] = [
     (
         JOIN_BODY,
-        f"9f{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
+        f"dc0010{PEER_HEX}a372756e{ROUND_HEX}c420{S32}a7666c6f61743136a46e6f6465"
         f"cb4004000000000000ce0001e84800c410{N16}91{ADDRESS_HEX}c400c2a23031"
-        f"94c2c408{'64' * 8}c410{'72' * 16}cd1000",
+        f"94c2c408{'64' * 8}c410{'72' * 16}cd1000c420{S32}",
     ),
     (SIGNED, SIGNED_HEX),
     (schema.JoinRequest(SIGNED, (PEER,), True), f"93{SIGNED_HEX}91{PEER_HEX}c3"),

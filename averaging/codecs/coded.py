@@ -1,0 +1,155 @@
+"""The flat vector with its first elements in a codec's frames and the rest as floats."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+
+from averaging.codecs.codec import Codec, FrameInvalid
+from averaging.codecs.floating import Array, FloatingWire, Payload, convert
+from p2p import MessageInvalid
+
+_PROBE_ELEMENTS: Final = 4_096
+
+
+class CodedWire:
+    """Turns parts of one flat vector into bytes and back: frames of a codec first, then floats.
+
+    A part has one frame at most, of the elements before `coded_count`; what is behind has a known
+    size, so the frame needs no length. Everything here is pure and may run in a worker thread.
+
+    Args:
+        codec: of the elements before coded_count.
+        coded_count: at most what the vector has.
+        floating: how the elements from coded_count on travel; it covers the whole vector.
+    """
+
+    def __init__(self, codec: Codec, coded_count: int, floating: FloatingWire) -> None:
+        if not 0 <= coded_count <= floating.element_count:
+            raise ValueError(f"{coded_count} of {floating.element_count} elements cannot be coded")
+        self.codec = codec
+        self.coded_count = coded_count
+        self.floating = floating
+        self.dtype = floating.dtype
+        self.element_count = floating.element_count
+
+    def coded_in(self, start: int, stop: int) -> int:
+        """How many of these elements are in a frame; they are the first ones."""
+        return max(min(stop, self.coded_count) - start, 0)
+
+    def size_limit_bytes(self, start: int, stop: int) -> int:
+        """What elements start to stop take at most."""
+        count = self.coded_in(start, stop)
+        limit = self.codec.size_limit_bytes(count) if count else 0
+        return limit + self.floating.size_bytes(start + count, stop)
+
+    def fits(self, size_bytes: int, start: int, stop: int) -> bool:
+        """Whether elements start to stop may take so many bytes."""
+        count = self.coded_in(start, stop)
+        least = self.floating.size_bytes(start + count, stop)
+        if not count:
+            return size_bytes == least
+        return least < size_bytes <= self.size_limit_bytes(start, stop)
+
+    def encode_values(self, values: Array, start: int, seed: int = 0) -> Payload:
+        """The bytes of these values, of which the first is element start of the vector.
+
+        Args:
+            values: 1-D and contiguous, of the vector's dtype, finite as float32.
+        """
+        count = self.coded_in(start, start + len(values))
+        return self.encode(as_float32(values[:count]), values[count:], start, seed)
+
+    def encode(self, head: torch.Tensor, rest: Array, start: int, seed: int) -> Payload:
+        """The same, of values whose coded part is float32 already.
+
+        Args:
+            head: what goes into the frame, 1-D, as many as coded_in() says.
+            rest: the values behind it, of the vector's dtype.
+        """
+        if not len(head):
+            return self.floating.encode_values(rest, start)
+        frame = self.codec.encode(head, seed).numpy().data
+        if not len(rest):
+            return frame
+        # Writable, since PyTorch warns where memory is not.
+        return bytearray().join([frame, self.floating.encode_values(rest, start + len(head))])
+
+    def decode(self, payload: Payload, start: int, stop: int) -> Array:
+        """Elements start to stop in float32, or in the vector's dtype where that is wider.
+
+        Raises:
+            MessageInvalid: the payload is not what the codec and the floats make of so many.
+        """
+        values: Array = np.empty(stop - start, np.result_type(self.dtype, np.float32))
+        self.decode_into(payload, start, values)
+        return values
+
+    def decode_into(self, payload: Payload, start: int, out: Array) -> None:
+        """Overwrite out with the elements from start on, as many as it has room for.
+
+        Args:
+            out: 1-D, contiguous, writable, of any dtype that can be averaged.
+
+        Raises:
+            MessageInvalid: the payload is not what the codec and the floats make of so many; out
+                may be partly written.
+        """
+        stop = start + len(out)
+        if not self.fits(memoryview(payload).nbytes, start, stop):
+            raise MessageInvalid("a part of a wrong size")
+        count = self.coded_in(start, stop)
+        behind = self.floating.size_bytes(start + count, stop)
+        whole = memoryview(payload)
+        if count:
+            head = self.decode_head(payload, start, stop).numpy()
+            convert(head, out[:count])
+        if count < len(out):
+            rest = self.floating.decode(whole[len(whole) - behind :], start + count, stop)
+            convert(rest, out[count:])
+
+    def decode_head(self, payload: Payload, start: int, stop: int) -> torch.Tensor:
+        """What the frame of these elements says, in float32; empty where none of them is coded.
+
+        Raises:
+            MessageInvalid: it is no frame of the codec.
+        """
+        count = self.coded_in(start, stop)
+        decoded = torch.empty(count)
+        if not count:
+            return decoded
+        behind = self.floating.size_bytes(start + count, stop)
+        whole = np.frombuffer(payload, np.uint8)
+        try:
+            self.codec.decode(torch.from_numpy(whole[: len(whole) - behind]), decoded)
+        except FrameInvalid as exc:
+            raise MessageInvalid(f"no frame of {self.codec.name}: {exc}") from exc
+        return decoded
+
+    def check_untrusted(self, payload: Payload, start: int, stop: int) -> None:
+        """Raise MessageInvalid unless elements start to stop can be read from the payload.
+
+        A result is agreed on by its bytes, so all must know beforehand that they can be read.
+        """
+        if not self.fits(memoryview(payload).nbytes, start, stop):
+            raise MessageInvalid("a part of a wrong size")
+        self.decode_head(payload, start, stop)
+
+
+def as_float32(values: Array) -> torch.Tensor:
+    """The values as a tensor of float32; they share their memory where they are float32."""
+    if values.dtype != np.float32:
+        narrow: Array = np.empty(len(values), np.float32)
+        convert(values, narrow)
+        values = narrow
+    return torch.from_numpy(values)
+
+
+def leaves_values_out(codec: Codec) -> bool:
+    """Whether some values that are as large as the others come out as 0, as of sparse codecs."""
+    values = torch.linspace(0.5, 1.0, _PROBE_ELEMENTS)
+    decoded = torch.empty_like(values)
+    codec.decode(codec.encode(values, 0), decoded)
+    return bool((decoded == 0).any())
