@@ -294,3 +294,22 @@ def test_coefficients_of_liars_do_not_add_up_to_infinity() -> None:
     # The same bytes but for the name: all coefficients are the largest number.
     frame = codec_named("topk:1:float32").encode(values * values.sign().cumsum(0).cos().sign(), 0)
     assert decoded(codec, frame, 128).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "complaint"),
+    [
+        ("rand-k:0.02", "0000000000000080 0000803f 0000803f", "the seed"),
+        ("rand-k:0.02", "0000000000000000 0000803f", "12 bytes, not 16"),
+        ("rand-k:0.02", "0000000000000000 0000803f 0000807f", "not finite"),
+        ("adaptive-random", "64000000 0000803f", "1.0 at 100 of 100"),
+        ("adaptive-random", "00000000 0000c07f", "nan at 0"),
+        ("adaptive-random", "00000000 0000", "6 bytes, not 8"),
+    ],
+)
+def test_what_is_wrong_with_what_chance_picked_is_said(
+    name: str, frame: str, complaint: str
+) -> None:
+    data = torch.frombuffer(bytearray(bytes.fromhex(frame)), dtype=torch.uint8)
+    with pytest.raises(FrameInvalid, match=complaint):
+        codec_named(name).decode(data, torch.empty(100))
