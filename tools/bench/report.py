@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +58,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Of a benchmark with several tables the columns of each, which its rows name as `table`."""
     machine: dict[str, Any] = field(default_factory=lambda: _machine())
     begun_s: float = field(default_factory=time.perf_counter)
 
@@ -102,7 +104,8 @@ class Report:
         elif form == "markdown":
             console().print(self.markdown(), markup=False)
         else:
-            beside.print(self._table())
+            for name, columns, rows in self._parts():
+                beside.print(self._table(name, columns, rows))
         for one in self.budgets:
             word = "[green]holds[/]" if one.holds else "[bold red]missed[/]"
             beside.print(f"{word}  {one}")
@@ -110,40 +113,51 @@ class Report:
             beside.print(f"skipped  {skipped['name']}: {skipped['reason']}", markup=False)
         beside.print(_next_step(self))
 
-    def _table(self) -> Table:
+    def _parts(self) -> list[tuple[str, Sequence[str], list[Row]]]:
+        """Each table that has rows: its name, its columns and its rows."""
+        if not self.tables:
+            return [(self.bench, self.columns, self.rows)]
+        found = [(name, columns, self.rows_of(name)) for name, columns in self.tables.items()]
+        return [part for part in found if part[2]]
+
+    def rows_of(self, table: str) -> list[Row]:
+        """The rows of one of several tables."""
+        return [row for row in self.rows if row["table"] == table]
+
+    def _table(self, name: str, columns: Sequence[str], rows: Sequence[Row]) -> Table:
         cores, cpu = self.machine["cores"], self.machine["cpu"]
-        head, *lines = self._cells()
-        table = Table(title=f"{self.bench}, on {cores} cores of {cpu}")
+        head, *lines = _cells(columns, rows)
+        table = Table(title=f"{name}, on {cores} cores of {cpu}")
         for index, text in enumerate(head):
             table.add_column(text, justify="right" if index else "left")
         for line in lines:
             table.add_row(*line)
         return table
 
-    def _cells(self) -> list[list[str]]:
-        """Each line of the table, its head first; the longer side stands upright."""
-        head = [column.replace("_", " ") for column in self.columns]
-        body = [[_cell(row.get(column)) for column in self.columns] for row in self.rows]
-        lines = [head, *body]
-        upright = len(self.rows) >= min(len(self.columns), _ROWS_ASIDE_MAX + 1)
-        return lines if upright else [list(line) for line in zip(*lines, strict=True)]
-
     def markdown(self) -> str:
         """Its section in benchmarks/RESULTS.md, from the machine to the budgets."""
+        text = [self.machine_line(), ""]
+        for name, columns, rows in self._parts():
+            if self.tables:
+                text += [f"{name}:", ""]
+            text += [*markdown_table(columns, rows), ""]
+        text += self.verdicts()
+        return "\n".join(text)
+
+    def machine_line(self) -> str:
+        """Where this was measured."""
         machine = self.machine
-        head, *lines = self._cells()
-        text = [
+        return (
             f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
-            f"{machine['python']}, load {machine['load']} at the beginning.",
-            "",
-            _markdown_row(head),
-            _markdown_row(["---"] * len(head)),
-            *(_markdown_row(line) for line in lines),
-            "",
+            f"{machine['python']}, load {machine['load']} at the beginning."
+        )
+
+    def verdicts(self) -> list[str]:
+        """Each budget and what was skipped, a line of Markdown for each."""
+        return [
             *(f"- {'holds' if one.holds else '**missed**'}: {one}" for one in self.budgets),
             *(f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped),
         ]
-        return "\n".join(text)
 
     def exit_code(self, *, check: bool) -> int:
         """1 if nothing of ours could be judged or, with check, if a budget was missed; else 0."""
@@ -157,6 +171,25 @@ def _next_step(report: Report) -> str:
     if not all(one.holds for one in report.budgets):
         return "Run it again when nothing else runs here: a busy machine misses budgets."
     return f"Every figure: manyhands bench {report.bench} --json"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """The lines of a table."""
+    head, *lines = _cells(columns, rows)
+    return [
+        _markdown_row(head),
+        _markdown_row(["---"] * len(head)),
+        *(_markdown_row(line) for line in lines),
+    ]
+
+
+def _cells(columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
+    """Each line of a table, its head first; the longer side stands upright."""
+    head = [column.replace("_", " ") for column in columns]
+    body = [[_cell(row.get(column)) for column in columns] for row in rows]
+    lines = [head, *body]
+    upright = len(rows) >= min(len(columns), _ROWS_ASIDE_MAX + 1)
+    return lines if upright else [list(line) for line in zip(*lines, strict=True)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

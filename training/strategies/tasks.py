@@ -16,8 +16,18 @@ from training.strategies.flat import FlatLayout, FlatParameters
 from training.strategies.strategy import Vector
 
 
-def digits_task(*, workers: int, seed: int, batch: int = 32) -> ClassifierTask:
-    """Handwritten digits, standardised, for a perceptron 64-64-32-10 with tanh."""
+def digits_task(
+    *,
+    workers: int,
+    seed: int,
+    batch: int = 32,
+    make_model: Callable[[], nn.Module] | None = None,
+) -> ClassifierTask:
+    """Handwritten digits, standardised, for a model of 64 inputs.
+
+    Args:
+        make_model: None for a perceptron 64-64-32-10 with tanh.
+    """
     data = load_data()
     mean, deviation = data.train_inputs.mean(), data.train_inputs.std()
 
@@ -27,7 +37,8 @@ def digits_task(*, workers: int, seed: int, batch: int = 32) -> ClassifierTask:
     data = replace(
         data, train_inputs=pixels(data.train_inputs), test_inputs=pixels(data.test_inputs)
     )
-    return ClassifierTask(data, _make_perceptron, workers=workers, batch=batch, seed=seed)
+    make_model = make_model or _make_perceptron
+    return ClassifierTask(data, make_model, workers=workers, batch=batch, seed=seed)
 
 
 def _make_perceptron() -> nn.Module:
