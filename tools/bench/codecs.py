@@ -63,7 +63,12 @@ class CodecsOptions:
 def run_codecs(options: CodecsOptions, steps: Steps) -> Report:
     """Measure each codec with one thread, on the CPU and on a GPU if there is one."""
     report = Report("codecs", COLUMNS)
-    codecs = [codec_named(name) for name in options.codecs or one_of_each_kind()]
+    codecs = []
+    for name in options.codecs or one_of_each_kind():
+        try:
+            codecs.append(codec_named(name))
+        except ValueError as exc:
+            report.skip(name, str(exc))
     devices = [CPU, "cuda"] if torch.cuda.is_available() else [CPU]
     steps.expect(len(codecs) * len(devices) * len(options.elements))
     threads = torch.get_num_threads()

@@ -43,14 +43,16 @@ def pack(symbols: torch.Tensor, width: int, out: torch.Tensor) -> None:
     """
     count, begin = symbols.numel(), 0
     for shift, bits in _parts(width):
-        rows = _rows(count, bits)
-        part = symbols if bits == width else (symbols >> shift) & ((1 << bits) - 1)
-        packed = out[begin : begin + rows]
-        packed.copy_(part[:rows])
-        for row in range(1, 8 // bits):
-            more = part[row * rows : (row + 1) * rows]
-            some = packed[: more.numel()]
-            torch.add(some, more, alpha=1 << (row * bits), out=some)
+        rows, per_byte = _rows(count, bits), 8 // bits
+        part = symbols if bits == width else (symbols >> shift).bitwise_and_((1 << bits) - 1)
+        if rows * per_byte > count:
+            part = torch.cat([part, part.new_zeros(rows * per_byte - count)])
+        # The upper half of the rows onto the lower half, until one row is left.
+        while per_byte > 1:
+            per_byte //= 2
+            half = rows * per_byte
+            part = torch.add(part[:half], part[half:], alpha=1 << (bits * per_byte))
+        out[begin : begin + rows].copy_(part)
         begin += rows
 
 

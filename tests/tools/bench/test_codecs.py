@@ -36,6 +36,13 @@ def test_every_kind_is_measured_with_one_thread() -> None:
     assert {"speed of float16", "speed of int8", "part of a step"} < reasons.keys()
 
 
+def test_what_cannot_be_made_is_skipped() -> None:
+    options = CodecsOptions(elements=(10,), codecs=("int8", "int9", "rounding:1"), repeats=1)
+    report = codecs.run_codecs(options, Steps(Console(stderr=True)))
+    assert [row["codec"] for row in report.rows if row["device"] == CPU] == ["int8"]
+    assert [one["name"] for one in report.skipped][:2] == ["int9", "rounding:1"]
+
+
 def test_one_codec_can_be_named() -> None:
     arguments = ["codecs", "--codec", "int8", "--elements", "1000", "--repeats", "1", "--json"]
     done = CliRunner().invoke(app, arguments)

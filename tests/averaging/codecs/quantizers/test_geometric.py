@@ -11,7 +11,13 @@ import torch
 from averaging.codecs.codec import FrameInvalid
 from averaging.codecs.quantizers.geometric import Geometric, Grid
 from averaging.codecs.registry import codec_named
-from tests.averaging.codecs.inequalities import compressor_of, moments, worst_missed
+from tests.averaging.codecs.inequalities import (
+    check_codec,
+    compressor_of,
+    families,
+    moments,
+    worst_missed,
+)
 from tests.averaging.codecs.quantizers.cases import normal
 
 BASES = (1.05, 1.2, 2.0, 3.0, 5.5, 256.0)
@@ -132,6 +138,19 @@ def test_no_search_finds_a_worse_vector() -> None:
     assert delta is not None
     worst, _ = worst_missed(compressor_of(codec), normal(8), 400)
     assert 0.07 < worst <= 1 - 1 / delta + 1e-6
+
+
+@pytest.mark.parametrize(("base", "levels"), [(2.0, 1), (2.0, 2), (3.0, 2), (1.2, 4)])
+def test_the_end_of_a_short_grid_is_in_the_constants(base: float, levels: int) -> None:
+    """Where most elements lie below the last level, and what becomes of them counts."""
+    for nearest in (False, True):
+        codec = Geometric("tried", Grid(base=base, levels=levels, nearest=nearest))
+        check_codec(codec, list(families(40)), seeds=1 if nearest else 20)
+    delta = codec.constants(12).b3
+    assert delta is not None
+    worst, values = worst_missed(compressor_of(codec), 0.3 * normal(12, scale=1.0), 100)
+    assert worst <= 1 - 1 / delta + 1e-6
+    check_codec(codec, [values])
 
 
 @pytest.mark.parametrize(
