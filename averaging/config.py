@@ -13,6 +13,7 @@ from averaging.robust.rule import Rule
 from averaging.tensors import CODED_ELEMENTS_MIN, FLOAT_DTYPES
 
 if TYPE_CHECKING:
+    from averaging.codecs.auto import AutomaticPair
     from averaging.codecs.codec import Codec
     from averaging.codecs.pair import CodecPair
 
@@ -26,10 +27,15 @@ class AveragerConfig:
     any ending); None sends each tensor's own. Members must agree."""
     codec: str | Codec | None = None
     """What compresses large tensors on their way to aggregators: int8-block, topk:0.01, or any
-    other that `averaging.codecs.registry` names, or one of your own. Members must agree."""
+    other that `averaging.codecs.registry` names, or one of your own; auto: each group takes what is
+    fastest by its members' rates. Members must agree."""
     downlink_codec: str | Codec | None = None
     """What compresses results; None is `codec` itself where that sends every value in at least a
     byte, else int8-block; `floats` is none. Members must agree."""
+    codec_error_max: float = 0.02
+    """What the codec of auto may lose, ‖C(x) − x‖ / ‖x‖ of normally distributed values, both ways:
+    0.02 allows 8 bits for each value, 0.2 four, 0.9 a twentieth of the values, 1 a hundredth.
+    Members must agree."""
     error_feedback: str = "ef"
     """How that which codecs lost comes to later rounds: ef, ef21 or ef21-momentum; or none."""
     codec_elements_min: int | Mapping[str, int | None] = CODED_ELEMENTS_MIN
@@ -73,8 +79,10 @@ class AveragerConfig:
             raise ValueError(f"wire_dtype must be one of {FLOAT_DTYPES} or None")
         if self.group_size_max < 3 * self.tolerated_liars + 1:
             raise ValueError("to tolerate liars, groups need at least 3 × tolerated_liars + 1")
-        if self.codec is None and self.downlink_codec is not None:
-            raise ValueError("downlink_codec goes with codec; without one, choose a wire_dtype")
+        if self.codec in (None, "auto") and self.downlink_codec is not None:
+            raise ValueError("downlink_codec goes with a codec; without one, choose a wire_dtype")
+        if not 0 < self.codec_error_max <= 1:
+            raise ValueError("codec_error_max must be above 0 and at most 1")
         least = self.codec_elements_min
         numbers = least.values() if isinstance(least, Mapping) else (least,)
         if any(number is not None and number < 1 for number in numbers):
@@ -83,10 +91,16 @@ class AveragerConfig:
         self.matchmaking()
         self.allreduce()
 
-    def codecs(self) -> CodecPair | None:
+    def codecs(self) -> CodecPair | AutomaticPair | None:
         """The codecs of both ways; None for floats."""
         if self.codec is None:
             return None
+        if self.codec == "auto":
+            from averaging.codecs.auto import automatic_pair
+
+            return automatic_pair(
+                self.codec_error_max, feedback=self.error_feedback, rule=self.rule, grid=self.grid
+            )
         from averaging.codecs.pair import codec_pair
 
         return codec_pair(

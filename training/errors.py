@@ -27,7 +27,7 @@ class SpecDiffers(TrainingError):
         run: the name of the run.
         peer_id: one peer whose model differs.
         theirs: the hash of its names, shapes, kinds of numbers, optimizer, global batch, rule for
-            the learning rate, and whether updates are delayed.
+            the learning rate, codec, and whether updates are delayed.
         ours: the same of ours.
     """
 
@@ -41,7 +41,7 @@ class SpecDiffers(TrainingError):
         self.ours = ours
         super().__init__(
             f"peer {short(peer_id)} trains a different model, optimizer, global batch, "
-            f"lr_rule or delayed under the run name {run!r} (its spec hash is "
+            f"lr_rule, codec or delayed under the run name {run!r} (its spec hash is "
             f"{theirs.hex()[:12]}, ours is {ours.hex()[:12]}); "
             "use another run name, or the same recipe as the others"
         )

@@ -375,9 +375,8 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Everything that one model needs to train in a run, while the block lasts."""
     role: Role = "client" if node.client_mode else "node"
-    own = PeerRecord(
-        position=plan.position, spec_hash=plan.spec_hash, role=role, sketch=plan.sketch
-    )
+    spec_hash = plan.hash_with(config.averager)
+    own = PeerRecord(position=plan.position, spec_hash=spec_hash, role=role, sketch=plan.sketch)
     async with open_service_nursery() as nursery:
         session = Session(node, dht, plan, config, on_caller, nursery)
         async with (

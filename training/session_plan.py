@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,11 +34,33 @@ class SessionPlan:
     compressed: tuple[str, ...] | None = None
     """Tensors that a codec may compress; None: those that are large, see AveragerConfig."""
 
+    def hash_with(self, config: AveragerConfig) -> bytes:
+        """What all peers must share, how they compress included; 32 bytes."""
+        if config.codec is None:
+            return self.spec_hash
+        terms = self.averager_config(config).matchmaking().terms
+        return hashlib.sha256(self.spec_hash + terms.encode()).digest()
+
     def averager_config(self, config: AveragerConfig) -> AveragerConfig:
-        """The same, for these tensors."""
+        """The same, for these tensors.
+
+        Raises:
+            ValueError: the batch goes by norms, and the codec's are not those of gradients.
+        """
+        check_norms(self.schedule, config)
         if config.codec is None or self.compressed is None:
             return config
         least = config.codec_elements_min
         number = least if isinstance(least, int) else CODED_ELEMENTS_MIN
         names = {name: number if name in self.compressed else None for name in self.spec.names}
         return replace(config, codec_elements_min=names)
+
+
+def check_norms(schedule: BatchSchedule, config: AveragerConfig) -> None:
+    """Raise ValueError where a batch goes by norms, and a codec's are not those of gradients."""
+    codecs = config.codecs()
+    if codecs is not None and codecs.sparse and schedule.uses_norms:
+        raise ValueError(
+            f"a batch that follows the gradient noise does not go with {codecs.name}: it is told "
+            "by the norms of what peers send, and most values are left out of that"
+        )

@@ -13,7 +13,7 @@ from averaging.allreduce import hearing, manifest
 from averaging.allreduce.mean import Contribution
 from averaging.allreduce.pace import Pace
 from averaging.allreduce.partition import Chunk
-from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.reduction import LOST_REASONS, SLOW_REASONS
 from averaging.allreduce.relaying import may_send
 from averaging.allreduce.schema import (
     Excluded,
@@ -284,7 +284,7 @@ async def _send(session: Session, call: Call, link: Link) -> None:
                     await call.send(result)
                 else:
                     if not may_send(session, call, len(result[2])):
-                        exclude(session, call.peer_id, RELAY_REASON)
+                        exclude(session, call.peer_id, "its relay carries no more")
                         link.scope.cancel()
                         return
                     session.sent_bytes[call.path] += len(result[2])

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 
 from averaging.allreduce.mean import Contribution
-from averaging.robust.norms import refused_norms, rough_square_sum
+from averaging.robust.norms import NORM_REFUSED, refused_norms, rough_square_sum
 
 Array = np.ndarray[Any, Any]
 Peer = TypeVar("Peer", bound=Hashable)
@@ -33,12 +33,18 @@ Peer = TypeVar("Peer", bound=Hashable)
 LOST_REASONS: Final = ("did not come", "silent", "connection lost", "left")
 """Exclusions that say something of a member's presence, not of what it sent."""
 SLOW_REASONS: Final = ("too slow", "did not begin")
-RELAY_REASON: Final = "its relay carries no more"
+_NON_FINITE: Final = "non-finite values"
+_OVER_NORM: Final = "values over the declared norm"
 
 # Rounding to 16 bits moves a norm by less than a thousandth.
 _NORM_SLACK: Final = 1.01
 # Of subnormals, which rounding may double.
 _SQUARES_MIN: Final = 1e-6
+
+
+def refuses_values(reason: str) -> bool:
+    """Whether a sender is excluded for what its values say, so that they are of no use later."""
+    return reason in (_NON_FINITE, _OVER_NORM) or reason.startswith(NORM_REFUSED)
 
 
 @dataclass
@@ -115,7 +121,7 @@ class Senders(Generic[Peer]):
         elif weight > self._caps[sender]:
             state.reason = "weight is over its cap"
         elif weight and not math.isfinite(norm):
-            state.reason = "non-finite values"
+            state.reason = _NON_FINITE
         else:
             state.weight, state.norm = weight, norm
         self._settle()
@@ -133,9 +139,9 @@ class Senders(Generic[Peer]):
         state = self._senders[sender]
         squares = rough_square_sum(values)
         if not math.isfinite(squares) and not np.isfinite(values).all():
-            return "non-finite values"
+            return _NON_FINITE
         if self._norm_factor_max and squares > (state.norm * _NORM_SLACK) ** 2 + _SQUARES_MIN:
-            return "values over the declared norm"
+            return _OVER_NORM
         return None
 
     def on_delivered(self, sender: Peer) -> None:

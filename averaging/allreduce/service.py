@@ -14,6 +14,7 @@ import trio
 
 from averaging.allreduce import schema
 from averaging.allreduce.aggregator import reduce_pieces, serve_link
+from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.bell import Bell
 from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
@@ -133,7 +134,11 @@ class Allreduce:
 
     def _open_session(self, group: Group, coding: Coding, deadline_s: float) -> Session:
         references = [join.reference for join in group.members if join.role != "aux"]
-        begun = coding.begun(group.voters, references)
+
+        def seconds_of(bytes_per_element: float) -> float:
+            return max(planned_seconds(group.capacities, group.span_elements, bytes_per_element))
+
+        begun = coding.begun(group.voters, references, seconds_of)
         session = Session(self._node, group, begun, deadline_s, self._config, self._buffers)
         self._sessions[group.group_id] = session
         self._session_opened.ring()

@@ -10,7 +10,7 @@ import numpy as np
 
 from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.manifest import piece_digest
-from averaging.allreduce.reduction import LOST_REASONS, RELAY_REASON, SLOW_REASONS
+from averaging.allreduce.reduction import refuses_values
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
@@ -120,13 +120,15 @@ def apply_reference(session: Session, result: RoundResult, vector: Array) -> Non
     from averaging.codecs.rounds import apply_differences
 
     assert not isinstance(session.up, FloatingWire)
-    # Who is not heard of counts with what it told before, and so with the weight of then.
-    weights = {
-        peer: result.members[peer].weight or differences.weights.get(peer, 0.0)
-        for peer in session.voters
-    }
+    before = differences.weights
     for piece in session.pieces:
         end = session.held[piece.number].end
+        # Of this piece's table alone: who lies about weights falsifies no more than its own span.
+        # Who is not heard of counts with what it told before, and so with the weight of then.
+        weights = [
+            weight or before.get(peer, 0.0)
+            for peer, weight in zip(session.members, end.weights, strict=True)
+        ]
         for chunk in piece.chunks:
             apply_differences(
                 session.up,
@@ -134,10 +136,13 @@ def apply_reference(session: Session, result: RoundResult, vector: Array) -> Non
                 vector[chunk.start : chunk.stop],
                 chunk.start,
                 included_weight=_included_weight(end, chunk.number),
-                weight=math.fsum(weights.values()),
+                # A liar's table may have none.
+                weight=math.fsum(weights) or 1.0,
             )
     differences.agreed = result.digest
-    differences.weights = weights
+    differences.weights = {
+        peer: result.members[peer].weight or before.get(peer, 0.0) for peer in session.voters
+    }
 
 
 def settle(session: Session) -> int:
@@ -186,9 +191,10 @@ def _fates(session: Session) -> Iterator[tuple[Span, Fate]]:
     me = session.members.index(session.me)
     for piece in session.pieces:
         end = session.held[piece.number].end
-        kept = end.reasons[me] in (*LOST_REASONS, *SLOW_REASONS, RELAY_REASON)
+        # What is not finite must not be owed, however the others came to be without it.
+        refused = refuses_values(end.reasons[me]) or not math.isfinite(session.norm)
         for chunk in piece.chunks:
-            fate = Fate.LEFT_OUT if kept else Fate.REFUSED
+            fate = Fate.REFUSED if refused else Fate.LEFT_OUT
             if chunk.number < end.included[me] and session.parts:
                 fate = Fate.INCLUDED
             yield (chunk.start, chunk.stop), fate

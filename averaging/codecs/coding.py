@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
+from averaging.codecs.choice import Candidate, choose
 from averaging.codecs.floating import FloatingWire
 
 if TYPE_CHECKING:
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
 
 Wire: TypeAlias = "FloatingWire | CodedWire"
+
+
+class Kept(TypedDict):
+    """What a coding keeps from round to round; see Coding."""
+
+    feedback: Feedback | None
+    residual: DownlinkResidual | None
+    differences: Ef21 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +42,8 @@ class Coding:
     """What our results lost, where we are an aggregator."""
     differences: Ef21 | None = None
     """The feedback again, if it is one by which results are differences from a reference."""
+    options: tuple[tuple[Candidate, Coding], ...] = ()
+    """Of which each group takes one; all keep the same. Empty: this one is taken."""
     name: str = ""
     """What reports call it; empty where both ways are floats."""
 
@@ -41,6 +52,15 @@ class Coding:
         """Both ways alike, with nothing lost but what the dtypes cannot hold."""
         return cls(up=wire, down=wire)
 
+    def keeping_with(self, other: Coding) -> Coding:
+        """The same codecs, keeping what the other one keeps."""
+        return replace(
+            self,
+            feedback=other.feedback,
+            residual=other.residual,
+            differences=other.differences,
+        )
+
     @property
     def size_limit_bytes(self) -> int:
         """What the whole vector takes at most, the one way or the other."""
@@ -48,17 +68,38 @@ class Coding:
         return max(self.up.size_limit_bytes(0, count), self.down.size_limit_bytes(0, count))
 
     @property
+    def bytes_per_element(self) -> float:
+        """On the wire at most, the mean of both ways; of a vector that is not empty."""
+        count = self.up.element_count
+        up, down = self.up.size_limit_bytes(0, count), self.down.size_limit_bytes(0, count)
+        return (up + down) / 2 / count
+
+    @property
     def reference(self) -> bytes:
         """Digest of the result that our values are told by their difference from, or empty."""
         return b"" if self.differences is None else self.differences.agreed
 
-    def begun(self, voters: Sequence[Hashable], references: Iterable[bytes]) -> Coding:
-        """The same, for one group: with nothing kept where its members have no common reference.
+    def begun(
+        self,
+        voters: Sequence[Hashable],
+        references: Iterable[bytes],
+        seconds_of: Callable[[float], float],
+    ) -> Coding:
+        """The coding of one group: with nothing kept where its members have no common reference.
 
         Args:
             voters: who contributes.
             references: what each of them said that its own is.
+            seconds_of: how long the group's transfers take with so many bytes for each element.
         """
+        if self.options:
+            best = choose(
+                [candidate for candidate, _ in self.options],
+                [coding.bytes_per_element for _, coding in self.options],
+                self.up.element_count,
+                seconds_of,
+            )
+            return self.options[best][1].begun(voters, references, seconds_of)
         if self.differences is None:
             return self
         agreed = self.differences.agreed

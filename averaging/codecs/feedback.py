@@ -28,8 +28,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -37,6 +37,9 @@ FEEDBACK_KINDS: Final = ("none", "ef", "ef21", "ef21-momentum")
 """What error feedback may be; none: what an encoding lost is lost."""
 MOMENTUM: Final = 0.1
 """η of EF21 with momentum: the share of the newest values, as in the paper's experiments."""
+
+_Run: TypeAlias = tuple[int, torch.Tensor]
+"""A first element, and the values from there on."""
 
 
 class Feedback(ABC):
@@ -238,24 +241,19 @@ class DownlinkResidual:
     """
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._lost: list[torch.Tensor] = []
+        # Replaced as a whole: a worker thread may still read it when its round is over.
+        self._runs: list[_Run] = []
+        """In order of their first elements, apart from each other."""
 
     def outgoing(self, mean: torch.Tensor, start: int) -> torch.Tensor:
         """What to encode for this mean of the elements from start on: a new tensor, finite."""
         total = mean.clone()
-        stop = start + len(mean)
-        for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self._starts)):
-            first, lost = self._starts[index], self._lost[index]
-            low, high = max(first, start), min(first + len(lost), stop)
-            if low < high:
-                total[low - start : high - start] += lost[low - first : high - first]
-            if first >= stop:
-                break
+        for first, lost in _within(self._runs, start, start + len(mean)):
+            total[first - start : first - start + len(lost)] += lost
         largest = torch.finfo(torch.float32).max
         return total.clamp_(-largest, largest)
 
-    def settle(self, lost: Sequence[tuple[int, torch.Tensor]]) -> int:
+    def settle(self, lost: Sequence[_Run]) -> int:
         """The round succeeded; what our frames in it lost is owed from now on.
 
         Args:
@@ -264,29 +262,16 @@ class DownlinkResidual:
         Returns:
             Of how many elements a residual was dropped, since others average them now.
         """
-        dropped = sum(int(torch.count_nonzero(part)) for part in self._lost)
-        ordered = sorted(lost, key=lambda run: run[0])
-        for start, part in ordered:
-            dropped -= self._owed_in(start, start + len(part))
-        self._starts = [start for start, _ in ordered]
-        self._lost = [part for _, part in ordered]
+        dropped = sum(int(torch.count_nonzero(part)) for _, part in self._runs)
+        for start, ours in lost:
+            for _, before in _within(self._runs, start, start + len(ours)):
+                dropped -= int(torch.count_nonzero(before))
+        self._runs = sorted(lost, key=_first)
         return dropped
 
     def reset(self) -> None:
         """Forget everything."""
-        self._starts, self._lost = [], []
-
-    def _owed_in(self, start: int, stop: int) -> int:
-        """Of how many elements between these something is owed."""
-        owed = 0
-        for index in range(max(bisect_right(self._starts, start) - 1, 0), len(self._starts)):
-            first, lost = self._starts[index], self._lost[index]
-            if first >= stop:
-                break
-            low, high = max(first, start), min(first + len(lost), stop)
-            if low < high:
-                owed += int(torch.count_nonzero(lost[low - first : high - first]))
-        return owed
+        self._runs = []
 
 
 def lost_by(sent: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
@@ -311,6 +296,20 @@ def feedback_named(kind: str, count: int) -> Feedback | None:
         case "ef21-momentum":
             return Ef21(count, momentum=MOMENTUM)
     raise ValueError(f"error feedback is one of {', '.join(FEEDBACK_KINDS)}, not {kind!r}")
+
+
+def _first(run: _Run) -> int:
+    return run[0]
+
+
+def _within(runs: Sequence[_Run], start: int, stop: int) -> Iterator[_Run]:
+    """The parts of these runs that lie between two elements."""
+    for first, values in runs[max(bisect_right(runs, start, key=_first) - 1, 0) :]:
+        if first >= stop:
+            return
+        low, high = max(first, start), min(first + len(values), stop)
+        if low < high:
+            yield low, values[low - first : high - first]
 
 
 def _zeros_unless(kept: torch.Tensor | None, count: int) -> torch.Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
 from averaging.allreduce.schema import PAYLOAD_BYTES_MAX
 from averaging.codecs.codec import Codec
 from averaging.codecs.coded import CodedWire, leaves_values_out
-from averaging.codecs.coding import Coding
+from averaging.codecs.coding import Coding, Kept
 from averaging.codecs.feedback import DownlinkResidual, Ef21, feedback_named
 from averaging.codecs.floating import FloatingWire
 from averaging.codecs.registry import codec_named
@@ -33,6 +33,11 @@ class CodecPair:
     """One of FEEDBACK_KINDS."""
 
     @property
+    def sparse(self) -> bool:
+        """Whether parts leave most values out, so that their norm is not that of the values."""
+        return leaves_values_out(self.up)
+
+    @property
     def name(self) -> str:
         """What reports and refusals call it."""
         down = FLOATS if self.down is None else self.down.name
@@ -46,18 +51,30 @@ class CodecPair:
             floating: how all of it would travel without codecs.
             coded_count: so many of its first elements go into frames; 0: none, it is all floats.
         """
+        floats = Coding.floats(floating)
         if not coded_count:
-            return Coding.floats(floating)
-        keeps = self.feedback != "none"
-        feedback = feedback_named(self.feedback, coded_count)
-        return Coding(
+            return floats
+        down = floating if self.down is None else CodedWire(self.down, coded_count, floating)
+        return replace(
+            floats,
             up=CodedWire(self.up, coded_count, floating),
-            down=floating if self.down is None else CodedWire(self.down, coded_count, floating),
-            feedback=feedback,
-            residual=DownlinkResidual() if keeps and self.down is not None else None,
-            differences=feedback if isinstance(feedback, Ef21) else None,
+            down=down,
             name=self.name,
+            **kept_by(self.feedback, coded_count),
         )
+
+
+def kept_by(feedback: str, coded_count: int) -> Kept:
+    """What a coding keeps from round to round with this error feedback: nothing yet.
+
+    Args:
+        coded_count: elements of a vector that are in frames.
+    """
+    kept = feedback_named(feedback, coded_count)
+    differences = kept if isinstance(kept, Ef21) else None
+    # Results of differences are floats, which lose nothing.
+    residual = DownlinkResidual() if kept is not None and differences is None else None
+    return {"feedback": kept, "residual": residual, "differences": differences}
 
 
 def codec_pair(

@@ -25,6 +25,8 @@ Peer = TypeVar("Peer", bound=Hashable)
 # A block in float64 is 64 KiB, and short enough that a BLAS does not start threads for it.
 BLOCK_ELEMENTS: Final = 8_192
 
+NORM_REFUSED: Final = "norm "
+"""How each reason begins for which a norm is refused."""
 # Of one or two norms nobody can say which is the odd one.
 _COUNTED_MIN: Final = 3
 
@@ -44,7 +46,7 @@ def refused_norms(
         factor_max: how many medians a norm may be.
     """
     refused = {
-        peer: f"norm {norm:.3g} is not a number >= 0"
+        peer: f"{NORM_REFUSED}{norm:.3g} is not a number >= 0"
         for peer, norm in norms.items()
         if not (math.isfinite(norm) and norm >= 0)
     }
@@ -58,7 +60,9 @@ def refused_norms(
     median = sorted(counted.values())[(len(counted) - 1) // 2]
     for peer, norm in counted.items():
         if norm > factor_max * median:
-            refused[peer] = f"norm {norm:.3g} is over {factor_max:g} × the median {median:.3g}"
+            refused[peer] = (
+                f"{NORM_REFUSED}{norm:.3g} is over {factor_max:g} × the median {median:.3g}"
+            )
     return refused
 
 

@@ -76,6 +76,7 @@ async def test_matrices_are_compressed_and_biases_are_not(network: SimNetwork) -
         (Bytes(), None),
         pytest.param("int8-block", None, marks=needs_registry),
         pytest.param("topk:0.05", None, marks=needs_registry),
+        pytest.param("auto", None, marks=needs_registry),
     ],
 )
 def test_a_round_over_real_connections(up: str | Codec, down: str | None) -> None:
@@ -301,7 +302,7 @@ class Wide(Bytes):
         ({"codec": "no-such"}, "there is no codec 'no-such'"),
         ({"codec": Inexact(), "downlink_codec": Inexact()}, "cannot be the downlink codec"),
         ({"codec": Wide(), "downlink_codec": "floats"}, "wide may be larger than a message"),
-        ({"codec": None, "downlink_codec": "floats"}, "goes with codec"),
+        ({"codec": None, "downlink_codec": "floats"}, "goes with a codec"),
         ({"codec_elements_min": 0}, "at least 1"),
         ({"codec_elements_min": {"weight": 0}}, "at least 1"),
         ({"codec": Bytes(), "error_feedback": "more"}, "error feedback is one of"),

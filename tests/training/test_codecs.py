@@ -18,11 +18,12 @@ from tests.training.sim_trainer import SimTrainer, replay
 from tests.training.strategies.sim_local import make_model as sim_model
 from tests.training.strategies.test_optimizer import backward, make_model, momentum, parameters_of
 from tests.training.test_session import swarm, train
-from training import RecipeError, join
+from training import FixedBatch, NoiseScaleBatch, RecipeError, join
 from training.config import SwarmConfig
 from training.model_state import ModelState
 from training.recipe import load_recipe, override
 from training.recipes.together import build_config
+from training.session_plan import check_norms
 from training.strategies import DiLoCo, Strategy, StreamingDiLoCo
 from training.strategies.replica import Replica
 
@@ -138,6 +139,26 @@ def test_strategies_train_with_codecs(strategy: Any) -> None:
     compressed = trained(config_of(codec_elements_min=1))
     error = (compressed - plain).abs().max()
     assert 0 < error < 0.01 * plain.abs().max()
+
+
+def test_peers_with_other_codecs_are_strangers() -> None:
+    plan = replica_of(DiLoCo(every=4)).plan("run", "sgd")
+    configs = [
+        AveragerConfig(),
+        AveragerConfig(codec=Bytes()),
+        AveragerConfig(codec=Bytes(), downlink_codec="floats"),
+        AveragerConfig(codec=Bytes(), codec_elements_min=5),
+    ]
+    assert len({plan.hash_with(config) for config in configs}) == 4
+    assert plan.hash_with(configs[0]) == plan.spec_hash
+
+
+def test_norms_of_sparse_parts_tell_nothing_of_gradient_noise() -> None:
+    noise = NoiseScaleBatch(first=64, smallest=32, largest=512)
+    check_norms(noise, AveragerConfig(codec=Bytes()))
+    check_norms(FixedBatch(64), AveragerConfig(codec=Largest(0.1), downlink_codec="floats"))
+    with pytest.raises(ValueError, match="follows the gradient noise does not go with largest"):
+        check_norms(noise, AveragerConfig(codec=Largest(0.1), downlink_codec="floats"))
 
 
 def test_recipes_name_codecs() -> None:

@@ -20,6 +20,7 @@ from training.errors import RecipeError
 from training.optimizer import SwarmOptimizer
 from training.progress import BatchSchedule, FixedBatch, NoiseScaleBatch, RampBatch
 from training.recipe import Recipe
+from training.session_plan import check_norms
 from training.strategies import (
     DiLoCo,
     ElasticAveraging,
@@ -79,14 +80,16 @@ def build_config(recipe: Recipe) -> SwarmConfig:
     """How the peers of a recipe exchange what they exchange.
 
     Raises:
-        RecipeError: there is no such codec, or it does not go with the error feedback.
+        RecipeError: there is no such codec, or it does not go with the rest.
     """
     try:
-        return SwarmConfig(
-            averager=AveragerConfig(codec=recipe.codec, error_feedback=recipe.error_feedback)
-        )
+        averager = AveragerConfig(codec=recipe.codec, error_feedback=recipe.error_feedback)
+        batch = build_batch(recipe)
+        if batch is not None:
+            check_norms(batch, averager)
     except ValueError as exc:
         raise RecipeError(f"codec: {exc}") from exc
+    return SwarmConfig(averager=averager)
 
 
 def wrap(

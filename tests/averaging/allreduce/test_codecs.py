@@ -229,6 +229,31 @@ async def test_values_refused_for_what_they_say_are_given_up(network: SimNetwork
         assert np.isfinite(owed(codings[2])).all()
 
 
+@simulated
+async def test_what_is_not_finite_is_never_owed(network: SimNetwork) -> None:
+    """Nor if the others hear nothing of it, but only lose the connection."""
+    slow(network)
+    network.default_bytes_per_s = 50_000
+    async with open_peers(network, 4, clients=1) as peers:
+        group = group_of([p.node for p in peers], ELEMENTS)
+        codings = [coding_of() for _ in peers]
+        vectors = vectors_for(4, ELEMENTS)
+        vectors[3][5] = np.inf
+        results: list[Outcome] = []
+
+        async def run() -> None:
+            results.extend(await run_group(peers, group, vectors, codings=codings))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await trio.sleep(0.005)
+            for peer in peers[:3]:
+                network.drop_connection(peers[3].peer_id, peer.peer_id)
+    same_bits(results)
+    assert results[0].members[peers[3].peer_id].reason == "did not come"
+    assert np.isfinite(owed(codings[3])).all()
+
+
 # --- hostile members --------------------------------------------------------------------------
 
 

@@ -176,6 +176,11 @@ def test_ef21_follows_weights_that_change() -> None:
     assert (applied - expected).abs().max() < 0.1
 
 
+def seconds_of(bytes_per_element: float) -> float:
+    """Nothing is chosen by it here."""
+    raise AssertionError(bytes_per_element)
+
+
 def test_ef21_begins_anew_where_the_reference_is_another() -> None:
     coding = CodecPair(Largest(0.1), None, "ef21").coding(
         FloatingWire([Run(0, COUNT, "float32")], np.dtype("float32")), COUNT
@@ -183,21 +188,21 @@ def test_ef21_begins_anew_where_the_reference_is_another() -> None:
     kept = coding.differences
     assert kept is not None
     assert coding.reference == b""
-    fresh = coding.begun("ab", [b"", b""])
+    fresh = coding.begun("ab", [b"", b""], seconds_of)
     assert fresh.differences is not kept
     assert fresh.differences is not None
     fresh.differences.agreed, fresh.differences.weights = b"digest", {"a": 1.0, "b": 2.0}
     coding.keep(fresh)
     assert coding.reference == b"digest"
-    assert coding.begun("ab", [b"digest", b"digest"]) is coding
-    assert coding.begun("ab", [b"digest", b"other"]).differences is not kept
-    assert coding.begun("ab", [b"digest", b""]).differences is not kept
+    assert coding.begun("ab", [b"digest", b"digest"], seconds_of) is coding
+    assert coding.begun("ab", [b"digest", b"other"], seconds_of).differences is not kept
+    assert coding.begun("ab", [b"digest", b""], seconds_of).differences is not kept
     # Somebody is missing, whose values are in the reference.
-    assert coding.begun("a", [b"digest"]).differences is not kept
+    assert coding.begun("a", [b"digest"], seconds_of).differences is not kept
     coding.reset()
     assert coding.reference == b""
     plain = CodecPair(Largest(0.1), None, "ef").coding(coding.up.floating, COUNT)  # type: ignore[union-attr]
-    assert plain.begun("ab", [b"", b"x"]) is plain
+    assert plain.begun("ab", [b"", b"x"], seconds_of) is plain
 
 
 def test_the_residual_of_results_is_added_where_it_belongs() -> None:
