@@ -172,14 +172,14 @@ def regression(problem: Logistic, codec: str, how: str, steps: int) -> Row:
     }
 
 
-def odd_digits(problem: Logistic, codec: str, how: str, steps: int) -> Row:
+def odd_digits(problem: Logistic, codec: str, how: str, steps: int, enough: float = ENOUGH) -> Row:
     """Descent until it is near enough, and what was sent till then."""
     rate = 1 / problem.smoothness
     places = descend(
-        problem, codec, how, rate=rate, steps=steps, looks=range(0, steps, 2), enough=ENOUGH
+        problem, codec, how, rate=rate, steps=steps, looks=range(0, steps, 2), enough=enough
     )
     last = places[-1]
-    reached = last.excess <= ENOUGH
+    reached = last.excess <= enough
     return {
         "table": DIGITS,
         "codec": codec,

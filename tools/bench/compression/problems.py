@@ -10,7 +10,8 @@ import torch
 from training.recipes.digits import load_data
 
 Vector = np.ndarray[Any, Any]
-_NEWTON_STEPS = 50
+_NEWTON_STEPS, _NEWTON_ENOUGH = 50, 1e-9
+"""Each step squares the error, so the last one leaves none that float64 could hold."""
 _WIDTH = 6.0
 """Of the kernel, in standard deviations of a pixel: so that digits differ, and few are alone."""
 
@@ -112,7 +113,10 @@ class Logistic:
             weights = self._shares * chance * (1 - chance)
             curvature = self._all.T @ (self._all * weights[:, None])
             curvature += self._penalty * np.eye(len(point))
-            point = point - np.linalg.solve(curvature, gradient)
+            step = np.linalg.solve(curvature, gradient)
+            point = point - step
+            if np.linalg.norm(step) < _NEWTON_ENOUGH:
+                break
         return point
 
 
