@@ -69,9 +69,9 @@ class SwarmOptions:
     """The first one trains to the last step, where accuracies are compared; the others stop at
     the loss."""
     peers: int = 4
-    steps: int = 100
+    steps: int = 60
     """Global steps at most."""
-    loss: float = 0.15
+    loss: float = 0.25
     """To be reached."""
     width: int = WIDTH
 
