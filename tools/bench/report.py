@@ -42,6 +42,10 @@ class Budget:
             return self.measured <= self.budget
         return self.measured >= self.budget
 
+    def line(self) -> str:
+        """Of a list in Markdown."""
+        return f"- {'holds' if self.holds else '**missed**'}: {self}"
+
     def __str__(self) -> str:
         """For people."""
         sign = "≤" if self.comparison == "<=" else "≥"
@@ -141,7 +145,8 @@ class Report:
             if self.tables:
                 text += [f"{name}:", ""]
             text += [*markdown_table(columns, rows), ""]
-        text += self.verdicts()
+        text += [one.line() for one in self.budgets]
+        text += [f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped]
         return "\n".join(text)
 
     def machine_line(self) -> str:
@@ -151,13 +156,6 @@ class Report:
             f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
             f"{machine['python']}, load {machine['load']} at the beginning."
         )
-
-    def verdicts(self) -> list[str]:
-        """Each budget and what was skipped, a line of Markdown for each."""
-        return [
-            *(f"- {'holds' if one.holds else '**missed**'}: {one}" for one in self.budgets),
-            *(f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped),
-        ]
 
     def exit_code(self, *, check: bool) -> int:
         """1 if nothing of ours could be judged or, with check, if a budget was missed; else 0."""

@@ -222,7 +222,7 @@ def compression(
         uplinks_mbit=tuple(sorted(uplink or swarm.uplinks_mbit, reverse=True)),
     )
     with shown_steps() as shown:
-        report = run_compression(replace(options, swarm=swarm), shown)
+        report, budgets = run_compression(replace(options, swarm=swarm), shown)
     if write is not None:
-        write_page(report, write)
+        write_page(report, budgets, write)
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)

@@ -102,3 +102,19 @@ def test_a_report_is_saved_as_its_object(tmp_path: Path) -> None:
     assert list(saved) == list(made.as_object())
     with pytest.raises(CommandError, match="cannot be written"):
         made.save(tmp_path / "no such folder" / "b.json")
+
+
+def test_rows_stand_in_the_tables_that_they_name(capsys: pytest.CaptureFixture[str]) -> None:
+    made = Report("b", (), tables={"one": ("x",), "two": ("x", "y"), "three": ("z",)})
+    made.rows = [{"table": "two", "x": 1, "y": 2.5}, {"table": "one", "x": 7}]
+    made.budgets = [KEPT]
+    assert made.rows_of("one") == [{"table": "one", "x": 7}]
+    text = made.markdown()
+    assert text.index("one:") < text.index("two:")
+    assert "three" not in text
+    assert "| x | 7 |" in text or "| 7 |" in text
+    assert "- holds: kept" in text
+    made.show("table")
+    shown = capsys.readouterr().out
+    assert "one, on" in shown
+    assert "2.5" in shown

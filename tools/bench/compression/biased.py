@@ -7,7 +7,6 @@ of loss against communicated bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,7 +101,8 @@ def measure_biased(options: BiasedOptions, steps: Steps) -> list[Row]:
         digits.append(odd_digits(problem, codec, how, options.digits_steps))
         steps.step()
     for row in digits:
-        row["times_fewer_bits"] = digits[0]["kbits"] / row["kbits"]
+        reached = row["kbits"] and digits[0]["kbits"]
+        row["times_fewer_bits"] = digits[0]["kbits"] / row["kbits"] if reached else None
     return rows + digits
 
 
@@ -186,8 +186,7 @@ def odd_digits(problem: Logistic, codec: str, how: str, steps: int, enough: floa
         "error_feedback": how,
         "steps": last.step,
         "excess": last.excess,
-        # Who is not there after all steps would have to send more than this.
-        "kbits": last.bits / 1e3 if reached else math.inf,
+        "kbits": last.bits / 1e3 if reached else None,
         "curve": _curve(problem, places),
     }
 

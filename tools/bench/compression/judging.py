@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tools.bench.compression.biased import (
@@ -130,7 +131,11 @@ def _digits(rows: Sequence[Row]) -> list[Budget]:
     """By error feedback, whose bits are fewer."""
     found = []
     for how in (EF, EF21):
-        bits = {row["codec"]: row["kbits"] for row in rows if row["error_feedback"] == how}
+        bits = {
+            row["codec"]: math.inf if row["kbits"] is None else row["kbits"]
+            for row in rows
+            if row["error_feedback"] == how
+        }
         pairs = ((DITHERED, TOP), (TOP, RAND), (TOP, NATURAL))
         found += [
             Budget(

@@ -11,32 +11,35 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.bench.compression.biased import DIGITS, EF21, NONE, REGRESSION
 from tools.bench.compression.swarm import SWARM
 from tools.bench.plot import Point, Series, line_plot, ticks
-from tools.bench.report import Report, Row, markdown_table
+from tools.bench.report import Budget, Report, Row, markdown_table
 from tools.failures import CommandError
 
 PAGE = "compression.md"
-BUDGETS = "budgets"
 _PLACE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SERIES_MAX = 8
 
 
-def write(report: Report, folder: Path) -> None:
+def write(report: Report, budgets: Mapping[str, Sequence[Budget]], folder: Path) -> None:
     """Put what was measured into the folder's page, which is begun where there is none.
+
+    Args:
+        budgets: those of each part.
 
     Raises:
         CommandError: it cannot be read or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sections = _sections(report, budgets)
         page = folder / PAGE
-        text = page.read_text("utf-8") if page.exists() else _begun(report)
-        page.write_text(filled(text, _sections(report)), "utf-8")
+        text = page.read_text("utf-8") if page.exists() else _begun(sections)
+        page.write_text(filled(text, sections), "utf-8")
         for name, drawn in plots(report.rows).items():
             (folder / name).write_text(drawn, "utf-8")
     except OSError as exc:
@@ -46,7 +49,7 @@ def write(report: Report, folder: Path) -> None:
         ) from exc
 
 
-def filled(text: str, sections: dict[str, str]) -> str:
+def filled(text: str, sections: Mapping[str, str]) -> str:
     """A page with these sections in their places; those of which nothing is here stay."""
 
     def anew(found: re.Match[str]) -> str:
@@ -56,18 +59,21 @@ def filled(text: str, sections: dict[str, str]) -> str:
     return _PLACE.sub(anew, text)
 
 
-def _sections(report: Report) -> dict[str, str]:
+def _sections(report: Report, budgets: Mapping[str, Sequence[Budget]]) -> dict[str, str]:
     line = report.machine_line()
     sections = {
         name: "\n".join([line, "", *markdown_table(columns, report.rows_of(name))])
         for name, columns in report.tables.items()
         if report.rows_of(name)
     }
-    return sections | {BUDGETS: "\n".join([line, "", *report.verdicts()])}
+    return sections | {
+        f"budgets of {part}": "\n".join(one.line() for one in judged)
+        for part, judged in budgets.items()
+    }
 
 
-def _begun(report: Report) -> str:
-    places = [f"<!-- measured: {name} -->\n<!-- end -->\n" for name in (*report.tables, BUDGETS)]
+def _begun(sections: Mapping[str, str]) -> str:
+    places = [f"<!-- measured: {name} -->\n<!-- end -->\n" for name in sections]
     return "\n".join(["# Compression, measured\n", *places])
 
 

@@ -14,7 +14,7 @@ from tools.bench.compression.operators import OperatorsOptions
 from tools.bench.compression.swarm import SwarmOptions
 from tools.bench.compression.training import TrainingOptions
 from tools.bench.progress import Steps
-from tools.bench.report import Report
+from tools.bench.report import Budget, Report
 
 OPERATORS, TRAINING, BIASED, SWARM = "operators", "training", "biased", "swarm"
 PARTS = (OPERATORS, TRAINING, BIASED, SWARM)
@@ -47,21 +47,26 @@ class CompressionOptions:
         )
 
 
-def run_compression(options: CompressionOptions, steps: Steps) -> Report:
-    """Measure each part with one thread."""
+def run_compression(
+    options: CompressionOptions, steps: Steps
+) -> tuple[Report, dict[str, list[Budget]]]:
+    """Measure each part with one thread; says beside the report which budgets are of which part."""
     report = Report("compression", (), tables=_tables(options.parts))
     steps.expect(_expected_steps(options))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    budgets = {}
     try:
         for part in options.parts:
-            _measure(part, options, steps, report)
+            budgets[part] = _measure(part, options, steps, report)
+            report.budgets += budgets[part]
     finally:
         torch.set_num_threads(threads)
-    return report
+    return report, budgets
 
 
-def _measure(part: str, options: CompressionOptions, steps: Steps, report: Report) -> None:
+def _measure(part: str, options: CompressionOptions, steps: Steps, report: Report) -> list[Budget]:
+    """Add the rows of a part to the report."""
     match part:
         case "operators":
             rows = operators.measure_operators(options.operators, steps)
@@ -76,7 +81,7 @@ def _measure(part: str, options: CompressionOptions, steps: Steps, report: Repor
             rows = swarm.measure_swarm(options.swarm, steps, report)
             budgets = swarm.swarm_budgets(rows, options.swarm)
     report.rows += rows
-    report.budgets += budgets
+    return budgets
 
 
 def _tables(parts: Sequence[str]) -> dict[str, Sequence[str]]:

@@ -56,13 +56,13 @@ def test_plots_are_drawn_of_what_is_there() -> None:
 
 def test_a_page_is_begun_and_filled(tmp_path: Path) -> None:
     report = Report("compression", (), rows(), tables={SWARM: ("codec", "uplink_mbit_per_s")})
-    report.budgets = [Budget("a promise", 1.0, 2.0, "times", "<=")]
-    write(report, tmp_path)
+    budgets = {"swarm": [Budget("a promise", 1.0, 2.0, "times", "<=")]}
+    write(report, budgets, tmp_path)
     text = (tmp_path / PAGE).read_text("utf-8")
     assert "| int8 | 20 |" in text
     assert "holds: a promise" in text
     (tmp_path / PAGE).write_text(text.replace("# Compression, measured", "# By hand"), "utf-8")
-    write(report, tmp_path)
+    write(report, budgets, tmp_path)
     assert (tmp_path / PAGE).read_text("utf-8").startswith("# By hand")
     with pytest.raises(CommandError, match="cannot be written"):
-        write(report, tmp_path / PAGE)
+        write(report, budgets, tmp_path / PAGE)
