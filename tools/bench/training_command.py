@@ -184,7 +184,7 @@ def compression(
         list[float] | None, typer.Option(min=0.1, help="Of the swarm, in Mbit/s; repeatable.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="The papers' sizes, and a language model: two hours.")
+        bool, typer.Option("--full", help="The papers' sizes, and a language model: an hour.")
     ] = False,
     write: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write tables and plots into its page.")

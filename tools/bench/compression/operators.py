@@ -38,7 +38,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 DENSITIES = (0.1, 0.01, 0.001)
 CONTRACTION_DENSITIES = (0.5, *DENSITIES)
 GRADIENTS = "gradients that owe"
-SNAPSHOTS = 10
+SNAPSHOTS, EVERY = 10, 10
+"""Of gradients, and the steps of learning between them."""
 SKEWNESS_MAX, KURTOSIS_MIN = 0.3, 3.0
 """A bell shape around 0, at least as peaked as the normal distribution."""
 _SPARSE = (0.01, 0.001)
@@ -53,8 +54,6 @@ class OperatorsOptions:
     elements: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     selected_elements: int = 1_000_000
     repetitions: int = 5
-    every: int = 10
-    """Steps of learning between snapshots of gradients."""
 
 
 def measure_operators(options: OperatorsOptions, steps: Steps) -> list[Row]:
@@ -71,12 +70,12 @@ def measure_operators(options: OperatorsOptions, steps: Steps) -> list[Row]:
         for name in _DISTRIBUTIONS:
             vectors = [drawn(name, options.selected_elements)]
             rows.append(_selected(name, density, vectors))
-        vectors = gradients(f"gaussian-k-paper:{density:g}", 3 * SNAPSHOTS, options.every // 2 or 1)
+        vectors = gradients(f"gaussian-k-paper:{density:g}", 3 * SNAPSHOTS, EVERY // 2)
         rows.append(_selected(GRADIENTS, density, vectors))
         steps.step()
     for density in CONTRACTION_DENSITIES:
         steps.case(f"contraction at density {density:g}")
-        rows.append(_contraction(density, options.every))
+        rows.append(_contraction(density))
         steps.step()
     return rows
 
@@ -103,8 +102,8 @@ def _selected(name: str, density: float, vectors: Sequence[torch.Tensor]) -> Row
     }
 
 
-def _contraction(density: float, every: int) -> Row:
-    vectors = gradients(f"topk:{density:g}", SNAPSHOTS, every)
+def _contraction(density: float) -> Row:
+    vectors = gradients(f"topk:{density:g}", SNAPSHOTS, EVERY)
     shares, skewness, kurtosis = [], [], []
     for vector in vectors:
         kept = max(1, round(density * vector.numel()))

@@ -14,15 +14,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tools.bench.compression.biased import DIGITS, EF21, NONE, REGRESSION
+from tools.bench.compression.biased import DIGITS, EF, EF21, NONE, REGRESSION, TOP, TOP_1, TOP_5
 from tools.bench.compression.swarm import SWARM
+from tools.bench.compression.uplinks import DENSE
 from tools.bench.plot import Point, Series, line_plot, ticks
 from tools.bench.report import Budget, Report, Row, markdown_table
 from tools.failures import CommandError
 
 PAGE = "compression.md"
 _PLACE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_SERIES_MAX = 8
+_BESIDE = {(NONE, DENSE), (NONE, TOP_5), (EF21, TOP_1), (EF21, TOP)}
 
 
 def write(report: Report, budgets: Mapping[str, Sequence[Budget]], folder: Path) -> None:
@@ -97,9 +98,9 @@ def plots(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _to_be_drawn(row: Row) -> bool:
-    """Those that the paper compares: with error feedback, in few lines."""
-    codec: str = row["codec"]
-    return row["error_feedback"] != EF21 or codec.startswith("topk:")
+    """All with error feedback; beside them dense, one that loses what it lacks, and one EF21."""
+    codec, how = row["codec"], row["error_feedback"]
+    return how == EF or (how, codec) in _BESIDE
 
 
 def _by_bits(title: str, rows: Sequence[Row]) -> str:
@@ -113,7 +114,7 @@ def _by_bits(title: str, rows: Sequence[Row]) -> str:
 
 def _plot(title: str, x_label: str, y_label: str, rows: Sequence[Row]) -> str:
     series = []
-    for row in rows[:_SERIES_MAX]:
+    for row in rows:
         how = row.get("error_feedback", NONE)
         name = row["codec"] if how == NONE else f"{row['codec']}, {how}"
         points = [Point(x, y) for x, y in row["curve"] if y > 0]

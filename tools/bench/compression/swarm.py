@@ -45,6 +45,7 @@ FULL_CODECS = (
     "gaussian-k:0.01",
     "topk:0.01",
     "topk:0.01/int4-block",
+    "topk:0.01/topk:0.05",
     "topk-dither:0.01/int4-block",
 )
 FULL_UPLINKS_MBIT = (100.0, 50.0, 20.0, 10.0)
@@ -110,10 +111,6 @@ class _Progress:
     """Steps, and what a peer had sent on average."""
     seconds: float = 0.0
 
-    def first(self, loss: float) -> tuple[int, float] | None:
-        """The step after which it was first so low, and when that was; None if never."""
-        return next(((step, at_s) for step, at_s, one in self.losses if one <= loss), None)
-
 
 def _case(codec: str, uplink_mbit: float, workers: Sequence[Worker], options: SwarmOptions) -> Row:
     """One swarm from its beginning to its end; raises RivalFailed."""
@@ -124,7 +121,9 @@ def _case(codec: str, uplink_mbit: float, workers: Sequence[Worker], options: Sw
     with _swarm(codec, uplink_mbit, workers, options) as links:
         before = links.passed_bytes()[0]
         taken = 0
-        while taken < options.steps and (to_the_end or progress.first(options.loss) is None):
+        while taken < options.steps and (
+            to_the_end or first_at(progress.losses, options.loss) is None
+        ):
             block = min(_BLOCK_STEPS, options.steps - taken)
             for rank, worker in enumerate(workers):
                 worker.tell(do="train", steps=block, judge=rank == 0)
@@ -155,6 +154,11 @@ def _case(codec: str, uplink_mbit: float, workers: Sequence[Worker], options: Sw
     }
 
 
+def first_at(losses: Sequence[tuple[int, float, float]], loss: float) -> tuple[int, float] | None:
+    """The step after which the loss was first so low, and when that was; None if never."""
+    return next(((step, at_s) for step, at_s, one in losses if one <= loss), None)
+
+
 def summary(
     codec: str,
     uplink_mbit: float,
@@ -168,7 +172,7 @@ def summary(
         losses: steps, seconds and the loss then, in order.
         sent_mb: steps, and megabytes until then, in order; between them as if sent evenly.
     """
-    first = next(((step, at_s) for step, at_s, one in losses if one <= loss), None)
+    first = first_at(losses, loss)
     sent = None
     if first is not None:
         places = [(0, 0.0), *sent_mb]
