@@ -80,19 +80,17 @@ class SwarmOptions:
 def measure_swarm(options: SwarmOptions, steps: Steps, report: Report) -> list[Row]:
     """A row for each codec and uplink; what failed is skipped in the report."""
     rows = []
-    with ExitStack() as stack:
-        workers = []
-        for rank in range(options.peers):
-            workers.append(Worker(f"peer {rank}", "tools.bench.compression.swarm_peer"))
-            stack.callback(workers[-1].end)
-        for uplink_mbit in options.uplinks_mbit:
-            for codec in options.codecs:
-                steps.case(f"swarm, {uplink_mbit:g} Mbit/s, {codec}")
-                try:
+    for uplink_mbit in options.uplinks_mbit:
+        for codec in options.codecs:
+            case = f"swarm, {uplink_mbit:g} Mbit/s, {codec}"
+            steps.case(case)
+            try:
+                # Each with processes of its own, so that one that failed is nobody else's trouble.
+                with _processes(options.peers) as workers:
                     rows.append(_case(codec, uplink_mbit, workers, options))
-                except RivalFailed as exc:
-                    report.skip(f"swarm, {uplink_mbit:g} Mbit/s, {codec}", str(exc))
-                steps.step()
+            except RivalFailed as exc:
+                report.skip(case, str(exc))
+            steps.step()
     return rows
 
 
@@ -117,7 +115,7 @@ def _case(codec: str, uplink_mbit: float, workers: Sequence[Worker], options: Sw
     to_the_end = uplink_mbit == options.uplinks_mbit[0]
     progress = _Progress()
     answers: list[Answer] = []
-    samples = failed = 0
+    samples = failed = told = 0
     with _swarm(codec, uplink_mbit, workers, options) as links:
         before = links.passed_bytes()[0]
         taken = 0
@@ -139,6 +137,9 @@ def _case(codec: str, uplink_mbit: float, workers: Sequence[Worker], options: Sw
             progress.seconds += answers[0]["seconds"]
             samples += sum(answer["samples"] for answer in answers)
             failed += sum(answer["failed"] for answer in answers)
+            told += sum(answer["sent_bytes"] for answer in answers)
+            if passed < told:
+                raise RivalFailed("some bytes went past the links")
     row = summary(codec, uplink_mbit, progress.losses, progress.sent_mb, options.loss)
     return row | {
         "peers": len(workers),
@@ -228,6 +229,17 @@ def swarm_budgets(rows: Sequence[Row], options: SwarmOptions) -> list[Budget]:
             Budget("swarm: all peers hold the same parameters", alike, 1, "(1 is yes)", ">=")
         )
     return found
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[list[Worker]]:
+    """So many peers; they are gone when the block ends."""
+    with ExitStack() as stack:
+        workers = []
+        for rank in range(count):
+            workers.append(Worker(f"peer {rank}", "tools.bench.compression.swarm_peer"))
+            stack.callback(workers[-1].end)
+        yield workers
 
 
 @contextmanager

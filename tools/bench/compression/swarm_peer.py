@@ -95,13 +95,14 @@ class Learner:
         begun_s = time.perf_counter()
         wanted = self.optimizer.global_step + steps
         reached: list[tuple[int, float, list[torch.Tensor]]] = []
-        samples = failed = 0
+        samples = failed = sent_bytes = 0
         while self.optimizer.global_step < wanted:
             loss = self._loss(self._order.next_batch(SAMPLES))
             loss.backward()  # type: ignore[no-untyped-call]
             report = self.optimizer.step(samples=SAMPLES)
             samples += SAMPLES
             failed += bool(report.failure)
+            sent_bytes += report.round.sent_bytes if report.round is not None else 0
             if judge and report.stepped:
                 now_s = time.perf_counter() - begun_s
                 parameters = [one.detach().clone() for one in self.model.parameters()]
@@ -110,6 +111,7 @@ class Learner:
             "seconds": time.perf_counter() - begun_s,
             "samples": samples,
             "failed": failed,
+            "sent_bytes": sent_bytes,
             "hash": self.optimizer.state_hash(),
         }
         if judge:
