@@ -64,7 +64,7 @@ Answer = dict[str, Any]
 class SwarmOptions:
     """How much is measured."""
 
-    codecs: tuple[str, ...] = (FLOATS, "int8-block", "topk:0.01", "topk:0.01/int4-block")
+    codecs: tuple[str, ...] = (FLOATS, "int8-block", "topk:0.01", "topk:0.01/topk:0.05")
     """After a slash that of results, if not the usual one."""
     uplinks_mbit: tuple[float, ...] = (100.0, 20.0)
     """The first one trains to the last step, where accuracies are compared; the others stop at
