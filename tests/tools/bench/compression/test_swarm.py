@@ -62,6 +62,7 @@ def test_a_slash_parts_the_codecs_of_both_ways() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_one_percent_of_the_elements_learns_as_well_in_a_swarm() -> None:
     """Three real nodes behind links; within two points of dense after as many steps."""
     options = SwarmOptions(

@@ -23,6 +23,7 @@ def accuracy(codec: str, feedback: str, steps: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_one_percent_is_enough_and_a_thousandth_by_chance_is_not() -> None:
     """400 steps: within two points of dense; by chance at least twenty worse than the largest."""
     dense = accuracy(DENSE, "none", 400)
