@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 56, 52
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222", "#999")
 """Told apart by the colour-blind, too. Source: Okabe and Ito, Color Universal Design, 2008."""
 _TICKS_MAX = 7
 _STYLE = "font-family:sans-serif;font-size:12px;fill:#222"
@@ -45,6 +45,16 @@ def ticks(largest: float) -> list[float]:
     return [step * index for index in range(math.ceil(largest / step - 1e-9) + 1)]
 
 
+def powers_of_ten(values: Sequence[float]) -> list[float]:
+    """Those from the last that is not above the least to the first that is not below the largest.
+
+    Args:
+        values: at least one, all above 0.
+    """
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return [10.0**power for power in range(low, max(high, low + 1) + 1)]
+
+
 def line_plot(
     title: str,
     x_label: str,
@@ -52,12 +62,21 @@ def line_plot(
     series: Sequence[Series],
     *,
     x_ticks: Sequence[float],
+    falling: bool = False,
 ) -> str:
-    """An SVG of all series over the same axes; y begins at 0, x at 0."""
+    """An SVG of all series over the same axes; y begins at 0, x at 0.
+
+    Args:
+        falling: y, which is above 0, is in powers of ten, and the legend stands at the upper right.
+    """
     points = [point for one in series for point in one.points]
-    y_ticks = ticks(max((point.high or point.y for point in points), default=1.0))
     x_max = max([*x_ticks, *(point.x for point in points)])
-    plot = _Plot(x_max, y_ticks[-1])
+    if falling:
+        y_ticks = powers_of_ten([point.y for point in points])
+        plot = _Plot(x_max, y_ticks[-1], y_ticks[0])
+    else:
+        y_ticks = ticks(max((point.high or point.y for point in points), default=1.0))
+        plot = _Plot(x_max, y_ticks[-1])
     body = [*plot.axes(x_ticks, y_ticks), *plot.words(title, x_label, y_label)]
     for index, one in enumerate(series):
         body += plot.series(one, _COLORS[index % len(_COLORS)], index)
@@ -72,8 +91,9 @@ def line_plot(
 class _Plot:
     """Where things are on the page."""
 
-    def __init__(self, x_max: float, y_max: float) -> None:
-        self._x_max, self._y_max = x_max, y_max
+    def __init__(self, x_max: float, y_max: float, y_min: float | None = None) -> None:
+        """With a y_min, y is in powers of ten."""
+        self._x_max, self._y_max, self._y_min = x_max, y_max, y_min
 
     def x(self, value: float) -> float:
         """From the left edge of the page."""
@@ -81,15 +101,18 @@ class _Plot:
 
     def y(self, value: float) -> float:
         """From the upper edge of the page."""
-        return round(_HEIGHT - _BOTTOM - value / self._y_max * (_HEIGHT - _TOP - _BOTTOM), 1)
+        share = value / self._y_max
+        if self._y_min is not None:
+            share = math.log(value / self._y_min) / math.log(self._y_max / self._y_min)
+        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
     def axes(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> list[str]:
         """The grid with its numbers."""
-        low, left, right = self.y(0), self.x(0), self.x(self._x_max)
+        low, left, right = _HEIGHT - _BOTTOM, self.x(0), self.x(self._x_max)
         drawn = []
         for tick in y_ticks:
             at = self.y(tick)
-            drawn.append(_line(left, at, right, at, "#ddd" if tick else "#222"))
+            drawn.append(_line(left, at, right, at, "#ddd" if at < low else "#222"))
             drawn.append(_text(left - 8, at + 4, f"{tick:g}", "end"))
         for tick in x_ticks:
             at = self.x(tick)
@@ -120,8 +143,8 @@ class _Plot:
                 drawn.append(_line(x, self.y(point.low), x, self.y(point.high), color, 2))
             if one.marks:
                 drawn.append(_dot(x, y, color))
-        # The legend stands at the lower right, where curves that grow leave room.
-        y = self.y(0) - 20 - 18 * index
+        # The legend stands at the right, where curves that grow or fall leave room.
+        y = _HEIGHT - _BOTTOM - 20 - 18 * index if self._y_min is None else _TOP + 12 + 18 * index
         x = self.x(self._x_max) - 210
         sign = _dot(x, y - 4, color) if one.marks else _line(x - 10, y - 4, x + 10, y - 4, color, 2)
         return [*drawn, sign, _text(x + 18, y, one.name, "start")]

@@ -42,6 +42,10 @@ class Budget:
             return self.measured <= self.budget
         return self.measured >= self.budget
 
+    def line(self) -> str:
+        """Of a list in Markdown."""
+        return f"- {'holds' if self.holds else '**missed**'}: {self}"
+
     def __str__(self) -> str:
         """For people."""
         sign = "≤" if self.comparison == "<=" else "≥"
@@ -141,13 +145,11 @@ class Report:
 
     def markdown(self) -> str:
         """Its section in benchmarks/RESULTS.md, from the machine to the budgets."""
-        machine = self.machine
         text = [
-            f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
-            f"{machine['python']}, load {machine['load']} at the beginning.",
+            self.machine_line(),
             "",
             *self._markdown_tables(),
-            *(f"- {'holds' if one.holds else '**missed**'}: {one}" for one in self.budgets),
+            *(one.line() for one in self.budgets),
             *(f"- skipped: {one['name']}: {one['reason']}" for one in self.skipped),
         ]
         return "\n".join(text)
@@ -157,9 +159,16 @@ class Report:
         text = []
         for title, (head, *lines) in self._cells_by_title():
             text += [f"**{title}**", ""] if self.tables else []
-            text += [_markdown_row(head), _markdown_row(["---"] * len(head))]
-            text += [*(_markdown_row(line) for line in lines), ""]
+            text += [*_markdown_lines(head, lines), ""]
         return text
+
+    def machine_line(self) -> str:
+        """Where this was measured."""
+        machine = self.machine
+        return (
+            f"Commit {_commit()}, {machine['cores']} cores of {machine['cpu']}, Python "
+            f"{machine['python']}, load {machine['load']} at the beginning."
+        )
 
     def exit_code(self, *, check: bool) -> int:
         """1 if nothing of ours could be judged or, with check, if a budget was missed; else 0."""
@@ -182,6 +191,16 @@ def _cells(columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
     lines = [head, *body]
     upright = len(rows) >= min(len(columns), _ROWS_ASIDE_MAX + 1)
     return lines if upright else [list(line) for line in zip(*lines, strict=True)]
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """The lines of a table."""
+    head, *lines = _cells(columns, rows)
+    return _markdown_lines(head, lines)
+
+
+def _markdown_lines(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [_markdown_row(one) for one in (head, ["---"] * len(head), *lines)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

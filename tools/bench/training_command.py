@@ -13,7 +13,7 @@ from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
 
 def add_to(app: typer.Typer) -> None:
     """Add them to the others."""
-    for command in (dedloc, strategies, overlap, equivalence, sparsifiers):
+    for command in (dedloc, strategies, overlap, equivalence, sparsifiers, compression):
         app.command()(command)
 
 
@@ -168,4 +168,61 @@ def sparsifiers(
         options = replace(options, elements=tuple(elements))
     with shown_steps() as shown:
         report = run_sparsifiers(options, shown)
+    end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)
+
+
+def compression(
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="operators, training, biased or swarm; repeatable. All, if none."),
+    ] = None,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the swarm, as topk:0.01 or topk:0.01/int4-block; repeatable."),
+    ] = None,
+    uplink: Annotated[
+        list[float] | None, typer.Option(min=0.1, help="Of the swarm, in Mbit/s; repeatable.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="The papers' sizes, and a language model: an hour.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write tables and plots into its page.")
+    ] = None,
+    check: Check = False,
+    as_markdown: Markdown = False,
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Two papers on compressed gradients again, and a swarm behind slow uplinks; ten minutes.
+
+    Gaussian_k beside Top-k and DGC; what eight workers learn with few elements; biased compressors
+    with error feedback and EF21 against bits; and real processes behind rate-limited links.
+
+    Example: manyhands bench compression --part training
+    """
+    from tools.bench.compression.page import write as write_page
+    from tools.bench.compression.run import PARTS, CompressionOptions, run_compression
+    from tools.bench.compression.swarm_peer import averager_config
+
+    if unknown := set(part or ()) - set(PARTS):
+        raise typer.BadParameter(f"{min(unknown)} is none of {', '.join(PARTS)}")
+    options = CompressionOptions(parts=tuple(part or PARTS))
+    if full:
+        options = options.full()
+    try:
+        for name in codec or ():
+            averager_config(name)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    swarm = options.swarm
+    swarm = replace(
+        swarm,
+        codecs=tuple(codec or swarm.codecs),
+        uplinks_mbit=tuple(sorted(uplink or swarm.uplinks_mbit, reverse=True)),
+    )
+    with shown_steps() as shown:
+        report, budgets = run_compression(replace(options, swarm=swarm), shown)
+    if write is not None:
+        write_page(report, budgets, write)
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)

@@ -17,13 +17,19 @@ from training.strategies.strategy import Vector
 
 
 def digits_task(
-    *, workers: int, seed: int, batch: int = 32, concentration: float | None = None
+    *,
+    workers: int,
+    seed: int,
+    batch: int = 32,
+    concentration: float | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
 ) -> ClassifierTask:
-    """Handwritten digits, standardised, for a perceptron 64-64-32-10 with tanh.
+    """Handwritten digits, standardised, for a model of 64 inputs.
 
     Args:
         concentration: of the Dirichlet distribution by which workers' classes differ; None: each
             has a part of all.
+        make_model: None for a perceptron 64-64-32-10 with tanh.
     """
     data = standardised_digits()
     shards = None
@@ -32,9 +38,8 @@ def digits_task(
         shards = dirichlet_shards(
             labels, workers=workers, concentration=concentration, seed=seed, smallest=batch
         )
-    return ClassifierTask(
-        data, make_perceptron, workers=workers, batch=batch, seed=seed, shards=shards
-    )
+    make_model = make_model or make_perceptron
+    return ClassifierTask(data, make_model, workers=workers, batch=batch, seed=seed, shards=shards)
 
 
 def standardised_digits() -> LabelledData:

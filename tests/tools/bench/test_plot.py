@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench.plot import Point, Series, line_plot, ticks
+from tools.bench.plot import Point, Series, line_plot, powers_of_ten, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -51,3 +52,24 @@ def test_a_plot_is_xml_with_each_point_and_word() -> None:
     assert dots[1] == (pytest.approx((x0 + x1) / 2), pytest.approx((y0 + y1) / 2))
     assert dots[2] == (x1, y1)
     assert y1 < dots[0][1] < y0
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=1))
+def test_powers_of_ten_enclose_all_values(values: list[float]) -> None:
+    found = powers_of_ten(values)
+    assert len(found) >= 2
+    assert found[0] <= min(values) * (1 + 1e-9)
+    assert max(values) <= found[-1] * (1 + 1e-9)
+    assert all(high / low == pytest.approx(10) for low, high in itertools.pairwise(found))
+
+
+def test_what_falls_by_powers_of_ten_is_a_straight_line() -> None:
+    points = [Point(float(n), 10.0**-n) for n in range(4)]
+    drawn = line_plot("t", "x", "y", [Series("a", points)], x_ticks=[0, 3], falling=True)
+    polyline = ElementTree.fromstring(drawn).find(f"{SVG}polyline")
+    assert polyline is not None
+    places = [tuple(map(float, pair.split(","))) for pair in polyline.attrib["points"].split()]
+    downs = [low[1] - high[1] for high, low in itertools.pairwise(places)]
+    assert downs == pytest.approx([downs[0]] * 3, abs=0.2)
+    assert downs[0] > 50
+    assert ">0.001<" in drawn

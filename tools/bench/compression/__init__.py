@@ -1,0 +1,1 @@
+"""`manyhands bench compression`: two papers on compressed gradients, and slow uplinks."""
