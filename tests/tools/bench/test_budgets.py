@@ -3,6 +3,7 @@
 import pytest
 
 from tools.bench import allreduce, bulk, rpc
+from tools.bench.allreduce_worker import CODEC
 from tools.bench.report import Row
 from tools.bench.rivals import NAMES
 from tools.bench.team import RoundFigures
@@ -154,9 +155,10 @@ def test_a_rival_that_did_not_run_is_no_budget_but_ours_is_always_judged() -> No
 
 def test_the_largest_case_is_measured_when_asked_for() -> None:
     cases = allreduce.AllreduceOptions().cases()
-    assert len(cases) == 22
+    assert len(cases) == 23
+    assert [case for case in cases if case[2] == CODEC] == [(4, 10_000_000, CODEC)]
     assert (8, 50_000_000, "float32") not in cases
-    assert len(allreduce.AllreduceOptions(full=True).cases()) == 24
+    assert len(allreduce.AllreduceOptions(full=True).cases()) == 25
 
 
 def test_who_is_measured_and_how_often_follows_the_case() -> None:
@@ -168,3 +170,10 @@ def test_who_is_measured_and_how_often_follows_the_case() -> None:
     assert rounds == sorted(rounds, reverse=True)
     assert options.rounds_of("hivemind", 1_000) < rounds[0]
     assert allreduce.AllreduceOptions(rounds=7).rounds_of("gloo", 50_000_000) == 7
+
+
+def test_fewer_bytes_must_not_take_longer() -> None:
+    case = (4, 10_000_000, CODEC)
+    rows = [allreduce_row("aes", JUDGED, 0.5), allreduce_row("aes", case, 0.6)]
+    (judged,) = [one for one in allreduce.budgets(rows) if "against float32" in one.name]
+    assert (judged.measured, judged.holds) == (pytest.approx(1.2), False)

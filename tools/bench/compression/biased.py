@@ -46,11 +46,6 @@ TABLES: dict[str, tuple[str, ...]] = {
 NONE, EF, EF21 = "none", "ef", "ef21"
 TOP_1, TOP_5 = "topk:0.02", "topk:0.1"
 DITHERED_5, RAND_5 = "topk:0.1:dither:2,7", "rand-k-biased:0.1"
-    "topk:0.02",
-    "topk:0.1",
-    "topk:0.1:dither:2,7",
-    "rand-k-biased:0.1",
-)
 TOP, DITHERED, RAND = "topk:0.01", "topk:0.01:dither:2,7", "rand-k-biased:0.01"
 NATURAL = "dither:2,7"
 """Natural dithering: base 2, of the largest magnitude."""
