@@ -8,6 +8,7 @@ waits between micro-batches, as long as a slower computer of its own would compu
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -156,6 +157,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # A process of several peers once died of a signal as they started; this tells where, next time.
+    faulthandler.enable()
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
     orders = Orders()
