@@ -242,6 +242,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description='the name of a codec, such as "int8-block" or "topk:0.01", or "auto"'),
     ] = None
     """What compresses gradients, or what a strategy exchanges; None sends them as they are."""
+    downlink_codec: Annotated[
+        str | None, Meta(description='the name of a codec, such as "int8-block" or "topk:0.05"')
+    ] = None
+    """What compresses the means; None: the same if it keeps all values, else int8-block."""
     error_feedback: Annotated[
         Literal["none", "ef", "ef21", "ef21-momentum"],
         Meta(description="one of none, ef, ef21 and ef21-momentum"),

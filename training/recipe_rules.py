@@ -23,6 +23,7 @@ _NOT_OF_SPLITS = {
     "clip_norm": 0.0,
     "ema_decay": 0.0,
     "codec": None,
+    "downlink_codec": None,
     "privacy": None,
 }
 

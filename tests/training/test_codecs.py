@@ -167,6 +167,11 @@ def test_recipes_name_codecs() -> None:
     assert build_config(plain) == SwarmConfig()
     with pytest.raises(RecipeError, match="codec: there is no codec 'no-such'"):
         build_config(override(plain, {"codec": "no-such"}, source="options"))
+    both = {"codec": "topk:0.01", "downlink_codec": "topk:0.05"}
+    averager = build_config(override(plain, both, source="options")).averager
+    assert (averager.codec, averager.downlink_codec) == ("topk:0.01", "topk:0.05")
+    with pytest.raises(RecipeError, match="downlink_codec goes with a codec"):
+        build_config(override(plain, {"downlink_codec": "int8"}, source="options"))
     with pytest.raises(RecipeError, match="error_feedback: must be one of"):
         override(plain, {"error_feedback": "more"}, source="options")
     with pytest.raises(RecipeError, match="codec: is of no use with the strategy leader"):

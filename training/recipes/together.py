@@ -100,6 +100,7 @@ def build_config(recipe: Recipe) -> SwarmConfig:
     try:
         averager = AveragerConfig(
             codec=recipe.codec,
+            downlink_codec=recipe.downlink_codec,
             error_feedback=recipe.error_feedback,
             group_size_min=group_size_min(recipe),
         )
