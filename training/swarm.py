@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import overload
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from p2p import Dht, Node, NodeConfig, PeerId, Portal
 from training.config import SwarmConfig
 from training.data.telling import ShardTelling, open_shard_telling
+from training.handle import Handle
 from training.learning_rate import LrRule
 from training.metrics import MetricsPublisher, open_metrics_publisher
 from training.metrics.schema import metrics_of
@@ -29,14 +29,14 @@ _TELL_INTERVAL_S = 1.0
 """Metrics lie in the DHT for others to look at now and then; more often is of no use."""
 
 
-class Swarm:
+class Swarm(Handle):
     """This process's place in a run; leave it with close(), or by leaving its `with` block."""
 
     def __init__(
         self, run: str, portal: Portal, network: tuple[Node, Dht], config: SwarmConfig
     ) -> None:
+        super().__init__(portal, network[0])
         self.run = run
-        self._portal = portal
         self._network = network
         self._config = config
         self._optimizer: SwarmOptimizer | LocalOptimizer | None = None
@@ -44,31 +44,6 @@ class Swarm:
         self._told_s = -math.inf
         self._telling: ShardTelling | None = None
         self._divided_s = -math.inf
-
-    def __enter__(self) -> Swarm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal.__exit__(kind, error, traceback)
-
-    def close(self) -> None:
-        """Leave the run: afterwards no thread, socket or task of it is left."""
-        self._portal.close()
-
-    @property
-    def peer_id(self) -> PeerId:
-        """Who we are to the others."""
-        return self._network[0].peer_id
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where others can enter the swarm through us; empty in client mode."""
-        return self._network[0].addresses
 
     @property
     def paths(self) -> dict[PeerId, str]:

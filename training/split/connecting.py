@@ -14,6 +14,7 @@ from torch import nn
 
 from p2p import Dht, DhtConfig, Node, NodeConfig, PeerId, Portal
 from training.errors import SplitFailed
+from training.handle import Handle
 from training.network import enter_network
 from training.split.body import Loss
 from training.split.config import SplitClientConfig
@@ -41,7 +42,7 @@ from training.split.wire import TensorWire
 logger = logging.getLogger(__name__)
 
 
-class SplitClient:
+class SplitClient(Handle):
     """A client's session with a server; leave it with close(), or by leaving its `with` block.
 
     When a method raises SplitFailed the session has ended, but for activations that are not finite,
@@ -57,16 +58,12 @@ class SplitClient:
         weights: OwnWeights | None,
         config: SplitClientConfig,
     ) -> None:
-        self._portal = portal
-        self._node = node
+        super().__init__(portal, node)
         self._session = session
         self._trainer = trainer
         self._weights = weights
         self._config = config
         self._losses: list[float | None] = []
-
-    def __enter__(self) -> SplitClient:
-        return self
 
     def __exit__(
         self,
@@ -80,16 +77,7 @@ class SplitClient:
             if error is None and self._weights is not None:
                 self._wait_until_taken_over()
         finally:
-            self._portal.__exit__(kind, error, traceback)
-
-    def close(self) -> None:
-        """Leave the server, without waiting for what is on its way."""
-        self._portal.close()
-
-    @property
-    def peer_id(self) -> PeerId:
-        """Who we are to the others."""
-        return self._node.peer_id
+            super().__exit__(kind, error, traceback)
 
     @property
     def server(self) -> PeerId:

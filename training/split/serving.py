@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import nn
 
-from p2p import CallerJobs, Dht, DhtConfig, Node, NodeConfig, PeerId, Portal
+from p2p import CallerJobs, Dht, DhtConfig, Node, NodeConfig, Portal
+from training.handle import Handle
 from training.network import enter_network
 from training.split.body import BodyTrainer, Loss
 from training.split.config import SplitServerConfig
@@ -20,39 +20,13 @@ from training.split.service import Progress, SplitService, open_split_service
 from training.split.traffic import Traffic
 
 
-class SplitServer:
+class SplitServer(Handle):
     """The server of a run; its body is trained while run() lasts, and in no other thread."""
 
     def __init__(self, portal: Portal, node: Node, service: SplitService, jobs: CallerJobs) -> None:
-        self._portal = portal
-        self._node = node
+        super().__init__(portal, node)
         self._service = service
         self._jobs = jobs
-
-    def __enter__(self) -> SplitServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal.__exit__(kind, error, traceback)
-
-    def close(self) -> None:
-        """Leave: sessions break, and no thread, socket or task is left."""
-        self._portal.close()
-
-    @property
-    def peer_id(self) -> PeerId:
-        """Who we are to the others."""
-        return self._node.peer_id
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where clients can enter through us; empty in client mode."""
-        return self._node.addresses
 
     @property
     def traffic(self) -> Traffic:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from p2p import Node, NodeConfig, PeerId, Portal, open_node
+from training.handle import Handle
 from training.privacy.inference.network import FixedNetwork, fix_network
 from training.privacy.inference.service import (
     InferenceConfig,
@@ -20,59 +20,19 @@ from training.privacy.inference.service import (
 )
 
 
-class PrivateServer:
-    """A network that others can ask; leaving its block, or close(), ends it."""
-
-    def __init__(self, portal: Portal, node: Node) -> None:
-        self._portal = portal
-        self._node = node
-
-    def __enter__(self) -> PrivateServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal.__exit__(kind, error, traceback)
-
-    def close(self) -> None:
-        """Answer no more: afterwards no thread or socket of it is left."""
-        self._portal.close()
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """What clients give to ask_private()."""
-        return self._node.addresses
+class PrivateServer(Handle):
+    """A network that others can ask, at `addresses`; leaving its block, or close(), ends it."""
 
 
-class PrivateClient:
+class PrivateClient(Handle):
     """A connection to a private server; leaving its block, or close(), ends it."""
 
     def __init__(
         self, portal: Portal, node: Node, peer_id: PeerId, config: InferenceConfig
     ) -> None:
-        self._portal = portal
-        self._node = node
-        self._peer_id = peer_id
+        super().__init__(portal, node)
+        self._server_id = peer_id
         self._config = config
-
-    def __enter__(self) -> PrivateClient:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal.__exit__(kind, error, traceback)
-
-    def close(self) -> None:
-        """Ask no more: afterwards no thread or socket of it is left."""
-        self._portal.close()
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """The class of each sample, int64 of shape (samples,); the server learns nothing of them.
@@ -86,7 +46,7 @@ class PrivateClient:
         """
         plain = features.detach().cpu().to(torch.float64).numpy()
         classes: Any = self._portal.call(
-            classify_privately, self._node, self._peer_id, plain, self._config
+            classify_privately, self._node, self._server_id, plain, self._config
         )
         return torch.from_numpy(np.asarray(classes))
 
