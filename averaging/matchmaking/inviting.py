@@ -62,7 +62,7 @@ def on_invite_answer(seek: Seek, peer: PeerId, answer: schema.InviteAnswer, now_
 
 
 def on_unreachable(seek: Seek, peer: PeerId, now_s: float) -> None:
-    """No address of an invited peer leads to it: it does not come."""
+    """An invited peer cannot be dialed, or does not answer: it does not come."""
     if peer not in seek.roster.joined:
         seek.roster.absent[peer] = None
         seek.step(now_s)

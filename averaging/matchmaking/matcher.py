@@ -267,7 +267,7 @@ class Matcher:
         return self._after(now_s)
 
     def on_unreachable(self, peer: PeerId, now_s: float) -> list[Output]:
-        """No address of an invited peer leads to it."""
+        """An invited peer cannot be dialed, or does not answer."""
         if self._seek is not None:
             inviting.on_unreachable(self._seek, peer, now_s)
         return self._after(now_s)

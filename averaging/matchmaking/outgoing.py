@@ -14,6 +14,7 @@ from averaging.matchmaking.matcher import Matcher
 from averaging.matchmaking.outputs import Ask, AskFailure, Output, SendInvite
 from averaging.matchmaking.plan import parse_planned_untrusted
 from p2p import (
+    CallTimeout,
     Node,
     P2PError,
     PeerId,
@@ -119,6 +120,8 @@ class Outgoing:
             # Without an address to try it may be a client, that comes by itself.
             if exc.attempts:
                 self._apply(self._core.on_unreachable(peer, trio.current_time()))
+        except CallTimeout:
+            self._apply(self._core.on_unreachable(peer, trio.current_time()))
         except P2PError as exc:
             logger.debug("invite_failed peer=%s cause=%s", short(peer), exc)
         else:

@@ -35,7 +35,7 @@ class Roster:
         self.elsewhere: dict[PeerId, Elsewhere] = {}
         self.other_rounds: dict[PeerId, RoundId] = {}
         self.absent: dict[PeerId, None] = {}
-        """Peers that cannot be reached, and leaders that were passed over."""
+        """Peers that cannot be reached or do not answer, and leaders that were passed over."""
         self.unfit: dict[PeerId, str] = {}
         """Peers whose spec differs, and in what."""
         self.other_buckets: dict[PeerId, str] = {}

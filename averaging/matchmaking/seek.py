@@ -394,7 +394,8 @@ class Seek:
         peers = [*self.roster.to_invite(self.expected(now_s)), *self.rivals]
         if self._invitations % _INVITATIONS_PER_SURVEY == 0:
             # Those in groups of their own are asked too: what they do next tells where we are.
-            peers.extend(self.roster.elsewhere)
+            # So are those out of sight, who may think the same of us.
+            peers.extend((*self.roster.elsewhere, *self.roster.absent))
         self._invitations += 1
         others = [peer for peer in dict.fromkeys(peers) if peer not in self.roster.joined]
         return others[:_INVITES_MAX]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from p2p.testing import SimNetwork
 from tests.averaging.matchmaking.meeting import (
     GROUP_NAME,
     Member,
+    check_one_group,
     find_all,
     ids,
     introduce,
@@ -106,6 +108,17 @@ async def test_whoever_cannot_be_reached_is_named(autojump_clock: MockClock) -> 
             assert short(dead.peer_id) in alone.failure.reason
             assert alone.failure.refusals.keys() == {dead.peer_id}
             network.heal()
+
+
+async def test_members_out_of_sight_meet_once_they_can(autojump_clock: MockClock) -> None:
+    async with open_pair((SPEC, PAIR), (SPEC, PAIR)) as (network, members):
+        network.partition(*([member.peer_id] for member in members))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(find_all, members, deadline_s=30.0))
+            await trio.sleep(12.0)
+            network.heal()
+        check_one_group(members)
+        assert all(member.seconds <= 20.0 for member in members)
 
 
 async def test_whoever_refuses_is_named(autojump_clock: MockClock) -> None:
