@@ -101,7 +101,7 @@ class Peer:
         recipe = _recipe(self._options)
         with self.building:
             task, model = build_task(recipe), build_model(recipe)
-        own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
+            own_optimizer = build_optimizer(recipe.optimizer, model.parameters())
         log = RunLog(self._say)
         log.prepared()
         config = _config(self._options.silence_s)
