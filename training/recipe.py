@@ -251,6 +251,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="one of none, ef, ef21 and ef21-momentum"),
     ] = "ef"
     """How that which the codec loses comes to later rounds."""
+    codec_error_max: Annotated[
+        float, Meta(gt=0, le=1, description="a number above 0 and at most 1")
+    ] = 0.02
+    """What the codec "auto" may lose of a vector's length; at 0.02 it goes down to int8-block."""
+    codec_elements_min: Count = 4096
+    """Tensors of fewer elements are sent as they are, and so are those of one dimension with fewer
+    than 16 times as many."""
     ema_decay: Annotated[float, Meta(ge=0, lt=1, description="a number from 0 to below 1")] = 0.0
     """Judge a running mean of the parameters that decays so in each global step; 0 keeps none."""
 

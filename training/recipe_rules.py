@@ -19,11 +19,14 @@ _OF_GLOBAL_BATCHES = {
     "reaverage_every": 0,
 }
 """Keys that are of use with a global batch only, and what they are when they are left out."""
+_OF_AUTO = {"codec_error_max": 0.02}
 _NOT_OF_SPLITS = {
     "clip_norm": 0.0,
     "ema_decay": 0.0,
     "codec": None,
     "downlink_codec": None,
+    "codec_error_max": 0.02,
+    "codec_elements_min": 4096,
     "privacy": None,
 }
 
@@ -55,6 +58,8 @@ def check_together(recipe: Recipe, *, source: str) -> None:
             f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
             "under way"
         )
+    if recipe.codec != "auto":
+        _check_idle(recipe, _OF_AUTO, 'a codec other than "auto"', source=source)
     if recipe.privacy is not None:
         _check_privacy(recipe, recipe.privacy, source=source)
 

@@ -117,7 +117,7 @@ class CodedWire:
             MessageInvalid: it is no frame of the codec.
         """
         count = self.coded_in(start, stop)
-        decoded = torch.empty(count)
+        decoded = torch.empty(count, dtype=torch.float32, device="cpu")
         if not count:
             return decoded
         behind = self.floating.size_bytes(start + count, stop)
@@ -149,7 +149,7 @@ def as_float32(values: Array) -> torch.Tensor:
 
 def leaves_values_out(codec: Codec) -> bool:
     """Whether some values that are as large as the others come out as 0, as of sparse codecs."""
-    values = torch.linspace(0.5, 1.0, _PROBE_ELEMENTS)
+    values = torch.linspace(0.5, 1.0, _PROBE_ELEMENTS, dtype=torch.float32, device="cpu")
     decoded = torch.empty_like(values)
     codec.decode(codec.encode(values, 0), decoded)
     return bool((decoded == 0).any())

@@ -188,7 +188,7 @@ class Ef21(Feedback):
             smoothed = self._smoothed(values, start)
             if self._smooth is None:
                 # What was never seen begins as it is first seen, not at 0.
-                self._smooth = torch.full((self.count,), torch.nan)
+                self._smooth = torch.full_like(_zeros_unless(None, self.count), torch.nan)
             self._smooth[run] = smoothed
         if decoded is not None:
             told = self._told = _zeros_unless(self._told, self.count)
@@ -313,7 +313,7 @@ def _within(runs: Sequence[_Run], start: int, stop: int) -> Iterator[_Run]:
 
 
 def _zeros_unless(kept: torch.Tensor | None, count: int) -> torch.Tensor:
-    return torch.zeros(count) if kept is None else kept
+    return torch.zeros(count, dtype=torch.float32, device="cpu") if kept is None else kept
 
 
 def _copies(**kept: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -393,8 +393,7 @@ class Seek:
             return []
         peers = [*self.roster.to_invite(self.expected(now_s)), *self.rivals]
         if self._invitations % _INVITATIONS_PER_SURVEY == 0:
-            # Those in groups of their own are asked too: what they do next tells where we are.
-            # So are those out of sight, who may think the same of us.
+            # Those in other groups, too, to learn where we are, and those that we lost sight of.
             peers.extend((*self.roster.elsewhere, *self.roster.absent))
         self._invitations += 1
         others = [peer for peer in dict.fromkeys(peers) if peer not in self.roster.joined]

@@ -15,6 +15,9 @@ import sys
 
 sys.modules["p2p"] = None  # importing it fails from here on
 
+from averaging.codecs.feedback import feedback_named
+from averaging.codecs.power_sgd import PowerSgd
+from averaging.codecs.registry import codec_named
 from training.micro_batch import compute_gradient
 from training.recipe import load_recipe
 from training.recipes.build import build_model, build_optimizer, build_task

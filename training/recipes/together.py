@@ -102,6 +102,8 @@ def build_config(recipe: Recipe) -> SwarmConfig:
             codec=recipe.codec,
             downlink_codec=recipe.downlink_codec,
             error_feedback=recipe.error_feedback,
+            codec_error_max=recipe.codec_error_max,
+            codec_elements_min=recipe.codec_elements_min,
             group_size_min=group_size_min(recipe),
         )
         batch = build_batch(recipe)

@@ -9,6 +9,7 @@ import torch
 from averaging.codecs.coded import CodedWire, leaves_values_out
 from averaging.codecs.coding import seed_of
 from averaging.codecs.floating import FloatingWire, Run
+from averaging.codecs.registry import codec_named
 from averaging.codecs.rounds import encoded_parts
 from p2p import MessageInvalid
 from tests.averaging.codecs.samples import Bytes, Largest
@@ -103,3 +104,17 @@ def test_seeds_differ_by_group_member_and_chunk() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(bytes(32), 0, 0) == seed_of(bytes(32), 0, 0)
     assert torch.Generator().manual_seed(max(seeds)) is not None
+
+
+def test_the_caller_may_prefer_another_type() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        wire = wire_of()
+        values = np.linspace(-1, 1, COUNT, dtype=np.float32)
+        payload = wire.encode_values(values, 0)
+        decoded = wire.decode(payload, 0, COUNT)
+        np.testing.assert_allclose(decoded, values, atol=1 / 127)
+        assert leaves_values_out(Largest(0.1))
+        assert not leaves_values_out(codec_named("int8-block"))
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -226,3 +226,17 @@ def test_what_a_result_cannot_hold_is_no_debt() -> None:
     residual = DownlinkResidual()
     residual.settle([(0, torch.tensor([3e38]))])
     assert residual.outgoing(torch.tensor([3e38]), 0).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", FEEDBACK_KINDS[1:])
+def test_the_caller_may_prefer_another_type(kind: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        feedback = feedback_named(kind, COUNT)
+        assert feedback is not None
+        values = torch.ones(COUNT, dtype=torch.float32)
+        feedback.settle(values, 0, 2.0, feedback.outgoing(values, 0, 2.0) / 2)
+        assert feedback.outgoing(values, 0, 2.0).dtype == torch.float32
+        feedback.restore(feedback.snapshot())
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -76,10 +76,22 @@ def test_a_fast_peer_takes_more_steps_and_waits_for_nobody() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", [ANCHORED[1], ANCHORED[2], SCAFFOLD])
-def test_a_crashed_peer_stops_nobody(strategy: Strategy) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "codec"),
+    [
+        (ANCHORED[1], None),
+        (ANCHORED[2], None),
+        (SCAFFOLD, None),
+        (ANCHORED[1], "int8-block"),
+        (ANCHORED[1], "topk:0.2"),
+    ],
+)
+def test_a_crashed_peer_stops_nobody(strategy: Strategy, codec: str | None) -> None:
+    config = SwarmConfig(averager=AveragerConfig(codec=codec, codec_elements_min=1))
+
     async def main(network: SimNetwork) -> None:
-        async with local_swarm(network, strategy, (0.05, 0.06, 0.07, 0.05)) as trainers:
+        computing = (0.05, 0.06, 0.07, 0.05)
+        async with local_swarm(network, strategy, computing, config=config) as trainers:
             victim, *survivors = trainers
 
             async def crash() -> None:
