@@ -10,6 +10,9 @@ import typer
 
 from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
 
+RESULTS = Path("docs/results")
+"""Of a checkout that the command runs in."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Add them to the others."""
@@ -184,7 +187,12 @@ def compression(
         list[float] | None, typer.Option(min=0.1, help="Of the swarm, in Mbit/s; repeatable.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="The papers' sizes, and a language model: an hour.")
+        bool,
+        typer.Option(
+            "--full",
+            help="The papers' sizes, all codecs and a language model, an hour; written into "
+            "docs/results where that is.",
+        ),
     ] = False,
     write: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write tables and plots into its page.")
@@ -223,6 +231,8 @@ def compression(
     )
     with shown_steps() as shown:
         report, budgets = run_compression(replace(options, swarm=swarm), shown)
+    if write is None and full and RESULTS.is_dir():
+        write = RESULTS
     if write is not None:
         write_page(report, budgets, write)
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)

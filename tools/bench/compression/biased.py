@@ -7,6 +7,7 @@ of loss against communicated bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ DITHERED_5, RAND_5 = "topk:0.1:dither:2,7", "rand-k-biased:0.1"
 TOP, DITHERED, RAND = "topk:0.01", "topk:0.01:dither:2,7", "rand-k-biased:0.01"
 NATURAL = "dither:2,7"
 """Natural dithering: base 2, of the largest magnitude."""
+UNBIASED = "rand-k:0.01"
 REGRESSION_METHODS = (
     (DENSE, NONE),
     *((codec, how) for codec in (TOP_1, TOP_5) for how in (NONE, EF, EF21)),
@@ -57,9 +59,36 @@ REGRESSION_METHODS = (
 DIGITS_METHODS = (
     (DENSE, NONE),
     *((codec, how) for codec in (TOP, DITHERED, RAND, NATURAL) for how in (EF, EF21)),
+    *((codec, NONE) for codec in (NATURAL, UNBIASED)),
     ("gaussian-k:0.01", EF),
     ("sign", EF),
 )
+OTHER_METHODS = (
+    *(
+        (codec, how)
+        for codec in (
+            "gaussian-k:0.01",
+            "dgc:0.01",
+            "sparse-loco:0.02",
+            "demo:0.02",
+            "topk:0.01:int4-block",
+            "adaptive-random",
+            "sign",
+            "onebit",
+            "natural",
+            "nearest:2",
+            "rounding:2",
+            "quantile8",
+            "int8-block",
+            "int4-block",
+            "float16",
+        )
+        for how in (EF, EF21)
+        if (codec, how) not in DIGITS_METHODS
+    ),
+    (TOP, "ef21-momentum"),
+)
+"""One of each other kind. Without bias Rand-k is no contraction, so feedback makes it diverge."""
 KEPT = (0.1, 0.5)
 DISTRIBUTIONS = ("uniform", "normal", "exponential", "Student-3")
 THREE_RATE = 0.02
@@ -80,6 +109,8 @@ class BiasedOptions:
     digits_steps: int = 500
     """At most."""
     features: int = 1_000
+    methods: tuple[tuple[str, str], ...] = DIGITS_METHODS
+    """Of digits: codecs, and how error feedback is."""
 
 
 def measure_biased(options: BiasedOptions, steps: Steps) -> list[Row]:
@@ -97,7 +128,7 @@ def measure_biased(options: BiasedOptions, steps: Steps) -> list[Row]:
         steps.step()
     problem = digits_parity(options.features)
     digits = []
-    for codec, how in DIGITS_METHODS:
+    for codec, how in options.methods:
         steps.case(f"odd digits, {codec}, error feedback {how}")
         digits.append(odd_digits(problem, codec, how, options.digits_steps))
         steps.step()
@@ -107,9 +138,9 @@ def measure_biased(options: BiasedOptions, steps: Steps) -> list[Row]:
     return rows + digits
 
 
-def expected_steps() -> int:
+def expected_steps(options: BiasedOptions) -> int:
     """How often measure_biased() says that it has got further."""
-    return 2 + len(REGRESSION_METHODS) + len(DIGITS_METHODS)
+    return 2 + len(REGRESSION_METHODS) + len(options.methods)
 
 
 def three_workers(how: str, steps: int) -> Row:
@@ -175,7 +206,8 @@ def regression(problem: Logistic, codec: str, how: str, steps: int) -> Row:
 
 def odd_digits(problem: Logistic, codec: str, how: str, steps: int, enough: float = ENOUGH) -> Row:
     """Descent until it is near enough, and what was sent till then."""
-    rate = 1 / problem.smoothness
+    slower = _times_slower(problem, codec, how)
+    rate, steps = 1 / problem.smoothness / slower, math.ceil(steps * slower)
     places = descend(
         problem, codec, how, rate=rate, steps=steps, looks=range(0, steps, 2), enough=enough
     )
@@ -190,6 +222,19 @@ def odd_digits(problem: Logistic, codec: str, how: str, steps: int, enough: floa
         "kbits": last.bits / 1e3 if reached else None,
         "curve": _curve(problem, places),
     }
+
+
+def _times_slower(problem: Problem, codec: str, how: str) -> float:
+    """Of unbiased codecs without error feedback: 1 + 2(ζ − 1)/n, which their chance demands.
+
+    Source: E. Gorbunov, F. Hanzely and P. Richtárik, "A Unified Theory of SGD", 2020, on quantized
+    descent of n workers.
+    """
+    if codec == DENSE or how != NONE:
+        return 1.0
+    variance = codec_named(codec).constants(problem.start().size).unbiased
+    assert variance is not None, f"{codec} is biased, and loses without error feedback"
+    return 1 + 2 * (variance - 1) / problem.workers
 
 
 def _spread(steps: int) -> list[int]:

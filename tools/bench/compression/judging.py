@@ -22,6 +22,7 @@ from tools.bench.compression.biased import (
     TOP,
     TOP_1,
     TOP_5,
+    UNBIASED,
 )
 from tools.bench.compression.uplinks import DENSE
 from tools.bench.report import Budget, Row
@@ -128,18 +129,20 @@ def _regression(rows: Sequence[Row]) -> list[Budget]:
 
 
 def _digits(rows: Sequence[Row]) -> list[Budget]:
-    """By error feedback, whose bits are fewer."""
+    """By error feedback, whose bits are fewer; by chance without any, as the paper compares it."""
     found = []
-    for how in (EF, EF21):
+    told = {how: f"both {how}" for how in (EF, EF21)} | {NONE: "without error feedback"}
+    for how in told:
         bits = {
             row["codec"]: math.inf if row["kbits"] is None else row["kbits"]
             for row in rows
             if row["error_feedback"] == how
         }
-        pairs = ((DITHERED, TOP), (TOP, RAND), (TOP, NATURAL))
+        fed_back = ((DITHERED, TOP), (TOP, RAND), (TOP, NATURAL))
+        pairs = fed_back if how != NONE else ((NATURAL, UNBIASED),)
         found += [
             Budget(
-                f"{first} against {second}, both {how}, to the same loss",
+                f"{first} against {second}, {told[how]}, to the same loss",
                 bits[first] / bits[second],
                 1.0,
                 "of its bits",

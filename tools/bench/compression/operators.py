@@ -37,7 +37,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 }
 DENSITIES = (0.1, 0.01, 0.001)
 CONTRACTION_DENSITIES = (0.5, *DENSITIES)
-GRADIENTS = "gradients that owe"
+OWING = {"gradients, Top-k owes": "topk", "gradients, Gaussian_k owes": "gaussian-k-paper"}
+"""What would be sent in learning, by which codec sends it: what that lost is in it."""
 SNAPSHOTS, EVERY = 10, 10
 """Of gradients, and the steps of learning between them."""
 SKEWNESS_MAX, KURTOSIS_MIN = 0.3, 3.0
@@ -70,8 +71,9 @@ def measure_operators(options: OperatorsOptions, steps: Steps) -> list[Row]:
         for name in _DISTRIBUTIONS:
             vectors = [drawn(name, options.selected_elements)]
             rows.append(_selected(name, density, vectors))
-        vectors = gradients(f"gaussian-k-paper:{density:g}", 3 * SNAPSHOTS, EVERY // 2)
-        rows.append(_selected(GRADIENTS, density, vectors))
+        for name, sender in OWING.items():
+            vectors = gradients(f"{sender}:{density:g}", 3 * SNAPSHOTS, EVERY // 2)
+            rows.append(_selected(name, density, vectors))
         steps.step()
     for density in CONTRACTION_DENSITIES:
         steps.case(f"contraction at density {density:g}")

@@ -38,7 +38,11 @@ class CompressionOptions:
                 self.operators, elements=(*self.operators.elements, 30_000_000), repetitions=9
             ),
             training=replace(self.training, seeds=2, language_steps=120),
-            biased=replace(self.biased, steps=3_000),
+            biased=replace(
+                self.biased,
+                steps=3_000,
+                methods=(*self.biased.methods, *biased.OTHER_METHODS),
+            ),
             swarm=replace(
                 self.swarm,
                 codecs=swarm.FULL_CODECS,
@@ -98,7 +102,7 @@ def _expected_steps(options: CompressionOptions) -> int:
     steps = {
         OPERATORS: operators.expected_steps(options.operators),
         TRAINING: training.expected_steps(options.training),
-        BIASED: biased.expected_steps(),
+        BIASED: biased.expected_steps(options.biased),
         SWARM: swarm.expected_steps(options.swarm),
     }
     return sum(steps[part] for part in options.parts)

@@ -23,6 +23,7 @@ from tools.bench.compression.biased import (
     TOP,
     TOP_1,
     TOP_5,
+    UNBIASED,
     odd_digits,
     regression,
     three_workers,
@@ -90,7 +91,7 @@ def rows() -> list[Row]:
                 "excess": excess,
             }
         )
-    bits = {DITHERED: 1.0, TOP: 2.0, RAND: 3.0, NATURAL: 4.0}
+    bits = {DITHERED: 1.0, TOP: 2.0, RAND: 3.0, NATURAL: 4.0, UNBIASED: 5.0}
     found += [
         {"part": DIGITS, "codec": codec, "error_feedback": how, "kbits": bits.get(codec, 9.0)}
         for codec, how in biased.DIGITS_METHODS

@@ -56,7 +56,11 @@ def test_characters_are_learned_with_few_elements() -> None:
 
 
 def rows(**changed: float) -> list[Row]:
-    accuracies = {(DENSE, "none"): 0.96, ("rand-k-biased:0.001", "ef"): 0.5}
+    accuracies = {
+        (DENSE, "none"): 0.96,
+        ("rand-k-biased:0.001", "ef"): 0.5,
+        ("topk:0.001", "none"): 0.8,
+    }
     found: list[Row] = [
         {
             "part": LEARNING,
