@@ -20,8 +20,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from p2p import DhtConfig
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
+from training.network import enter_network
 from training.recipe import Recipe, load_recipe, override
 
 COLUMNS = (
@@ -50,6 +52,7 @@ SETUPS: dict[str, tuple[int, bool]] = {
     "8 peers": (8, False),
     f"{CHURN_PEERS} peers, churn": (CHURN_PEERS, True),
 }
+LISTEN = "/ip4/127.0.0.1/tcp/0"
 POLL_S = 0.05
 RUN_S_MAX = 600.0
 FAREWELL_S = 30.0
@@ -75,7 +78,6 @@ class _Peer:
 
     process: BaseProcess
     events_path: Path
-    addresses: tuple[str, ...] = ()
     step: int = 0
     trains: bool = False
     """Whether it has taken a step with the others."""
@@ -93,8 +95,6 @@ class _Peer:
         self._offset += len(whole)
         for event in map(json.loads, whole.splitlines()):
             match event["event"]:
-                case "started":
-                    self.addresses = tuple(event["addresses"])
                 case "step" | "caught_up":
                     self.step = event["step"]
                     self.trains |= event["event"] == "step"
@@ -123,6 +123,8 @@ class _Run:
     folder: Path
     context: multiprocessing.context.ForkServerContext
     everybody: list[_Peer] = field(default_factory=list)
+    bootstrap: tuple[str, ...] = ()
+    """Addresses of a node that trains nothing and is there from the beginning to the end."""
     joins: int = 0
     deaths: int = 0
 
@@ -130,8 +132,18 @@ class _Run:
         """Run it to its end; raises RunFailed."""
         began_s = time.monotonic()
         rng = random.Random(f"{self.recipe.run} {self.recipe.seed}")
+        portal, (node, _) = enter_network(
+            self.recipe.run,
+            initial_peers=(),
+            listen=(LISTEN,),
+            announce=(),
+            identity_path=None,
+            client_mode=False,
+            node_config=None,
+            dht=DhtConfig(),
+        )
         try:
-            self._begin(began_s)
+            self._begin(node.addresses)
             due_step = CHURN_EVERY_STEPS
             while not all(peer.finished for peer in self._alive()):
                 self._wait(began_s)
@@ -149,15 +161,14 @@ class _Run:
                 peer.process.join(FAREWELL_S)
                 peer.process.kill()
                 peer.process.join()
+            portal.close()
 
-    def _begin(self, began_s: float) -> None:
+    def _begin(self, addresses: Sequence[str]) -> None:
         if self.peers == 0:
             self._start(alone=True)
             return
-        self._start()
-        while not self.everybody[0].addresses:
-            self._wait(began_s)
-        for _ in range(self.peers - 1):
+        self.bootstrap = tuple(addresses)
+        for _ in range(self.peers):
             self._start()
 
     def _start(self, *, alone: bool = False) -> None:
@@ -167,9 +178,8 @@ class _Run:
         if alone:
             process = self.context.Process(target=run_alone, args=(self.recipe, events))
         else:
-            known = [one.addresses[0] for one in self._alive() if one.addresses]
             wait = self.peers if len(self.everybody) < self.peers else 1
-            arguments = (self.recipe, tuple(known), wait, events)
+            arguments = (self.recipe, self.bootstrap, wait, events)
             process = self.context.Process(target=run_peer, args=arguments)
         process.start()
         self.everybody.append(_Peer(process, events))
