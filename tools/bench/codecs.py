@@ -207,17 +207,18 @@ def budgets(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Budge
 
 def _picks(rows: Sequence[Row], skip: Callable[[str, str], None]) -> list[Row]:
     """How fast Gaussian_k finds its threshold, beside PyTorch's way to find the largest."""
-    counts = [
-        row["elements"]
+    measured = [
+        (row["elements"], row["device"])
         for row in rows
-        if row["codec"] == GAUSSIAN and row["device"] == CPU and row["elements"] >= JUDGED_MIN
+        if row["codec"] == GAUSSIAN and row["elements"] >= JUDGED_MIN
     ]
-    if not counts:
+    if not measured:
         skip(
             "Gaussian_k against torch.topk",
             f"{GAUSSIAN} was not measured at {JUDGED_MIN:,} elements or more",
         )
     picked = []
-    for count in counts:
-        picked += sparsifiers.rows_of("normal", values_of(count), sparsifiers.SparsifiersOptions())
+    for count, device in measured:
+        values = values_of(count).to(device)
+        picked += sparsifiers.rows_of("normal", values, sparsifiers.SparsifiersOptions())
     return picked

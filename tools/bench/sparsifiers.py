@@ -2,7 +2,8 @@
 
 Operators alone, as in the paper on Gaussian_k: exact Top-k of PyTorch, ours, thresholds by a sample
 and by a bell curve. What counts is the processor's time of the one thread, so that others on the
-machine disturb little; the repetitions of all take turns, and the median counts.
+machine disturb little, and on a GPU the time until it is done; the repetitions of all take turns,
+and the median counts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from averaging.codecs.sparsifiers.scan import largest
 from tools.bench.progress import Steps
 from tools.bench.report import Budget, Report, Row
 
-COLUMNS = ("operator", "numbers", "elements", "ms", "times_as_fast", "selected_of_wanted")
+COLUMNS = ("operator", "numbers", "device", "elements", "ms", "times_as_fast", "selected_of_wanted")
+CPU, GPU = "cpu", "cuda"
 TORCH, OURS, DGC = "torch.topk", "our exact Top-k", "DGC's sample"
 GAUSSIAN, PUBLISHED = "Gaussian_k", "Gaussian_k as published"
 OPERATORS: Final[dict[str, Callable[[torch.Tensor, int], torch.Tensor]]] = {
@@ -34,7 +36,8 @@ OPERATORS: Final[dict[str, Callable[[torch.Tensor, int], torch.Tensor]]] = {
     GAUSSIAN: gaussian_largest,
     PUBLISHED: gaussian_as_published,
 }
-SPEEDUP_MIN, SPEEDUP_FROM_ELEMENTS = 1.5, 1_000_000
+SPEEDUP_MIN = {CPU: 1.5, GPU: 3.0}
+SPEEDUP_FROM_ELEMENTS = 1_000_000
 """Of Gaussian_k against the exact Top-k of PyTorch, from so many elements on."""
 
 
@@ -51,15 +54,19 @@ class SparsifiersOptions:
 def run_sparsifiers(options: SparsifiersOptions, steps: Steps) -> Report:
     """Measure each operator on numbers of a bell curve, and of one with heavier tails."""
     report = Report("sparsifiers", COLUMNS)
+    devices = [CPU, GPU] if torch.cuda.is_available() else [CPU]
+    if GPU not in devices:
+        report.skip("on a GPU", "PyTorch sees none")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        steps.expect(2 * len(options.elements))
+        steps.expect(2 * len(devices) * len(options.elements))
         for count in options.elements:
             for name, values in numbers_of(count).items():
-                steps.case(f"{count:,} elements, {name}")
-                report.rows += rows_of(name, values, options)
-                steps.step()
+                for device in devices:
+                    steps.case(f"{count:,} elements, {name}, {device}")
+                    report.rows += rows_of(name, values.to(device), options)
+                    steps.step()
     finally:
         torch.set_num_threads(threads)
     report.budgets = budgets(report.rows)
@@ -82,15 +89,16 @@ def rows_of(name: str, values: torch.Tensor, options: SparsifiersOptions) -> lis
     # The first of all is not counted.
     for repetition in range(options.repetitions + 1):
         for operator, pick in OPERATORS.items():
-            begun_s = time.thread_time()
+            begun_s = _now_s(values.device)
             selected[operator] = len(pick(values, kept))
             if repetition:
-                taken_s[operator].append(time.thread_time() - begun_s)
+                taken_s[operator].append(_now_s(values.device) - begun_s)
     medians_s = {operator: statistics.median(taken) for operator, taken in taken_s.items()}
     return [
         {
             "operator": operator,
             "numbers": name,
+            "device": values.device.type,
             "elements": values.numel(),
             "ms": 1e3 * median_s,
             "times_as_fast": medians_s[TORCH] / median_s,
@@ -100,13 +108,21 @@ def rows_of(name: str, values: torch.Tensor, options: SparsifiersOptions) -> lis
     ]
 
 
+def _now_s(device: torch.device) -> float:
+    if device.type == CPU:
+        return time.thread_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 def budgets(rows: list[Row]) -> list[Budget]:
     """What the paper claims of its operator, of ours that mends it."""
     return [
         Budget(
-            f"Gaussian_k against torch.topk, {row['numbers']}, {row['elements']:,} elements",
+            f"Gaussian_k against torch.topk, {row['numbers']}, {row['elements']:,} elements"
+            f"{', on a GPU' if row['device'] == GPU else ''}",
             row["times_as_fast"],
-            SPEEDUP_MIN,
+            SPEEDUP_MIN[row["device"]],
             "times as fast",
             ">=",
         )

@@ -30,6 +30,11 @@ def test_every_operator_has_a_row_of_each_kind_of_numbers() -> None:
 
 def test_budgets_hold_or_are_missed() -> None:
     row = {"operator": sparsifiers.GAUSSIAN, "numbers": "normal", "elements": 1_000_000}
-    for times, holds in ((1.5, True), (1.4, False)):
-        (budget,) = sparsifiers.budgets([{**row, "times_as_fast": times}])
+    for device, times, holds in (
+        ("cpu", 1.5, True),
+        ("cpu", 1.4, False),
+        ("cuda", 3.0, True),
+        ("cuda", 2.9, False),
+    ):
+        (budget,) = sparsifiers.budgets([{**row, "device": device, "times_as_fast": times}])
         assert budget.holds is holds

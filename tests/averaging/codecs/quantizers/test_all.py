@@ -222,6 +222,24 @@ def test_the_caller_may_prefer_another_type() -> None:
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_does_nearly_the_same(name: str) -> None:
+    """Chance and sums may fall otherwise there; what is decoded differs no more than by them."""
+    codec, values = codec_named(name), normal(100_000)
+    here, there = torch.empty(100_000), torch.empty(100_000, device="cuda")
+    codec.decode(codec.encode(values, 3), here)
+    frame = codec.encode(values.cuda(), 3)
+    codec.decode(frame, there)
+    assert there.device.type == "cuda"
+    if codec.same_everywhere:
+        out = torch.empty(100_000)
+        codec.decode(frame.cpu(), out)
+        assert torch.equal(there.cpu(), out)
+    missed_here, missed_there = ((out.cpu() - values).norm() for out in (here, there))
+    assert missed_there <= 1.02 * missed_here + 1e-3
+
+
 def test_the_page_tells_of_every_codec_and_its_bits() -> None:
     rows = dict(re.findall(r"^\| `([^`]+)` \| ([\d.]+) \|", PAGE.read_text("utf-8"), re.MULTILINE))
     assert sorted(name.partition(":")[0] for name in rows) == sorted(MAKERS)

@@ -215,7 +215,11 @@ def test_a_gpu_does_the_same() -> None:
     for codec in CODECS.values():
         frame = codec.encode(values, 3)
         codec.decode(frame, out)
-        if codec.same_everywhere:
+        if codec.name.startswith("gaussian-k"):
+            # Its threshold is of a sum, which a GPU adds up in another order.
+            there = codec.encode(values.cuda(), 3)
+            assert abs(len(there) / len(frame) - 1) < 0.01, codec.name
+        elif codec.same_everywhere:
             assert torch.equal(codec.encode(values.cuda(), 3), frame), codec.name
             assert torch.equal(out.cpu(), decoded(codec, frame, 300_000)), codec.name
         else:

@@ -11,7 +11,7 @@ def rows(**changed: float) -> list[Row]:
     selected = {"mended_max": 1.3, "mended_min": 0.7, "rounding": 0.01}
     contraction = {"missed_max": 0.9, "tighter_bound": 0.98}
     shape = {"skewness_mean": 0.1, "kurtosis_mean": 4.0}
-    timed = {"operator": "Gaussian_k", "elements": 1_000_000, "times_as_fast": 2.0}
+    timed = {"operator": "Gaussian_k", "device": "cpu", "elements": 1_000_000, "times_as_fast": 2.0}
     return [
         {"part": TIMES, **timed} | changed,
         {"part": SELECTED, "density": 0.01, **selected} | changed,
