@@ -178,6 +178,38 @@ async def test_ef21_comes_to_the_very_mean(network: SimNetwork) -> None:
     assert swarm.report(0).codec == "largest:0.1 up, floats down, ef21"
 
 
+@pytest.mark.parametrize("kind", ["ef21", "ef21-momentum"])
+@simulated
+async def test_ef21_begins_anew_without_who_was_lost(network: SimNetwork, kind: str) -> None:
+    config = config_of(Largest(0.1), error_feedback=kind)
+    errors: list[float] = []
+    async with AsyncExitStack() as stack:
+        swarm = await open_random(stack, network, 3)
+        given = [{name: tensor.copy() for name, tensor in peer.items()} for peer in swarm.tensors]
+
+        async def step(number: int, averager: Averager, tensors: dict[str, Array]) -> RoundReport:
+            expected = swarm.ids
+            for round in range(14):
+                for name, tensor in tensors.items():
+                    tensor[...] = given[number][name]
+                if round == 4:
+                    if number == 2:
+                        network.crash(swarm.ids[2])
+                    expected = swarm.ids[:2]
+                report = await averager.step(tensors, expected=expected)
+                if number == 0:
+                    there = given[: len(report.members)]
+                    mean = mean_tensor(there, "weight")
+                    errors.append(float(np.abs(tensors["weight"] - mean).max()))
+            return report
+
+        await swarm.run(step, config=config)
+    assert len(swarm.report(0).members) == 2
+    assert len({peer["weight"].tobytes() for peer in swarm.tensors[:2]}) == 1
+    assert errors[3] < errors[0]
+    assert errors[13] < 0.1 * errors[4]
+
+
 @simulated
 async def test_what_is_owed_is_kept_given_and_forgotten(network: SimNetwork) -> None:
     async with AsyncExitStack() as stack:

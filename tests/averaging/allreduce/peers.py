@@ -109,8 +109,14 @@ def group_of(
     deadline_s: float = 30.0,
     seed: int = 0,
     auxiliary: Collection[PeerId] = (),
+    rates_bytes_per_s: Sequence[float] = (),
 ) -> Group:
-    """A group of these nodes, the first as leader; auxiliary ones contribute nothing."""
+    """A group of these nodes, the first as leader; auxiliary ones contribute nothing.
+
+    Args:
+        rates_bytes_per_s: of each node's line, both ways; none: nobody knows.
+    """
+    rates_bytes_per_s = rates_bytes_per_s or [0.0] * len(nodes)
     rng = random.Random(seed)
 
     def role_of(node: Node) -> Role:
@@ -128,8 +134,8 @@ def group_of(
                 terms=wire_dtype,
                 role=role_of(node),
                 weight_cap=0.0 if node.peer_id in auxiliary else weight_cap,
-                up_bytes_per_s=0,
-                down_bytes_per_s=0,
+                up_bytes_per_s=rate,
+                down_bytes_per_s=rate,
                 nonce=rng.randbytes(16),
                 addresses=node.addresses,
                 previous=b"",
@@ -137,7 +143,7 @@ def group_of(
             ),
             node.identity.sign,
         )
-        for node in nodes
+        for node, rate in zip(nodes, rates_bytes_per_s, strict=True)
     ]
     aggregators = sum(not node.client_mode for node in nodes)
     group, _ = form_group(

@@ -147,6 +147,20 @@ def test_what_is_owed_goes_from_codec_to_codec() -> None:
 
 
 @simulated
+async def test_one_slow_line_decides_for_all(network: SimNetwork) -> None:
+    said = []
+    for slowest in (1e9, 1e5):
+        async with open_peers(network, 3) as peers:
+            nodes = [peer.node for peer in peers]
+            group = group_of(nodes, ELEMENTS, rates_bytes_per_s=(1e9, slowest, 1e9))
+            codings = [automatic() for _ in peers]
+            results = await run_group(peers, group, vectors_for(3, ELEMENTS), codings=codings)
+        same_bits(results)
+        said.append({result.codec for result in results})
+    assert said == [{""}, {"bytes up, bytes down"}]
+
+
+@simulated
 async def test_all_of_a_group_choose_alike(network: SimNetwork) -> None:
     """No JOIN tells a rate here, so lines are taken for slow."""
     async with open_peers(network, 3) as peers:
