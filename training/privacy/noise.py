@@ -55,6 +55,15 @@ class NoiseShares:
         """Of one share, where the whole noise has this deviation."""
         return whole / sqrt(self.needed)
 
+    def check_group(self, group_size_min: int) -> None:
+        """Raise ValueError where a round may begin with fewer than make up the whole noise."""
+        if group_size_min < self.needed:
+            raise ValueError(
+                f"{self.needed} shares make up the whole noise, and a round may begin with "
+                f"{group_size_min}: join the run with config=SwarmConfig(averager="
+                f"AveragerConfig(group_size_min={self.needed}))"
+            )
+
     def effective(self, noise_multiplier: float, present: int) -> float:
         """The noise multiplier of a sum of so many shares; never more than the stated one."""
         return noise_multiplier * sqrt(min(1.0, present / self.needed))

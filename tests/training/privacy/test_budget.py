@@ -81,9 +81,12 @@ def test_runs_at_the_same_time_spend_from_one_ledger(tmp_path: Path) -> None:
 def test_nobody_else_touches_the_ledger_while_a_step_is_paid_for(tmp_path: Path) -> None:
     ledger = tmp_path / "privacy.json"
     budget = PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger)
-    with budget._paying(), (tmp_path / ".privacy.json.lock").open("w") as lock:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (
+        budget._paying(),
+        (tmp_path / ".privacy.json.lock").open("w") as lock,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with (tmp_path / ".privacy.json.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
