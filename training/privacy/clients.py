@@ -163,7 +163,7 @@ class PrivateTactic:
         if self.trainers >= needed:
             return None
         return (
-            f"{needed} shares make up the whole noise, and there are {self.trainers} peers that train: "
+            f"{needed} shares make up the whole noise, and {self.trainers} peers train: "
             "wait for more, or draw a larger fraction of them"
         )
 

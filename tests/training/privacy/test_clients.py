@@ -105,7 +105,7 @@ def test_nothing_is_offered_while_too_few_are_drawn_to_hide_each_other() -> None
     tactic.on_peers([str(name) for name in range(4)])
     reason = tactic.too_few()
     assert reason is not None
-    assert reason.startswith("3 shares make up the whole noise, and there are 2 peers that train")
+    assert reason.startswith("3 shares make up the whole noise, and 2 peers train")
 
 
 def test_who_was_not_drawn_pays_nothing_and_gives_nothing() -> None:
