@@ -79,8 +79,8 @@ def secret_uniforms(count: int, entropy: Entropy = SYSTEM) -> npt.NDArray[np.flo
 def secret_normals(count: int, entropy: Entropy = SYSTEM) -> npt.NDArray[np.float64]:
     """Standard normal numbers, by the inverse of the distribution function.
 
-    They lie on a grid of doubles, as every computer's do: for whom the last bits of a sum are a
-    danger, quantise it after the noise.
+    They lie on a grid of doubles, as every computer's do. For whom the last bits are a danger,
+    round what has all its noise; to round shares before they are summed is an approximation.
     Source: I. Mironov, On Significance of the Least Significant Bits for Differential Privacy
     (2012).
     """
