@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from averaging.allreduce.result import RoundResult
@@ -20,6 +21,8 @@ class Attempts:
     started_s: float
     count: int = 0
     lost: dict[PeerId, None] = field(default_factory=dict)
+    members: Mapping[PeerId, MemberReport] = field(default_factory=dict)
+    """Of the last group."""
     matchmaking_seconds: float = 0.0
     transfer_seconds: float = 0.0
     reduction_seconds: float = 0.0
@@ -32,6 +35,7 @@ class Attempts:
     def add(self, result: RoundResult) -> None:
         """Count one group's outcome."""
         self.lost.update(dict.fromkeys(result.lost))
+        self.members = result.members
         self.transfer_seconds += result.transfer_seconds
         self.reduction_seconds += result.reduction_seconds
         self.repair_seconds += result.repair_seconds
@@ -68,7 +72,7 @@ class Attempts:
             RoundReport(
                 group_id=b"",
                 round=round,
-                members={me: MemberReport(fraction=0.0, weight=weight)},
+                members=self.members or {me: MemberReport(fraction=0.0, weight=weight)},
                 digest=b"",
                 succeeded=False,
                 outcome="failed",

@@ -289,6 +289,8 @@ class RunView:
         match event["event"]:
             case "started":
                 self._started(event)
+            case "warned":
+                self._screen.print(f"Mind: {event['reason']}", markup=False)
             case "progress":
                 self._progress = event
                 self._update(event["step"])

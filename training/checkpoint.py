@@ -86,7 +86,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _flush_folder(folder)
+        flush_folder(folder)
         _drop_old(folder)
     except (OSError, RuntimeError) as exc:
         raise CheckpointError(
@@ -149,6 +149,16 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         ) from exc
 
 
+def flush_folder(folder: Path) -> None:
+    """Make the renaming itself last, where the system lets a folder be flushed."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _read(path: Path, advice: str) -> object:
     """The content of a file whose checksums are right."""
     try:
@@ -177,16 +187,6 @@ def _drop_old(folder: Path) -> None:
     for path in folder.iterdir():
         if TEMPORARY_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself last, where the system lets a folder be flushed."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

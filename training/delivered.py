@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from averaging import RoundReport
-from p2p import PeerId
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # private gradients are of use without the network, too
+    from averaging import RoundReport
+    from p2p import PeerId
 
 
 def delivered_by(report: RoundReport) -> dict[PeerId, float]:
@@ -26,3 +29,17 @@ def contributors_of(report: RoundReport) -> frozenset[PeerId]:
         for peer_id, member in report.members.items()
         if member.fraction == 1.0 and member.weight != 0
     )
+
+
+def known_contributors(report: RoundReport) -> int | None:
+    """How many vectors are in the sum that a round showed; None if it showed none.
+
+    A round that failed may have shown one to some. Then those count who were there to the end and
+    of whom this peer knows that they brought a vector, itself included, so rather too few. A secure
+    sum is never shown of fewer than it needs, whatever becomes of the round.
+    """
+    if report.succeeded:
+        return len(contributors_of(report))
+    if report.secure or not report.sent_bytes:
+        return None
+    return sum(member.weight > 0 and not member.reason for member in report.members.values())

@@ -33,7 +33,7 @@ from training.optimizer import SwarmOptimizer
 from training.privacy.budget import PrivacyBudget
 from training.recipe import Recipe
 from training.recipes.build import build_model, build_optimizer, build_task
-from training.recipes.private import PrivateLots, build_private
+from training.recipes.private import PrivateLots, build_private, trust_needed
 from training.recipes.together import build_batch, build_config, build_strategy, wrap
 from training.run_log import EventHandler, RunLog
 from training.schedule import steer
@@ -142,6 +142,9 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     config = build_config(recipe)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
+    trusted = trust_needed(recipe)
+    if trusted is not None:
+        log.warned(trusted)
     with join(
         recipe.run,
         initial_peers=options.initial_peers,

@@ -3,6 +3,7 @@
 Each has "time_s", seconds since 1970, and "event"; the rest depends on the event:
 
     prepared      nothing more: model and data are there
+    warned        reason: what the recipe promises less than one may think
     started       peer_id, addresses, run, step
     progress      step, samples accumulated, samples_per_s, the same of the whole swarm as
                   swarm_samples and swarm_samples_per_s, global_batch, peers, paths by peer
@@ -71,6 +72,10 @@ class RunLog:
     def prepared(self) -> None:
         """Model and data are there; the swarm is joined next."""
         self._tell("prepared")
+
+    def warned(self, reason: str) -> None:
+        """The recipe promises less than one may think."""
+        self._tell("warned", reason=reason)
 
     def started(self, swarm: Swarm, *, run: str, step: int, samples: int) -> None:
         """The swarm was joined."""

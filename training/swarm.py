@@ -20,6 +20,7 @@ from training.metrics import MetricsPublisher, open_metrics_publisher
 from training.metrics.schema import metrics_of
 from training.network import enter_network
 from training.optimizer import SwarmOptimizer
+from training.privacy import NoiseShares, PrivateBatch, PrivateClients
 from training.progress import BatchSchedule, FixedBatch, PeerProgress
 from training.strategies import SecureExchange, Strategy
 from training.strategies.optimizer import LocalOptimizer
@@ -150,9 +151,15 @@ class Swarm(Handle):
 
         Raises:
             SpecDiffers: others train something else under this name.
+            ValueError: options that do not go together; of a private run, too: rounds may begin
+                with fewer peers than make up the whole noise.
         """
         if self._optimizer is not None:
             raise ValueError("a swarm trains one model; join another run for the next one")
+        shares = _noise_shares(strategy if global_batch is None else global_batch)
+        if shares is not None and secure is None:
+            # A secure sum looks for itself that it has as many.
+            shares.check_group(self._config.averager.matchmaking().group_size_min)
         if secure is not None and strategy is None:
             raise ValueError(
                 "secure sums need a strategy: with a global batch, samples that are left out of a "
@@ -229,6 +236,13 @@ def join(
         dht=config.dht,
     )
     return Swarm(run, portal, network, config)
+
+
+def _noise_shares(trained: int | BatchSchedule | Strategy | None) -> NoiseShares | None:
+    """Of what a private run trains with; None where none is promised."""
+    if isinstance(trained, PrivateBatch):
+        return trained.settings.shares
+    return trained.shares if isinstance(trained, PrivateClients) else None
 
 
 async def _paths(node: Node) -> dict[PeerId, str]:

@@ -1,5 +1,8 @@
 """RoundReport reads as one line that says who, what and why."""
 
+from averaging.allreduce.result import RoundResult
+from averaging.attempts import Attempts
+from averaging.errors import MatchmakingFailed
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
 from p2p import PeerId
@@ -56,3 +59,23 @@ def test_no_group() -> None:
         succeeded=False, outcome="failed", reason="nobody came", members={}, group_id=b""
     )
     assert str(nobody).startswith("round 12 failed: nobody came, 1.23 s")
+
+
+def test_a_search_that_found_nobody_tells_of_the_group_before_it() -> None:
+    attempts, nobody = Attempts(0.0), MatchmakingFailed("nobody came")
+    alone = attempts.report_without_group(RoundId(12), ALICE, 2.0, nobody, 1.0)
+    assert alone.members == {ALICE: MemberReport(fraction=0.0, weight=2.0)}
+    members = {peer: MemberReport(fraction=0.0, weight=1.0) for peer in (ALICE, BOB)}
+    failed = RoundResult(
+        outcome="failed",
+        certain=True,
+        hopeless=False,
+        reason="too few are left",
+        digest=b"",
+        members=members,
+        lost=(BOB,),
+        promised=False,
+    )
+    attempts.add(failed)
+    after = attempts.report_without_group(RoundId(12), ALICE, 2.0, nobody, 1.0)
+    assert (after.group_id, after.members, after.lost) == (b"", members, (BOB,))

@@ -59,9 +59,11 @@ def test_a_leap_to_the_others_step_is_no_pace(screen: Console) -> None:
 def test_what_a_private_run_has_spent_is_shown(screen: Console) -> None:
     spent = {"event": "privacy", "step": 1, "epsilon": 1.2345, "budget": 4.0, "delta": 1e-5}
     with RunView(screen, STEPS_PER_LINE) as view:
+        view.on_event({"event": "warned", "reason": "peers = 3", "time_s": BEGAN_S})
         view.on_event(started())
         view.on_event(spent | {"time_s": BEGAN_S + 1})
         # A peer that was not drawn has no loss.
         view.on_event(stepped(STEPS_PER_LINE) | {"loss": None})
     assert "epsilon 1.23 of 4" in said(screen)
+    assert "Mind: peers = 3" in said(screen)
     assert "loss" not in said(screen)

@@ -7,7 +7,8 @@ samples the mean would tell who has how many. Then the mean over m clients has n
 
 What is paid: a Gaussian mechanism of multiplier σ for each offer of this client. Who is drawn
 follows from a public hash, so that to be drawn seldom saves offers, but hides nothing by itself.
-An exchange that failed was perhaps seen by some, so the next offer is paid for by itself.
+An exchange that failed was perhaps seen by some, so the next offer is paid for by itself, and this
+one with the noise that it had.
 
 What is promised, to whom, and what aggregators see: see NoiseShares.
 
@@ -156,10 +157,20 @@ class PrivateTactic:
         noise_E = deviation * secret_normals(clipped_E.size, strategy.entropy)
         return Offer(np.asarray(clipped_E + noise_E, inner.vector_O.dtype), 1.0)
 
+    def too_few(self) -> str | None:
+        """Why nothing should be offered now; None if enough were drawn to hide each other."""
+        needed = self._strategy.shares.needed
+        if self.trainers >= needed:
+            return None
+        return (
+            f"{needed} shares make up the whole noise, and {self.trainers} peers train: "
+            "wait for more, or draw a larger fraction of them"
+        )
+
     def on_contributors(self, count: int) -> None:
         """So many brought noise to the exchange; if they are too few, what was paid is corrected.
 
-        Called before apply().
+        Called before apply(), and after an exchange that failed when it may have been seen.
         """
         strategy = self._strategy
         stated = strategy.noise_multiplier

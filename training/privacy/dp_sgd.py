@@ -13,7 +13,7 @@ Which noise, in one global step:
 So the sum has at least the whole noise for each lot of one peer, also where a peer brings several
 because others are gone: one lot of each peer makes the step, and only those that nobody else will
 bring are brought by somebody a second time. If fewer peers than needed were in a round after all,
-its report says so, and what is spent is corrected to the truth.
+also in one that failed, its report says so, and what is spent is corrected to the truth.
 
 What is promised, to whom: whoever sees parameters and sums of rounds learns (ε, δ) about one
 example; see NoiseShares on aggregators, which see more. Losses and figures are not protected.
@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.delivered import known_contributors
 from training.privacy.budget import PrivacyBudget
 from training.privacy.noise import SYSTEM, Entropy, NoiseShares, secret_normals, secret_uniforms
 from training.privacy.per_sample import Loss, PerSampleGradients
@@ -221,10 +222,10 @@ class PrivateGradients:
 
     def on_report(self, report: StepReport) -> None:
         """step() has returned this: correct what was paid if too few peers brought noise."""
-        held, settings = report.round, self._settings
-        if held is not None and held.succeeded and self._lots:
-            whole = sum(m.weight > 0 and m.fraction == 1.0 for m in held.members.values())
-            actual = settings.shares.effective(settings.noise_multiplier, max(1, whole))
+        settings = self._settings
+        present = None if report.round is None else known_contributors(report.round)
+        if present is not None and self._lots:
+            actual = settings.shares.effective(settings.noise_multiplier, max(1, present))
             if actual < self._paid_for:
                 paid = settings.cost(self._examples, self._paid_for)
                 less = settings.cost(self._examples, actual)

@@ -55,6 +55,15 @@ class NoiseShares:
         """Of one share, where the whole noise has this deviation."""
         return whole / sqrt(self.needed)
 
+    def check_group(self, group_size_min: int) -> None:
+        """Raise ValueError where a round may begin with fewer than make up the whole noise."""
+        if group_size_min < self.needed:
+            raise ValueError(
+                f"{self.needed} shares make up the whole noise, and a round may begin with "
+                f"{group_size_min}: join the run with config=SwarmConfig(averager="
+                f"AveragerConfig(group_size_min={self.needed}))"
+            )
+
     def effective(self, noise_multiplier: float, present: int) -> float:
         """The noise multiplier of a sum of so many shares; never more than the stated one."""
         return noise_multiplier * sqrt(min(1.0, present / self.needed))
@@ -70,8 +79,8 @@ def secret_uniforms(count: int, entropy: Entropy = SYSTEM) -> npt.NDArray[np.flo
 def secret_normals(count: int, entropy: Entropy = SYSTEM) -> npt.NDArray[np.float64]:
     """Standard normal numbers, by the inverse of the distribution function.
 
-    They lie on a grid of doubles, as every computer's do: for whom the last bits of a sum are a
-    danger, quantise it after the noise.
+    They lie on a grid of doubles, as every computer's do. For whom the last bits are a danger,
+    round what has all its noise; to round shares before they are summed is an approximation.
     Source: I. Mironov, On Significance of the Least Significant Bits for Differential Privacy
     (2012).
     """

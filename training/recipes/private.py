@@ -150,6 +150,23 @@ def group_size_min(recipe: Recipe) -> int:
     return 1 if recipe.privacy is None else _shares(recipe.privacy).needed
 
 
+def trust_needed(recipe: Recipe) -> str | None:
+    """Whom a private run has to trust, in words for its user; None: nobody."""
+    privacy, strategy = recipe.privacy, recipe.strategy
+    if privacy is None or privacy.peers == 1 or (strategy is not None and strategy.secure):
+        return None
+    instead = (
+        "DP-SGD cannot be masked, so say peers = 1"
+        if strategy is None
+        else "say secure = true in [strategy], or peers = 1"
+    )
+    return (
+        f"privacy.peers = {privacy.peers}: what a peer sends has only a share of the noise, and "
+        "the promise holds as long as no member looks at single vectors where it averages them; "
+        f"{instead}, to trust nobody"
+    )
+
+
 def _shares(privacy: PrivacyRecipe) -> NoiseShares:
     return NoiseShares(peers=privacy.peers, tolerated_drops=privacy.tolerated_drops)
 

@@ -57,7 +57,6 @@ class MeanExchanger:
         place: Place,
         secure: SecureOffers | None = None,
     ) -> None:
-        self._secure = secure
         self._too_few = ""
         """Why the last exchange was not held, as the log was told."""
         self._replica = Replica(strategy, model, state, me=place.me, secure=secure)
@@ -118,7 +117,7 @@ class MeanExchanger:
             return self.report(caught_up=self._catch_up())
         if advice is Advice.ACCUMULATE:
             return self.report()
-        too_few = self._secure.too_few(self.tactic.trainers) if self._secure is not None else None
+        too_few = self._replica.too_few()
         if too_few is not None:
             if too_few != self._too_few:
                 logger.warning("exchange_skipped reason=%s", too_few)
@@ -232,7 +231,7 @@ class MeanExchanger:
     def _on_failure(self, report: RoundReport) -> StepReport:
         logger.warning("exchange_skipped %s", report)
         failure = report.reason or "the round failed"
-        if self._replica.on_failure(spent=report.spent):
+        if self._replica.on_failure(report):
             self._samples = 0
             failure += "; what was offered is spent, and the steps since the last exchange are gone"
         if report.behind is not None and self._catch_up(report.behind):

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import nn
 
-from averaging import Manifest, RoundId, Snapshot, StateTable, TensorSpec
+from averaging import Manifest, RoundId, RoundReport, Snapshot, StateTable, TensorSpec
 from p2p import MessageInvalid, PeerId
-from training.delivered import contributors_of
+from training.delivered import known_contributors
 from training.follow import CaughtUp
 from training.model_state import Array, ModelState
 from training.privacy.clients import PrivateClients, PrivateTactic
@@ -116,6 +116,12 @@ class Replica:
 
     # --- an exchange ---
 
+    def too_few(self) -> str | None:
+        """Why no exchange is held among those who train now; None if one may be."""
+        if self._secure is not None:
+            return self._secure.too_few(self.tactic.trainers)
+        return self.tactic.too_few() if isinstance(self.tactic, PrivateTactic) else None
+
     def offer(self) -> tuple[dict[str, Array], int]:
         """What goes into the round, which overwrites it with the means; and its weight.
 
@@ -135,8 +141,7 @@ class Replica:
 
     def apply(self, result: RoundResult, means: Mapping[str, Array]) -> None:
         """The round succeeded: go on from what came of it."""
-        if isinstance(self.tactic, PrivateTactic):
-            self.tactic.on_contributors(len(contributors_of(result.report)))
+        self._on_shown(result.report)
         if result.accepted:
             self._trained.write(self._applied(means, self._trained.read()))
             self._buffers.write(self._buffers_mean)
@@ -146,17 +151,15 @@ class Replica:
         """An exchange was due, and nothing was offered: go on, and try after another interval."""
         self.steps = self.steps_since_offer = 0
 
-    def on_failure(self, *, spent: bool = False) -> bool:
+    def on_failure(self, report: RoundReport) -> bool:
         """There is no result: go on, and exchange what this was about after another interval.
 
-        Args:
-            spent: what was offered must not be offered again, by itself or with more.
-
         Returns:
-            Whether it was dropped.
+            Whether it was dropped, since it must not be offered again, by itself or with more.
         """
+        self._on_shown(report)
         self.steps = self.steps_since_offer
-        return spent and self.drop()
+        return report.spent and self.drop()
 
     def drop(self) -> bool:
         """Forget the local steps since the last exchange: back to what all have in common.
@@ -220,6 +223,12 @@ class Replica:
         self._trained.write(self.tactic.load(first.shared()))
         self._buffers_mean = self._buffers.read()
         self._move(Position(RoundId(0, self._digest())))
+
+    def _on_shown(self, report: RoundReport) -> None:
+        """A private client's budget has to know with how much noise its offer was seen."""
+        count = known_contributors(report)
+        if isinstance(self.tactic, PrivateTactic) and count is not None:
+            self.tactic.on_contributors(count)
 
     def _applied(self, means: Mapping[str, Array], parameters_E: Vector) -> Vector:
         if _BUFFERS in means:

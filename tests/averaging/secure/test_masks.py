@@ -1,9 +1,10 @@
-"""Masks against NIST's vectors and a plain stream; keys and seeds against those of the RFCs."""
+"""Masks against NIST's vectors and a plain stream; keys, seeds and boxes against the RFCs."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
+from nacl import bindings
 
 from averaging.secure.masks import MaskKeys, add_masks, mask_key
 from averaging.secure.sealing import (
@@ -113,6 +115,18 @@ def test_a_box_opens_for_its_receiver_in_its_group_only() -> None:
     ):
         with pytest.raises(MessageInvalid, match="do not open"):
             open_untrusted(agreed, group, sender, receiver, box)
+
+
+def test_a_box_is_the_rfcs_for_another_library() -> None:
+    plain = random.Random(1).randbytes(200)
+    sealed = seal(AGREED, GROUP, 1, 2, plain)
+    # RFC 5869 by hand, as above; then RFC 8439, as libsodium has it.
+    names = b"manyhands/secure/box/1" + GROUP + b"\1\2"
+    key = hmac.digest(hmac.digest(bytes(32), AGREED, "sha256"), names + b"\1", "sha256")
+    opened = bindings.crypto_aead_chacha20poly1305_ietf_decrypt(sealed, names, bytes(12), key)
+    assert opened == plain
+    theirs = bindings.crypto_aead_chacha20poly1305_ietf_encrypt(plain, names, bytes(12), key)
+    assert theirs == sealed
 
 
 def test_a_commitment_is_bound_to_its_kind_and_group() -> None:

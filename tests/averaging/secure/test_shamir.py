@@ -1,4 +1,4 @@
-"""Shamir's shares against a published example, rational interpolation, and what too few tell."""
+"""Shamir's shares against a published example, other ways to interpolate, and what too few tell."""
 
 from __future__ import annotations
 
@@ -74,6 +74,36 @@ def test_small_numbers_as_rational_interpolation_has_them(
     assert rational_value_at_zero(points[-threshold:]) == secret
     chosen = dict(itertools.islice(zip(places, shares, strict=True), 2, None))
     assert join(chosen, threshold) == secret_of(secret)
+
+
+def polynomial_through(points: Sequence[tuple[int, int]]) -> list[int]:
+    """Its coefficients modulo the prime, by Gaussian elimination of powers of the places."""
+    count = len(points)
+    rows = [[pow(place, power, PRIME) for power in range(count)] + [y] for place, y in points]
+    for column in range(count):
+        scale = pow(rows[column][column], -1, PRIME)
+        rows[column] = [scale * entry % PRIME for entry in rows[column]]
+        for other in set(range(count)) - {column}:
+            factor = rows[other][column]
+            pairs = zip(rows[other], rows[column], strict=True)
+            rows[other] = [(entry - factor * above) % PRIME for entry, above in pairs]
+    return [row[-1] for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_numbers_as_gaussian_elimination_has_them(seed: int) -> None:
+    rng = random.Random(seed)
+    threshold = rng.randrange(2, 10)
+    secret = rng.randbytes(SECRET_SIZE_BYTES)
+    drawn = [rng.getrandbits(8 * 49) for _ in range(threshold - 1)]
+    places = rng.sample(range(1, 65), threshold + 3)
+    shares = split(secret, threshold, places, drawing(*drawn))  # type: ignore[arg-type]
+    chosen = dict(rng.sample(list(zip(places, shares, strict=True)), threshold))
+    found = polynomial_through(
+        [(place, int.from_bytes(share, "little")) for place, share in chosen.items()]
+    )
+    assert found == [int.from_bytes(secret, "little"), *(number % PRIME for number in drawn)]
+    assert join(chosen, threshold) == secret
 
 
 @pytest.mark.parametrize("secret", [bytes(32), b"\xff" * 32, random.Random(1).randbytes(32)])

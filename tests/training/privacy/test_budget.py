@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,62 @@ def test_a_ledger_outlives_the_process_and_the_checkpoints(tmp_path: Path) -> No
     first.spend(rate=0.2, noise_multiplier=2.0)
     again = PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger)
     assert (again.spent, again.steps) == (first.spent, 3)
-    assert [path.name for path in ledger.parent.iterdir()] == ["privacy.json"]
+    names = sorted(path.name for path in ledger.parent.iterdir())
+    assert names == [".privacy.json.lock", "privacy.json"]
+
+
+def test_runs_at_the_same_time_spend_from_one_ledger(tmp_path: Path) -> None:
+    ledger = tmp_path / "privacy.json"
+    limit = epsilon_of(**STEP, steps=20, delta=1e-5)
+    one, other = (PrivacyBudget(epsilon=limit, delta=1e-5, ledger=ledger) for _ in range(2))
+    for _ in range(9):
+        one.spend(**STEP)
+        other.spend(**STEP)
+    one.spend(**STEP)
+    one.correct(**STEP, actual=STEP["noise_multiplier"])
+    other.spend(**STEP)
+    assert (one.steps, other.steps, other.spent) == (19, 20, limit)
+    with pytest.raises(PrivacyBudgetExhausted):
+        one.spend(**STEP)
+    assert (one.steps, one.spent) == (20, limit), "it has seen why"
+    assert PrivacyBudget(epsilon=1.0, delta=1e-5, ledger=ledger).steps == 20
+
+
+def test_nobody_else_touches_the_ledger_while_a_step_is_paid_for(tmp_path: Path) -> None:
+    ledger = tmp_path / "privacy.json"
+    budget = PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger)
+    with (
+        budget._paying(),
+        (tmp_path / ".privacy.json.lock").open("w") as lock,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (tmp_path / ".privacy.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def spend(_: int) -> None:
+        mine = PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger)
+        for _ in range(5):
+            mine.spend(rate=0.01, noise_multiplier=4.0)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(spend, range(4)))
+    assert PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger).steps == 20
+
+
+def test_a_ledger_that_was_set_back_is_not_gone_on_with(tmp_path: Path) -> None:
+    ledger = tmp_path / "privacy.json"
+    budget = PrivacyBudget(epsilon=3.0, delta=1e-5, ledger=ledger)
+    budget.spend(**STEP)
+    older = ledger.read_bytes()
+    budget.spend(**STEP)
+    ledger.write_bytes(older)
+    with pytest.raises(TrainingError, match="tells of 1 paid steps, of which there were 2 before"):
+        budget.spend(**STEP)
+    ledger.unlink()
+    with pytest.raises(TrainingError, match="tells of 0 paid steps"):
+        budget.correct(**STEP, actual=0.5)
+    assert budget.steps == 2
 
 
 @pytest.mark.parametrize(

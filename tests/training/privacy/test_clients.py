@@ -12,8 +12,9 @@ import torch
 from scipy import stats
 from torch import nn
 
+from averaging import AveragerConfig
 from tests.training.strategies.quadratic import Quadratic
-from training import LocalOptimizer, Swarm, join
+from training import LocalOptimizer, Swarm, SwarmConfig, join
 from training.errors import PrivacyBudgetExhausted
 from training.privacy import NoiseShares, epsilon_of
 from training.privacy.clients import PrivateClients, PrivateTactic, clipped
@@ -95,6 +96,18 @@ def test_each_offer_is_paid_for_and_too_few_clients_cost_more() -> None:
     )
 
 
+def test_nothing_is_offered_while_too_few_are_drawn_to_hide_each_other() -> None:
+    tactic = private(strategy=FEDERATED, shares=SHARES).begin(np.zeros(3), me="0")
+    tactic.on_interval(0)
+    assert isinstance(tactic, PrivateTactic)
+    tactic.on_peers([str(name) for name in range(6)])
+    assert tactic.too_few() is None
+    tactic.on_peers([str(name) for name in range(4)])
+    reason = tactic.too_few()
+    assert reason is not None
+    assert reason.startswith("3 shares make up the whole noise, and 2 peers train")
+
+
 def test_who_was_not_drawn_pays_nothing_and_gives_nothing() -> None:
     swarm = Simulation(private(strategy=FEDERATED), Quadratic((8, 8, 8, 8)), [np.ones(7)] * 4, 0.05)
     swarm.run(9)
@@ -150,6 +163,26 @@ def test_a_peer_stops_before_the_exchange_it_cannot_pay_for(swarm: Swarm) -> Non
     with pytest.raises(PrivacyBudgetExhausted):
         step()
     assert (optimizer.global_step, optimizer.state_hash()) == (2, shared)
+
+
+def test_an_exchange_waits_until_enough_share_the_noise() -> None:
+    config = SwarmConfig(averager=AveragerConfig(group_size_min=3))
+    model = nn.Linear(3, 2)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    strategy = private(4.0, shares=SHARES)
+    with join("private-clients", config=config) as swarm:
+        optimizer = swarm.optimizer(sgd, model=model, strategy=strategy)
+        for _ in range(2):
+            model(torch.ones(4, 3)).square().mean().backward()
+            report = optimizer.step(samples=4)
+        assert report.failure.startswith("3 shares make up the whole noise")
+        assert optimizer.budget is not None
+        assert optimizer.budget.steps == 0, "nothing was given away"
+    with (
+        join("private-clients") as swarm,
+        pytest.raises(ValueError, match=r"3 shares .* with 1: .*group_size_min=3\)"),
+    ):
+        swarm.optimizer(sgd, model=model, strategy=strategy)
 
 
 def test_buffers_that_would_travel_without_noise_are_refused(swarm: Swarm) -> None:

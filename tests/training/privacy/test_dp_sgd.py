@@ -10,16 +10,17 @@ import torch
 from scipy import stats
 from torch import nn
 
-from averaging import RoundId, RoundReport
+from averaging import AveragerConfig, RoundId, RoundReport
 from averaging.report import MemberReport
 from p2p import PeerId
-from training import StepReport, SwarmOptimizer, join
+from training import StepReport, SwarmConfig, SwarmOptimizer, join
 from training.errors import PrivacyBudgetExhausted
 from training.privacy import (
     DpSgd,
     NoiseShares,
     PoissonLots,
     PrivacyBudget,
+    PrivateBatch,
     PrivateGradients,
     epsilon_of,
 )
@@ -150,6 +151,40 @@ def test_a_round_with_too_few_peers_costs_more() -> None:
         assert gradients.budget.spent == pytest.approx(actual), "nothing of ours was in that"
 
 
+def test_a_round_that_failed_was_perhaps_seen_by_some() -> None:
+    settings = DpSgd(
+        clip=1.0, noise_multiplier=1.0, lot=10, shares=NoiseShares(peers=4, tolerated_drops=1)
+    )
+    for members, sent_bytes, present in (
+        ({"a": (8.0, ""), "b": (8.0, ""), "c": (8.0, ""), "d": (8.0, "lost")}, 100, 3),
+        ({"a": (8.0, ""), "b": (8.0, ""), "c": (8.0, "lost"), "d": (8.0, "lost")}, 100, 2),
+        # Of those who never said what they bring we know nothing.
+        ({"a": (8.0, ""), "b": (0.0, ""), "c": (0.0, ""), "d": (0.0, "")}, 100, 1),
+        ({"a": (8.0, "")}, 0, 3),
+    ):
+        gradients = private(make_model(), settings)
+        gradients.compute(torch.empty(0, 5))
+        reports = {
+            name: MemberReport(fraction=0.0, weight=weight, reason=reason)
+            for name, (weight, reason) in members.items()
+        }
+        failed = RoundReport(
+            group_id=b"group",
+            round=RoundId(1),
+            members=reports,  # type: ignore[arg-type]
+            digest=b"",
+            succeeded=False,
+            outcome="failed",
+            sent_bytes=sent_bytes,
+        )
+        report = StepReport(global_step=1, stepped=False, samples=8, target=32, round=failed)
+        gradients.on_report(report)
+        # The same gradient, in the next attempt of all: it stays as dear as it was.
+        gradients.on_report(stepped((1.0,) * 4))
+        actual = epsilon_of(rate=0.1, noise_multiplier=sqrt(present / 3), steps=1, delta=DELTA)
+        assert gradients.budget.spent == pytest.approx(actual)
+
+
 @pytest.mark.parametrize(
     ("shares", "copies", "parts"),
     [
@@ -272,6 +307,23 @@ def test_a_swarm_of_one_steps_with_it() -> None:
         assert gradients.budget.steps == 1
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_no_round_may_begin_with_too_few_for_the_noise() -> None:
+    shares = NoiseShares(peers=4, tolerated_drops=1)
+    batch = PrivateBatch(DpSgd(clip=0.3, noise_multiplier=1.0, lot=8, shares=shares))
+    model = make_model()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5)
+    for least in (1, 2):
+        config = SwarmConfig(averager=AveragerConfig(group_size_min=least))
+        with (
+            join("private", config=config) as swarm,
+            pytest.raises(ValueError, match=rf"3 shares .* with {least}: .*group_size_min=3\)"),
+        ):
+            swarm.optimizer(sgd, model=model, global_batch=batch)
+    config = SwarmConfig(averager=AveragerConfig(group_size_min=3))
+    with join("private", config=config) as swarm:
+        assert swarm.optimizer(sgd, model=model, global_batch=batch).global_batch == 32
 
 
 def test_settings_out_of_range_are_refused() -> None:

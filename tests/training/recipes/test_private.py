@@ -19,7 +19,13 @@ from training.loop import TrainOptions, TrainResult, run_recipe
 from training.privacy import NoiseShares, epsilon_of
 from training.privacy.clients import PrivateClients
 from training.recipe import PrivacyRecipe, Recipe, parse_recipe
-from training.recipes.private import LEDGER_NAME, PrivateLots, build_private, group_size_min
+from training.recipes.private import (
+    LEDGER_NAME,
+    PrivateLots,
+    build_private,
+    group_size_min,
+    trust_needed,
+)
 from training.recipes.together import build_batch, build_strategy
 from training.strategies import FederatedAveraging
 from training.tasks.classification import Classification
@@ -102,6 +108,23 @@ def test_peers_share_noise_and_are_taken_to_hold_the_same_examples() -> None:
     # What each does for itself is no difference between peers.
     alike = lots_of(recipe_with(PRIVATE.format(batch=64, more=more + ", samples_at_once = 3")))
     assert repr(alike.batch) == repr(lots_of(recipe).batch)
+
+
+def test_whom_a_run_has_to_trust_is_said() -> None:
+    client = CLIENT.format(name="federated", more="peers = 3\n")
+    for keys, said in (
+        ("global_batch = 16", None),
+        (PRIVATE.format(batch=16, more=""), None),
+        (PRIVATE.format(batch=32, more=", peers = 2"), "DP-SGD cannot be masked, so say peers = 1"),
+        (client, "say secure = true in [strategy], or peers = 1"),
+        (client.replace("[privacy]", "secure = true\n[privacy]"), None),
+    ):
+        reason = trust_needed(recipe_with(keys))
+        if said is None:
+            assert reason is None
+        else:
+            assert reason is not None
+            assert said in reason
 
 
 def test_with_a_strategy_clients_are_private() -> None:
@@ -230,6 +253,7 @@ class Together:
         self.recipe, self.count, self.leaves_at = recipe, count, leaves_at
         self.spent: list[list[float]] = [[] for _ in range(count)]
         self.results: dict[int, TrainResult] = {}
+        self.warnings: list[str] = []
         self._address: queue.Queue[str] = queue.Queue()
 
     def run(self) -> None:
@@ -246,6 +270,8 @@ class Together:
         def on_event(event: dict[str, Any]) -> None:
             if event["event"] == "started" and index == 0:
                 self._address.put(event["addresses"][0])
+            if event["event"] == "warned":
+                self.warnings.append(event["reason"])
             if event["event"] == "privacy":
                 self.spent[index].append(event["epsilon"])
                 if index == self.count - 1 and event["step"] == self.leaves_at:
@@ -264,6 +290,7 @@ def test_two_peers_share_the_noise_of_a_run_and_nobody_pays_for_more_than_planne
     assert peers.spent[0] == peers.spent[1]
     assert 3.99 < peers.spent[0][-1] <= 4.0
     assert len(peers.spent[0]) == 4
+    assert peers.warnings == [trust_needed(recipe)] * 2
 
 
 def test_the_others_bring_what_one_who_left_would_have_and_pay_for_it() -> None:

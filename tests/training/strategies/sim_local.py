@@ -97,7 +97,7 @@ class SimLocal:
             result = await self.session.hold_round(tensors, weight)
         except RoundFailed as failed:
             self.failures.append(str(failed))
-            self.dropped += self.replica.on_failure(spent=failed.report.spent)
+            self.dropped += self.replica.on_failure(failed.report)
             if failed.report.behind is not None:
                 await self.catch_up(failed.report.behind)
             return

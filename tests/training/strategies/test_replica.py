@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from averaging import RoundId, RoundReport
+from averaging.report import MemberReport
 from p2p import PeerId
 from tests.training.strategies.sim_local import make_model
 from training.model_state import ModelState
+from training.privacy import NoiseShares, PrivateClients, epsilon_of
+from training.privacy.clients import PrivateTactic
 from training.strategies import DiLoCo, LocalSGD
 from training.strategies.flat import FlatParameters
 from training.strategies.replica import Replica
@@ -77,3 +81,45 @@ def test_changes_too_small_for_half_precision_add_up() -> None:
     for _ in range(4):
         replica.tactic.apply(next(iter(replica.tactic.due(1))), step, np.ones(1, np.float32))
     assert replica.tactic.shared()["anchor"].tolist() == [1.0 - 4 * 2.0**-10]
+
+
+@pytest.mark.parametrize(
+    ("sent_bytes", "secure", "present"), [(9, False, 2), (0, False, 4), (9, True, 4)]
+)
+def test_a_private_clients_failed_exchange_is_paid_for_as_it_was_seen(
+    sent_bytes: int, secure: bool, present: int
+) -> None:
+    """One of three others is lost, and of another nothing was heard."""
+    strategy = PrivateClients(
+        strategy=LocalSGD(),
+        clip=1.0,
+        noise_multiplier=2.0,
+        epsilon=99.0,
+        shares=NoiseShares(peers=4),
+    )
+    model = make_model(0, buffers=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    replica = Replica(strategy, model, ModelState(model, optimizer), me=ME)
+    replica.on_local_step(samples=8, loss=None)
+    replica.offer()
+    members = {
+        ME: MemberReport(fraction=0.0, weight=1.0),
+        PeerId("bob"): MemberReport(fraction=0.0, weight=1.0),
+        PeerId("carol"): MemberReport(fraction=0.0, weight=1.0, reason="lost"),
+        PeerId("dave"): MemberReport(fraction=0.0, weight=0.0),
+    }
+    failed = RoundReport(
+        group_id=b"group",
+        round=RoundId(0),
+        members=members,
+        digest=b"",
+        succeeded=False,
+        outcome="failed",
+        sent_bytes=sent_bytes,
+        secure=secure,
+    )
+    assert not replica.on_failure(failed)
+    assert isinstance(replica.tactic, PrivateTactic)
+    multiplier = 2.0 * (present / 4) ** 0.5
+    spent = epsilon_of(rate=1.0, noise_multiplier=multiplier, steps=1, delta=strategy.delta)
+    assert replica.tactic.budget.spent == spent

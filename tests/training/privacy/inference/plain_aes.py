@@ -1,6 +1,8 @@
-"""AES-128 as FIPS-197 writes it, byte by byte: slow, and independent of any library."""
+"""AES-128 as FIPS-197 writes it, byte by byte, and what is made of it here: slow, of no library."""
 
 from __future__ import annotations
+
+from functools import cache
 
 
 def _times_two(value: int) -> int:
@@ -26,6 +28,10 @@ def _substitute(value: int) -> int:
 S_BOX = [_substitute(value) for value in range(256)]
 
 
+DOUBLE, TRIPLE = ([_product(value, factor) for value in range(256)] for factor in (2, 3))
+
+
+@cache
 def round_keys(key: bytes) -> list[bytes]:
     """The eleven keys of the rounds (section 5.2)."""
     words = [key[at : at + 4] for at in range(0, 16, 4)]
@@ -49,6 +55,23 @@ def encrypt(key: bytes, block: bytes) -> bytes:
     return _xor(_shifted(state), last)
 
 
+def stream(key: bytes, size_bytes: int) -> bytes:
+    """Of counter mode, from zero on (NIST SP 800-38A, section 6.5)."""
+    blocks = range(-(-size_bytes // 16))
+    whole = b"".join(encrypt(key, number.to_bytes(16, "big")) for number in blocks)
+    return whole[:size_bytes]
+
+
+def tweaked(key: bytes, block: int, number: int, place: int) -> int:
+    """TMMO, π(π(x) ⊕ i) ⊕ π(x), of Guo, Katz, Wang, Yu (2020); blocks are little-endian numbers."""
+
+    def permuted(value: int) -> int:
+        return int.from_bytes(encrypt(key, value.to_bytes(16, "little")), "little")
+
+    inner = permuted(block)
+    return permuted(inner ^ number ^ place << 64) ^ inner
+
+
 def _xor(left: bytes, right: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(left, right, strict=True))
 
@@ -63,5 +86,5 @@ def _mixed(state: bytes) -> bytes:
         column = state[at : at + 4]
         for row in range(4):
             a, b, c, d = (column[(row + turn) % 4] for turn in range(4))
-            mixed.append(_product(a, 2) ^ _product(b, 3) ^ c ^ d)
+            mixed.append(DOUBLE[a] ^ TRIPLE[b] ^ c ^ d)
     return bytes(mixed)

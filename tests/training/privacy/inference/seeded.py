@@ -1,7 +1,8 @@
-"""What tests of private inference share: random bytes from a seed, and what parties send."""
+"""What tests of private inference share: random bytes from a seed, keys, and what parties send."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import TypeVar
 
@@ -15,6 +16,11 @@ SESSION = bytes(range(32))
 def random_bytes(seed: int) -> RandomBytes:
     """Bytes that are the same on every run."""
     return random.Random(seed).randbytes
+
+
+def session_key(session: bytes) -> bytes:
+    """Of the AES that hashes in a session; see BlockHash."""
+    return hashlib.sha256(b"manyhands/private-inference/aes" + session).digest()[:16]
 
 
 def listened(party: Exchange[Result], heard: list[bytes]) -> Exchange[Result]:

@@ -1,4 +1,4 @@
-"""Base transfers: what each side learns, published points, and points that are none."""
+"""Base transfers: what each side learns, plain arithmetic, published points and bad ones."""
 
 import hashlib
 
@@ -6,6 +6,7 @@ import pytest
 from nacl import bindings
 
 from p2p import MessageInvalid
+from tests.training.privacy.inference import plain_edwards as plain
 from tests.training.privacy.inference.seeded import SESSION, listened, random_bytes
 from training.privacy.inference.base_transfer import (
     points_untrusted,
@@ -59,6 +60,39 @@ def test_the_receiver_gets_what_it_chose() -> None:
     assert len({key for pair in pairs for key in pair}) == 2 * len(CHOICES)
 
 
+def test_points_and_keys_are_those_of_plain_arithmetic() -> None:
+    heard: tuple[list[bytes], list[bytes]] = ([], [])
+    pairs, got = run_pair(
+        listened(send_transfers(3, SESSION, random_bytes(1)), heard[0]),
+        listened(receive_transfers(CHOICES[:3], SESSION, random_bytes(2)), heard[1]),
+    )
+
+    def scalars(seed: int, count: int) -> list[int]:
+        drawn = random_bytes(seed)
+        return [int.from_bytes(drawn(64), "little") % plain.ORDER for _ in range(count)]
+
+    r, c = scalars(1, 2)
+    C, R = (plain.times(scalar, plain.BASE) for scalar in (c, r))
+    context = plain.encoded(C) + plain.encoded(R)
+    assert heard[0] == [context]
+    sent = b""
+    for number, (k, choice) in enumerate(zip(scalars(2, 3), CHOICES, strict=False)):
+        mine = plain.times(k, plain.BASE)
+        P0 = plain.minus(C, mine) if choice else mine
+        sent += plain.encoded(P0)
+        keys = []
+        # The sender's way, r·P₀ and r·P₁, and the receiver's, k·R.
+        for which, point in enumerate((P0, plain.minus(C, P0))):
+            shared = plain.times(r, point)
+            assert (shared == plain.times(k, R)) == (which == choice)
+            place = number.to_bytes(4, "little") + bytes([which])
+            content = SESSION + context + place + plain.encoded(P0) + plain.encoded(shared)
+            keys.append(hashlib.sha256(b"manyhands/transfer" + content).digest()[:16])
+        assert pairs[number] == tuple(keys)
+        assert got[number] == keys[choice]
+    assert heard[1] == [sent]
+
+
 def test_the_same_bytes_may_hide_either_choice() -> None:
     """For each message of a receiver there is a secret for either choice, equally likely."""
     offer_secret, secret = (random_bytes(seed)(64) for seed in (3, 4))
@@ -90,6 +124,9 @@ def test_multiples_of_the_base_point_are_those_published(seed: str, public: str)
     hashed[0] &= 248
     hashed[31] = hashed[31] & 127 | 64
     scalar = bindings.crypto_core_ed25519_scalar_reduce(bytes(hashed) + bytes(32))
+    secret = int.from_bytes(hashed, "little")
+    assert plain.encoded(plain.times(secret, plain.BASE)) == bytes.fromhex(public)
+    assert plain.encoded(plain.decoded(bytes.fromhex(public))) == bytes.fromhex(public)
     # Drawn as a receiver draws it, this secret must show this public point.
     receiver = receive_transfers([False], SESSION, lambda size: scalar + bytes(32))
     next(receiver)

@@ -1,11 +1,9 @@
 """The hash of blocks against AES written from its standard, and its tweaks."""
 
-import hashlib
-
 import numpy as np
 
 from tests.training.privacy.inference import plain_aes
-from tests.training.privacy.inference.seeded import SESSION, random_bytes
+from tests.training.privacy.inference.seeded import SESSION, random_bytes, session_key
 from training.privacy.inference.block_hash import BlockHash, blocks_of, bytes_of
 
 
@@ -20,7 +18,7 @@ def test_plain_aes_gives_the_standards_examples() -> None:
 
 
 def test_it_is_the_construction_on_plain_aes() -> None:
-    key = hashlib.sha256(b"manyhands/private-inference/aes" + SESSION).digest()[:16]
+    key = session_key(SESSION)
     data = random_bytes(1)(6 * 16)
     hash_ = BlockHash(SESSION)
     hash_.take(5)
@@ -28,12 +26,9 @@ def test_it_is_the_construction_on_plain_aes() -> None:
     got = hash_(blocks_of(data, 2, 3), numbers, np.array([[7], [9]], dtype=np.uint64))
     for row, place in enumerate((7, 9)):
         for column in range(3):
-            block = data[16 * (3 * row + column) :][:16]
-            inner = plain_aes.encrypt(key, block)
-            tweak = (5 + column).to_bytes(8, "little") + place.to_bytes(8, "little")
-            outer = plain_aes.encrypt(key, bytes(a ^ b for a, b in zip(inner, tweak, strict=True)))
-            expected = bytes(a ^ b for a, b in zip(outer, inner, strict=True))
-            assert bytes_of(got[row, column]) == expected
+            block = int.from_bytes(data[16 * (3 * row + column) :][:16], "little")
+            expected = plain_aes.tweaked(key, block, 5 + column, place)
+            assert bytes_of(got[row, column]) == expected.to_bytes(16, "little")
 
 
 def test_no_number_is_given_twice_and_sessions_differ() -> None:

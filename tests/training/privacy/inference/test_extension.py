@@ -1,17 +1,18 @@
-"""The extension against base transfers, bit by bit against a slow transpose."""
-
-import functools
+"""The extension against base transfers and a plain one, bit by bit."""
 
 import numpy as np
 import pytest
 
 from p2p import MessageInvalid
-from tests.training.privacy.inference.seeded import SESSION, random_bytes
+from tests.training.privacy.inference import plain_aes, plain_extension
+from tests.training.privacy.inference.seeded import SESSION, listened, random_bytes, session_key
 from training.privacy.inference.base_transfer import receive_transfers, send_transfers
 from training.privacy.inference.block_hash import BlockHash, Words, bytes_of
 from training.privacy.inference.exchange import Exchange, run_pair, send
 from training.privacy.inference.extension import (
     Bits,
+    TransferReceiver,
+    TransferSender,
     _columns,
     _product,
     _rows,
@@ -65,6 +66,44 @@ def test_it_does_what_base_transfers_do() -> None:
     assert keys == [pairs[0][base[0]]]
 
 
+def test_what_is_sent_and_all_pads_are_those_of_a_plain_one() -> None:
+    count, size_bytes = 20, 32
+    drawn = random_bytes(1)
+    seeds = [(drawn(16), drawn(16)) for _ in range(128)]
+    secret, choices = bits(128, 2), bits(count, 3)
+    s = sum(int(bit) << place for place, bit in enumerate(secret))
+    kept = [pair[bit] for pair, bit in zip(seeds, secret, strict=True)]
+
+    def receiving_batch() -> Exchange[Words]:
+        receiver = TransferReceiver(BlockHash(SESSION), SESSION, seeds, random_bytes(4))
+        return (yield from receiver.send_choices(choices)).pads(BLOCKS)
+
+    def sending_batch() -> Exchange[tuple[Words, Words]]:
+        sender = TransferSender(BlockHash(SESSION), SESSION, secret, kept)
+        return (yield from sender.receive_choices(count)).pads(BLOCKS)
+
+    heard: list[bytes] = []
+    got, (zero, one) = run_pair(listened(receiving_batch(), heard), sending_batch())
+
+    filling = int.from_bytes(random_bytes(4)(size_bytes), "little") >> count << count
+    r = sum(int(bit) << place for place, bit in enumerate(choices)) | filling
+    message, rows = plain_extension.receiver(SESSION, seeds, r, size_bytes)
+    assert heard == [message]
+    others = plain_extension.sender(kept, s, message[:-48])
+    key = session_key(SESSION)
+
+    def pads(rows: list[int]) -> bytes:
+        return b"".join(
+            plain_aes.tweaked(key, row, number, place).to_bytes(16, "little")
+            for number, row in enumerate(rows[:count])
+            for place in range(BLOCKS)
+        )
+
+    assert bytes_of(got) == pads(rows)
+    assert bytes_of(zero) == pads(others)
+    assert bytes_of(one) == pads([row ^ s for row in others])
+
+
 def test_what_is_sent_shows_no_choice() -> None:
     """Choices of all zeros and all ones: about half of the bits sent are ones either way."""
     for value in (0, 1):
@@ -83,20 +122,15 @@ def test_what_is_sent_shows_no_choice() -> None:
         assert abs(ones - total / 2) < 4 * (total / 4) ** 0.5
 
 
-def product(left: int, right: int) -> int:
-    """Of polynomials over GF(2), bit by bit."""
-    return functools.reduce(
-        int.__xor__, (left << place for place in range(right.bit_length()) if right >> place & 1), 0
-    )
-
-
 def test_products_are_those_of_polynomials() -> None:
     rng = np.random.default_rng(6)
     columns, weights = rng.integers(0, 256, (2, 128, 16), dtype=np.uint8)
     rows, chis = (
         [int(low) | int(high) << 64 for low, high in _rows(matrix)] for matrix in (columns, weights)
     )
-    expected = functools.reduce(int.__xor__, map(product, rows, chis))
+    expected = 0
+    for row, chi in zip(rows, chis, strict=True):
+        expected ^= plain_extension.product(row, chi)
     assert _product(columns, weights) == expected
 
 

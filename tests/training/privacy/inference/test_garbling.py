@@ -1,6 +1,7 @@
-"""Garbled circuits against circuits in the clear, and what becomes of changed ones."""
+"""Garbled circuits against figure 2 of half gates and circuits in the clear, and changed ones."""
 
 import contextlib
+import functools
 import random
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p import MessageInvalid
-from tests.training.privacy.inference.seeded import SESSION, random_bytes
+from tests.training.privacy.inference import plain_aes, plain_garbling
+from tests.training.privacy.inference.seeded import SESSION, random_bytes, session_key
 from training.privacy.inference.arithmetic import argmax_circuit, comparison_circuit, relu_circuit
-from training.privacy.inference.block_hash import BlockHash, Words, blocks_of
+from training.privacy.inference.block_hash import BlockHash, Words, blocks_of, bytes_of
 from training.privacy.inference.circuit import Builder, Circuit
 from training.privacy.inference.extension import Bits
 from training.privacy.inference.garbling import evaluate_untrusted, garble, tables_size_bytes
@@ -74,6 +76,57 @@ def test_circuits_in_use_give_what_they_give_in_the_clear(circuit: Circuit) -> N
     case = garbled(circuit, seed=1, count=20)
     expected = circuit.evaluate(case.garbler, case.evaluator)
     np.testing.assert_array_equal(case.outputs(), expected)
+
+
+def block(number: int) -> bytes:
+    return number.to_bytes(16, "little")
+
+
+@pytest.mark.parametrize("circuit", [random_circuit(3), random_circuit(8), comparison_circuit(4)])
+def test_tables_labels_and_hashes_are_those_of_the_figure(circuit: Circuit) -> None:
+    """A garbler that told more, and yet decoded rightly, would give other bytes."""
+    assert circuit.and_gates > 2
+    hash_ = BlockHash(SESSION)
+    hash_.take(5)  # so instances have numbers of their own
+    made = garble(circuit, COUNT, hash_, random_bytes(4))
+    drawn = random_bytes(4)
+    R = int.from_bytes(drawn(16), "little") | 1
+    inputs = circuit.garbler_inputs + circuit.evaluator_inputs
+    raw = drawn(inputs * COUNT * 16)
+    labels = [int.from_bytes(raw[at : at + 16], "little") for at in range(0, len(raw), 16)]
+    key = session_key(SESSION)
+    bits = np.random.default_rng(5).integers(0, 2, (COUNT, inputs), dtype=np.uint8)
+    plain = []
+    for instance in range(COUNT):
+
+        @functools.cache
+        def H(label: int, place: int, number: int = 5 + instance) -> int:
+            return plain_aes.tweaked(key, label, number, place)
+
+        zeros = labels[instance::COUNT]
+        plain.append(plain_garbling.garble(circuit, R, zeros, H))
+        active = [zero ^ R * int(bit) for zero, bit in zip(zeros, bits[instance], strict=True)]
+        clear = circuit.evaluate(
+            *np.hsplit(bits[instance : instance + 1], [circuit.garbler_inputs])
+        )
+        assert plain_garbling.evaluate(circuit, plain[-1], active, H) == clear[0].tolist()
+    rows = [[one.tables[gate] for one in plain] for gate in range(circuit.and_gates)]
+    rows += [[one.outputs[place] for one in plain] for place in range(len(circuit.outputs))]
+    expected = [block(pair[which]) for row in rows for which in (0, 1) for pair in row]
+    assert made.tables == b"".join(expected)
+    assert bytes_of(made.delta) == block(R)
+    # The labels that travel, and those that transfers choose from.
+    theirs = bits[:, : circuit.garbler_inputs]
+    shown = [
+        block(one.zeros[2 + wire] ^ R * int(theirs[instance, wire]))
+        for wire in range(circuit.garbler_inputs)
+        for instance, one in enumerate(plain)
+    ]
+    assert made.garbler_labels(theirs) == b"".join(shown)
+    for value, offered in enumerate(made.evaluator_labels()):
+        wires = range(2 + circuit.garbler_inputs, 2 + inputs)
+        chosen = [block(one.zeros[wire] ^ R * value) for wire in wires for one in plain]
+        assert bytes_of(offered) == b"".join(chosen)
 
 
 def test_an_and_gate_costs_two_blocks_whatever_is_in_it() -> None:
