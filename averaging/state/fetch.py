@@ -81,17 +81,19 @@ async def fetch_state(
         donors: who may have it; the first few of them are asked.
         check: sees each manifest before anything is allocated for it, and says what is wrong
             with it: an unknown tensor, a wrong shape, metadata that makes no sense.
+        timeout_s: it is given up when nothing new has come for so long, neither an offer nor a
+            chunk. A large state from slow donors takes as long as it takes.
 
     Raises:
         StateUnavailable: nobody gave it whole in time; it names the cause for each donor.
     """
-    fetch = _Fetch(node, group_name, donors, check, minimum_version, config or FetchConfig())
-    with trio.move_on_after(timeout_s):
-        snapshot = await fetch.run(timeout_s)
+    fetch = _Fetch(node, group_name, donors, check, minimum_version, timeout_s, config)
+    with fetch.patience:
+        snapshot = await fetch.run()
         if snapshot is not None:
             return snapshot
         raise StateUnavailable("no donor gave a whole state", fetch.reasons)
-    raise StateUnavailable(f"no state was had in {timeout_s:g} s", fetch.reasons)
+    raise StateUnavailable(f"nothing new came for {timeout_s:g} s", fetch.reasons)
 
 
 @dataclass
@@ -119,9 +121,14 @@ class _Fetch:
         donors: Sequence[PeerId],
         check: Check,
         minimum_version: int,
-        config: FetchConfig,
+        timeout_s: float,
+        config: FetchConfig | None,
     ) -> None:
+        config = config or FetchConfig()
         self.reasons: dict[PeerId, str] = {}
+        self.patience = trio.CancelScope(deadline=trio.current_time() + timeout_s)
+        """Ends the download when nothing new has come for too long."""
+        self._timeout_s = timeout_s
         self._node = node
         self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
         self._donors = tuple(dict.fromkeys(donors))[: config.donors_max]
@@ -133,10 +140,11 @@ class _Fetch:
         self._answered = trio.Event()
         self._download: _Download | None = None
 
-    async def run(self, timeout_s: float) -> Snapshot | None:
+    async def run(self) -> Snapshot | None:
+        """The state; None when no donor is left."""
         async with open_service_nursery() as nursery:
             for donor in self._donors:
-                nursery.start_soon(self._ask, donor, timeout_s, nursery)
+                nursery.start_soon(self._ask, donor, nursery)
             await self._wait_for_answers()
             while (chosen := choose_manifest(self._manifests)) is not None:
                 manifest, holders = chosen
@@ -163,7 +171,11 @@ class _Fetch:
             while self._answers < len(self._donors):
                 await self._answered.wait()
 
-    async def _ask(self, donor: PeerId, timeout_s: float, nursery: trio.Nursery) -> None:
+    def _on_news(self) -> None:
+        self.patience.deadline = trio.current_time() + self._timeout_s
+
+    async def _ask(self, donor: PeerId, nursery: trio.Nursery) -> None:
+        timeout_s = self._timeout_s
         wait_s = min(timeout_s, schema.WAIT_S_MAX)
         request = ManifestRequest(self._minimum_version, wait_s)
         self.reasons[donor] = "did not answer"
@@ -178,6 +190,7 @@ class _Fetch:
         if complaint is None:
             self.reasons[donor] = "was not finished in time"
             self._manifests[donor] = manifest
+            self._on_news()
             download = self._download
             if download and download.manifest.snapshot_id == manifest.snapshot_id:
                 self._start(download, donor, nursery)
@@ -228,7 +241,7 @@ class _Fetch:
         call: RpcCall[ChunkRequest, ChunkAnswer],
         first: int,
     ) -> None:
-        asked = [first]
+        asked, waits_told = [first], 0
         while asked:
             with trio.fail_after(self._config.silence_s):
                 while len(asked) < self._config.requests_ahead:
@@ -241,8 +254,13 @@ class _Fetch:
             if received is None:
                 raise MessageInvalid("ended before all chunks were sent")
             answer, data = received
-            if answer.index != asked.pop(0):
+            if answer.index != asked[0]:
                 raise MessageInvalid(f"sent chunk {answer.index}, which was not asked for now")
+            if not data and waits_told < schema.WAITS_TOLD_MAX:
+                waits_told += 1
+                continue
+            asked.pop(0)
+            waits_told = 0
             await self._keep(download, answer.index, data)
 
     async def _keep(self, download: _Download, index: int, data: bytes) -> None:
@@ -253,4 +271,5 @@ class _Fetch:
             raise MessageInvalid("sent bytes that do not match its manifest")
         if download.plan.on_chunk(index):
             download.content.write(start, data)
+            self._on_news()
             download.on_change()
