@@ -30,9 +30,7 @@ class _Limit:
 class UploadCap:
     """Gives turns to send."""
 
-    def __init__(
-        self, bytes_per_s: float | None, uplink_share: float | None, now_s: float
-    ) -> None:
+    def __init__(self, bytes_per_s: float | None, uplink_share: float | None, now_s: float) -> None:
         self._own = None if bytes_per_s is None else _Limit(bytes_per_s, now_s)
         self._share = uplink_share
         self._shared: _Limit | None = None

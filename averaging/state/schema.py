@@ -8,8 +8,8 @@
 All tensors lie end to end in the order of the table, C-contiguous and little-endian; a chunk is a
 run of these bytes. A snapshot's id is the SHA-256 of its manifest as sent.
 
-A donor that limits what it sends keeps newcomers waiting. Each second it then sends the index of the
-chunk that is due, without bytes, which no chunk is: so a newcomer can tell it from a dead one.
+A donor that limits what it sends keeps newcomers waiting. Each second it then sends the index of
+the chunk that is due, without bytes, as no chunk is: so a newcomer can tell it from a dead one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DIMENSIONS_MAX = 16
 CHUNK_SIZE_BYTES_MAX = 4 << 20
 WAIT_S_MAX = 60.0
 WAITS_TOLD_EVERY_S = 1.0
-# Ten minutes for one chunk: eight newcomers at 3.5 kB/s. Who says more often that a chunk waits only
-# holds up whoever listens.
+# Ten minutes for one chunk: eight newcomers at 3.5 kB/s. Who says more often that a chunk waits
+# only holds up whoever listens.
 WAITS_TOLD_MAX = 600
 
 Hash = Annotated[bytes, Meta(min_length=HASH_SIZE_BYTES, max_length=HASH_SIZE_BYTES)]

@@ -1,6 +1,6 @@
 """Donors that limit what newcomers take of their uplink, in a simulated network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 import trio
@@ -127,14 +127,15 @@ def test_a_round_of_the_donor_leaves_newcomers_a_share_of_its_uplink() -> None:
         async with network.open_node("alice") as alice, network.open_node("me") as me:
             me.add_addresses(alice.peer_id, alice.addresses)
             config = DonorConfig(chunk_size_bytes=1000, uplink_share=0.25)
-            uplink: Callable[[], float | None] = lambda: 8000.0 if in_use.is_set() else None
+
+            def uplink() -> float | None:
+                return 8000.0 if in_use.is_set() else None
+
             async with open_state_donor(alice, GROUP, source=source, config=config, uplink=uplink):
 
                 async def seconds() -> float:
                     started_s = trio.current_time()
-                    got = await fetch_state(
-                        me, GROUP, [alice.peer_id], check=anything, timeout_s=5
-                    )
+                    got = await fetch_state(me, GROUP, [alice.peer_id], check=anything, timeout_s=5)
                     assert_same(got, content)
                     return trio.current_time() - started_s
 
