@@ -113,7 +113,8 @@ def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) ->
             training waits until it returns.
 
     Raises:
-        RecipeError, CheckpointError: before the swarm is joined.
+        RecipeError, CheckpointError: before the swarm is joined; later where a checkpoint cannot be
+            written, which leaves the older ones.
         p2p.P2PError: no initial peer answers, or we cannot listen.
         TrainingError: the swarm trains another model, or its state cannot be had, or no micro-batch
             gives a finite gradient any more, or the privacy budget is spent, after the state was
