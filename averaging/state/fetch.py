@@ -2,8 +2,9 @@
 
 All donors are asked for a manifest. Shortly after the first answer, or when all have answered, the
 manifest that most of them share is taken; its holders are asked for different chunks, and whoever
-answers later with the same manifest helps. A donor that breaks, falls silent or sends wrong bytes
-is left, and others take over its chunks; when all holders are lost the next manifest is tried.
+answers later helps with the chunks that it has in common with it. A donor that breaks, falls silent
+or sends wrong bytes is left, and others take over its chunks; when a chunk is left that nobody
+holds, the next manifest is tried, and what has come of it is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import trio
 
 from averaging.errors import StateUnavailable
@@ -104,13 +106,32 @@ class _Download:
     arrays: dict[str, Array]
     content: StateBytes
     plan: ChunkPlan
+    nursery: trio.Nursery
+    """Of those who take chunks from one donor each."""
     donors: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether those who are left cannot give the rest."""
+        return not self.donors or self.plan.is_hopeless
 
     def on_change(self) -> None:
         """Wake whoever waits for something to do, or for the end."""
         self.changed.set()
         self.changed = trio.Event()
+
+
+def _begun(manifest: Manifest, last: _Download | None, nursery: trio.Nursery) -> _Download:
+    """A download of this state; what came of the last one, and is the same here, is there."""
+    if last is None or last.manifest.table != manifest.table:
+        arrays = manifest.table.empty_arrays()
+        come_C = np.zeros(len(manifest.digests), np.bool_)
+    else:
+        arrays = last.arrays
+        come_C = last.plan.come_C & manifest.shared_C(last.manifest)
+    content = StateBytes(manifest.table, arrays)
+    return _Download(manifest, arrays, content, ChunkPlan(come_C), nursery)
 
 
 class _Fetch:
@@ -144,22 +165,21 @@ class _Fetch:
         """The state; None when no donor is left."""
         async with open_service_nursery() as nursery:
             for donor in self._donors:
-                nursery.start_soon(self._ask, donor, nursery)
+                nursery.start_soon(self._ask, donor)
             await self._wait_for_answers()
-            while (chosen := choose_manifest(self._manifests)) is not None:
-                manifest, holders = chosen
-                arrays = manifest.table.empty_arrays()
-                content = StateBytes(manifest.table, arrays)
-                plan = ChunkPlan(len(manifest.digests))
-                self._download = download = _Download(manifest, arrays, content, plan)
-                for donor in holders:
-                    self._start(download, donor, nursery)
-                while not plan.is_done and download.donors:
-                    await download.changed.wait()
-                if plan.is_done:
+            last: _Download | None = None
+            while (manifest := choose_manifest(self._manifests)) is not None:
+                async with open_service_nursery() as taking:
+                    self._download = download = _begun(manifest, last, taking)
+                    for donor, offered in sorted(self._manifests.items()):
+                        self._help(download, donor, offered)
+                    while not download.plan.is_done and not download.is_hopeless:
+                        await download.changed.wait()
+                    taking.cancel_scope.cancel()
+                if download.plan.is_done:
                     nursery.cancel_scope.cancel()
-                    return Snapshot(manifest.version, manifest.metadata, arrays)
-                self._download = None
+                    return Snapshot(manifest.version, manifest.metadata, download.arrays)
+                self._download, last = None, download
                 await self._wait_for_answers()
         return None
 
@@ -174,7 +194,7 @@ class _Fetch:
     def _on_news(self) -> None:
         self.patience.deadline = trio.current_time() + self._timeout_s
 
-    async def _ask(self, donor: PeerId, nursery: trio.Nursery) -> None:
+    async def _ask(self, donor: PeerId) -> None:
         timeout_s = self._timeout_s
         wait_s = min(timeout_s, schema.WAIT_S_MAX)
         request = ManifestRequest(self._minimum_version, wait_s)
@@ -191,22 +211,25 @@ class _Fetch:
             self.reasons[donor] = "was not finished in time"
             self._manifests[donor] = manifest
             self._on_news()
-            download = self._download
-            if download and download.manifest.snapshot_id == manifest.snapshot_id:
-                self._start(download, donor, nursery)
+            if self._download:
+                self._help(self._download, donor, manifest)
         else:
             self.reasons[donor] = complaint
         self._answers += 1
         self._answered.set()
         self._answered = trio.Event()
 
-    def _start(self, download: _Download, donor: PeerId, nursery: trio.Nursery) -> None:
-        download.donors += 1
-        nursery.start_soon(self._take_from, download, donor)
+    def _help(self, download: _Download, donor: PeerId, offered: Manifest) -> None:
+        """Take from this donor what it has of the download's state, if anything."""
+        holds_C = download.manifest.shared_C(offered)
+        if holds_C.any():
+            download.donors += 1
+            download.plan.on_donor(donor, holds_C)
+            download.nursery.start_soon(self._take_from, download, donor, offered.snapshot_id)
 
-    async def _take_from(self, download: _Download, donor: PeerId) -> None:
+    async def _take_from(self, download: _Download, donor: PeerId, snapshot_id: bytes) -> None:
         try:
-            await self._take_chunks(download, donor)
+            await self._take_chunks(download, donor, snapshot_id)
         except (P2PError, trio.TooSlowError) as exc:
             silent = f"sent nothing for {self._config.silence_s:g} s"
             self.reasons[donor] = silent if isinstance(exc, trio.TooSlowError) else str(exc)
@@ -217,9 +240,9 @@ class _Fetch:
             download.donors -= 1
             download.on_change()
 
-    async def _take_chunks(self, download: _Download, donor: PeerId) -> None:
+    async def _take_chunks(self, download: _Download, donor: PeerId, snapshot_id: bytes) -> None:
         """Ask for chunks until none is left that this donor could give."""
-        plan, snapshot_id = download.plan, download.manifest.snapshot_id
+        plan = download.plan
         while not plan.is_done:
             index = plan.next_request(donor)
             if index is None:
@@ -231,7 +254,7 @@ class _Fetch:
                 ChunkRequest(snapshot_id, index),
                 timeout_s=self._config.silence_s,
             ) as call:
-                await self._run_stream(download, donor, call, index)
+                await self._run_stream(download, donor, call, ChunkRequest(snapshot_id, index))
                 await call.finish_sending()
 
     async def _run_stream(
@@ -239,16 +262,16 @@ class _Fetch:
         download: _Download,
         donor: PeerId,
         call: RpcCall[ChunkRequest, ChunkAnswer],
-        first: int,
+        first: ChunkRequest,
     ) -> None:
-        asked, waits_told = [first], 0
+        asked, waits_told = [first.index], 0
         while asked:
             with trio.fail_after(self._config.silence_s):
                 while len(asked) < self._config.requests_ahead:
                     index = download.plan.next_request(donor)
                     if index is None:
                         break
-                    await call.send(ChunkRequest(download.manifest.snapshot_id, index))
+                    await call.send(ChunkRequest(first.snapshot_id, index))
                     asked.append(index)
                 received = await call.receive()
             if received is None:
