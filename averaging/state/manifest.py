@@ -112,7 +112,8 @@ class Manifest:
         one = (self.version, self.metadata, self.table, self.chunk_size_bytes)
         if one != (other.version, other.metadata, other.table, other.chunk_size_bytes):
             return np.zeros(len(self.digests), np.bool_)
-        return np.all(self._words_C4 == other._words_C4, axis=1)
+        shared_C: Flags = np.all(self._words_C4 == other._words_C4, axis=1)
+        return shared_C
 
     def span(self, index: int) -> tuple[int, int]:
         """Where a chunk begins and ends."""
