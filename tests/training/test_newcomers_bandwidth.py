@@ -12,7 +12,7 @@ from tests.training.test_session import swarm
 from training.config import SwarmConfig
 
 LINK_BYTES_PER_S = 1e6
-ELEMENTS = 50_000  # the state has 800 kB
+ELEMENTS = 30_000  # the state has 480 kB
 
 
 async def train_and_let_in(
@@ -28,7 +28,7 @@ async def train_and_let_in(
     ):
         for trainer in trainers:
             nursery.start_soon(trainer.train, 10**9)
-        while trainers[0].position.step < 5:
+        while trainers[0].position.step < 6:
             look(trainers)
             await trio.sleep(0.05)
         addresses = trainers[0].node.addresses
