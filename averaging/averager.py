@@ -84,6 +84,11 @@ class Averager:
         self._staging = Staging(spec)
         self._rates = RateMeter()
 
+    @property
+    def uplink_bytes_per_s(self) -> float | None:
+        """How fast we can send, as our rounds have shown; None until they have."""
+        return self._rates.up_bytes_per_s
+
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
         return self._matchmaking.round_wanted(round)

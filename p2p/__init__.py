@@ -77,6 +77,7 @@ from p2p.relay.bulk import relayed_bytes_needed
 from p2p.relay.directory import RELAYS_VALIDATOR, open_relay_directory
 from p2p.relay.keeper import RelayKeeper
 from p2p.relay.limits import RelayLimits
+from p2p.relay.meter import Pace
 from p2p.rpc import Method, RpcCall, RpcClient, RpcService, rpc_client
 from p2p.wire import Message, decode_untrusted, encode
 
@@ -114,6 +115,7 @@ __all__ = [
     "Node",
     "NodeConfig",
     "P2PError",
+    "Pace",
     "Path",
     "PeerId",
     "Pinged",

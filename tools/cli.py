@@ -80,6 +80,19 @@ Role = Annotated[
     str | None,
     typer.Option(metavar="client|server", help="Which side, for a recipe with a [split]."),
 ]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="Key file; made when missing. By default a new identity each time."),
+]
+NewcomerRate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MB/S",
+        min=0.001,
+        help="MB/s that newcomers, all together, are sent of this peer's state. By default half of "
+        "the uplink while a round needs it, else no limit.",
+    ),
+]
 Clients = Annotated[
     int | None,
     typer.Option(min=1, help="With --role server: end when so many clients have finished."),
@@ -200,16 +213,14 @@ def train(
     codec: Codec = None,
     listen: Listen = None,
     announce: Announce = None,
-    identity: Annotated[
-        Path | None,
-        typer.Option(help="Key file; made when missing. By default a new identity each time."),
-    ] = None,
+    identity: KeyFile = None,
     mdns: Mdns = False,
     client_mode: ClientMode = False,
     wait_for_peers: WaitForPeers = 1,
     role: Role = None,
     clients: Clients = None,
     threads: Threads = 1,
+    newcomer_rate: NewcomerRate = None,
     private: Private = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
@@ -247,6 +258,7 @@ def train(
                 client_mode=client_mode,
                 wait_for_peers=wait_for_peers,
                 threads=threads,
+                newcomer_mb_per_s=newcomer_rate,
                 private_path=private,
                 checkpoint_dir=checkpoint_dir,
                 resume=resume,

@@ -67,6 +67,8 @@ class TrainRequest:
     """Begin when so many trainers are there."""
     threads: int = 1
     """CPU threads of PyTorch; one, because peers on one machine would fight over its cores."""
+    newcomer_mb_per_s: float | None = None
+    """What newcomers are sent of this peer's state at most; None is no such limit."""
     checkpoint_dir: Path | None = None
     """Where checkpoints are saved."""
     resume: bool = False
@@ -190,6 +192,7 @@ def _train_split(recipe: Recipe, request: TrainRequest) -> int:
             "--checkpoint-dir": request.checkpoint_dir is not None,
             "--tensorboard": request.tensorboard_dir is not None,
             "--wait-for-peers": request.wait_for_peers != 1,
+            "--newcomer-rate": request.newcomer_mb_per_s is not None,
             "--clients": request.clients is not None and request.role == "client",
         }
     )
@@ -223,8 +226,10 @@ def _in_words(figures: Mapping[str, float]) -> str:
 
 def _options(request: TrainRequest) -> TrainOptions:
     """How this peer takes part."""
+    from averaging import DonorConfig
     from training.loop import TrainOptions
 
+    rate = request.newcomer_mb_per_s
     return TrainOptions(
         initial_peers=request.initial_peers,
         listen=request.listen,
@@ -233,6 +238,7 @@ def _options(request: TrainRequest) -> TrainOptions:
         client_mode=request.client_mode,
         node_config=replace(private_config(request.private_path), mdns=request.mdns),
         wait_for_peers=request.wait_for_peers,
+        donor=DonorConfig(bandwidth_bytes_per_s=None if rate is None else rate * 1e6),
         checkpoint_dir=request.checkpoint_dir,
         resume=request.resume,
     )

@@ -24,7 +24,7 @@ class SwarmConfig:
     failures_max: int = 20
     """So many rounds may fail one after another before step() raises."""
     state_timeout_s: float = 60.0
-    """How long one try to download the swarm's state may take."""
+    """A download of the swarm's state is given up when nothing new has come for so long."""
     catch_up_tries_max: int = 8
     """So often the state is tried before it is given up."""
     rounds_kept_max: int = 16

@@ -134,7 +134,10 @@ class _Following:
                 caught_up = self._join(*self.state)
                 if caught_up is not None:
                     return caught_up
-        raise StateUnavailable("the swarm went on faster than its state came")
+        raise StateUnavailable(
+            f"the swarm went on by more than {self.session.config.rounds_kept_max} rounds while "
+            "its state came; raise rounds_kept_max here, or the donors' limit"
+        )
 
     @property
     def here(self) -> Position:

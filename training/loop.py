@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from averaging import RoundFailed
+from averaging import DonorConfig, RoundFailed
 from p2p import NodeConfig
 from training.checkpoint import (
     Checkpoint,
@@ -67,6 +67,8 @@ class TrainOptions:
     """All else about the node, such as who may connect to it; None takes what is usual."""
     wait_for_peers: int = 1
     """Begin when so many trainers are there, this one included."""
+    donor: DonorConfig = field(default_factory=DonorConfig)
+    """How our state is served to newcomers."""
     checkpoint_dir: Path | None = None
     """Where checkpoints are saved; None saves none."""
     resume: bool = False
@@ -111,7 +113,8 @@ def run_recipe(recipe: Recipe, options: TrainOptions, on_event: EventHandler) ->
             training waits until it returns.
 
     Raises:
-        RecipeError, CheckpointError: before the swarm is joined.
+        RecipeError, CheckpointError: before the swarm is joined; later where a checkpoint cannot be
+            written, which leaves the older ones.
         p2p.P2PError: no initial peer answers, or we cannot listen.
         TrainingError: the swarm trains another model, or its state cannot be had, or no micro-batch
             gives a finite gradient any more, or the privacy budget is spent, after the state was
@@ -139,7 +142,7 @@ def _train(recipe: Recipe, options: TrainOptions, log: RunLog) -> TrainResult:
     private = build_private(recipe, task, model, options.checkpoint_dir)
     batch = build_batch(recipe) if private is None else private.batch
     strategy = build_strategy(recipe, options.checkpoint_dir)
-    config = build_config(recipe)
+    config = replace(build_config(recipe), donor=options.donor)
     checkpoint = _checkpoint_to_resume(recipe, options)
     log.prepared()
     trusted = trust_needed(recipe)

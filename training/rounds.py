@@ -67,6 +67,11 @@ async def hold_round(
     )
 
 
+def uplink_bytes_per_s(averager: AnyAverager) -> float | None:
+    """How fast we can send, as rounds have shown; of rounds behind masks nothing is known."""
+    return averager.uplink_bytes_per_s if isinstance(averager, Averager) else None
+
+
 def owe_nothing(averager: AnyAverager) -> None:
     """Forget what codecs lost: it is no part of a state that was taken over."""
     if isinstance(averager, Averager):

@@ -41,7 +41,7 @@ from training.progress import (
     open_tracker,
     step_norms,
 )
-from training.rounds import AnyAverager, hold_round, open_rounds, owe_nothing
+from training.rounds import AnyAverager, hold_round, open_rounds, owe_nothing, uplink_bytes_per_s
 from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
@@ -99,6 +99,7 @@ class Session:
         self._copying = trio.Lock()
         self._moved = trio.Event()
         self._took_part = False
+        self._rounds = 0
         self.drift = DriftWatch(plan.sketch, plan.rounding)
         self._state_averager = StateAverager(
             node, dht, f"{plan.run}/state", config.averager, nursery
@@ -324,6 +325,7 @@ class Session:
         expected: tuple[PeerId, ...],
         used: Used | None = None,
     ) -> RoundReport:
+        self._rounds += 1
         try:
             report = await hold_round(
                 averager,
@@ -338,6 +340,8 @@ class Session:
         except RoundFailed as failure:
             self.tracker.on_absent(self._missing(expected, failure.report))
             raise
+        finally:
+            self._rounds -= 1
         self.tracker.on_absent(self._missing(expected, report))
         return report
 
@@ -355,6 +359,10 @@ class Session:
         self._moved = trio.Event()
 
     # --- the state ---
+
+    def uplink_in_use(self) -> float | None:
+        """What our uplink carries in bytes per second, while a round of ours needs it."""
+        return uplink_bytes_per_s(self.averager) if self._rounds else None
 
     async def snapshot(self, minimum_version: int) -> Snapshot:
         """A snapshot for a newcomer, copied by the caller's thread when it next has a moment."""
@@ -378,6 +386,12 @@ async def open_session(
         async with (
             open_rounds(node, dht, plan, config) as session.averager,
             open_tracker(node, plan.run, own, dht=dht, config=config.progress) as session.tracker,
-            open_state_donor(node, plan.run, source=session.snapshot, config=config.donor),
+            open_state_donor(
+                node,
+                plan.run,
+                source=session.snapshot,
+                config=config.donor,
+                uplink=session.uplink_in_use,
+            ),
         ):
             yield session

@@ -2,12 +2,14 @@
 
 A snapshot is made when somebody asks, not before: `source` is awaited for one, and whoever asks
 while it is current gets the same. A snapshot lives while it is being downloaded and a little
-longer; there are at most two, so that a newer one can be asked for meanwhile.
+longer; there are at most two, so that a newer one can be asked for meanwhile. What all downloads
+together may take of our uplink is limited.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import trio
 
 from averaging.naming import service_name
 from averaging.state import schema
+from averaging.state.cap import UploadCap
 from averaging.state.manifest import Manifest, Snapshot, StateBytes, StateTable
 from averaging.state.schema import ChunkAnswer, ChunkRequest, ManifestAnswer, ManifestRequest
 from p2p import Node, PeerId, RefusedError, RpcCall, RpcService, open_service_nursery, short
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 SnapshotSource = Callable[[int], Awaitable[Snapshot]]
 """Gives a snapshot of at least this version, waiting until there is one."""
+
+Uplink = Callable[[], float | None]
+"""What our uplink carries, in bytes per second, if something else needs it at the moment."""
 
 _SNAPSHOTS_MAX = 2
 # Hashing this much takes a few milliseconds, so a cancelled download never waits long.
@@ -43,12 +49,24 @@ class DonorConfig:
     """How long a snapshot is kept after its last use."""
     idle_timeout_s: float = 15.0
     """A newcomer that asks for nothing and takes nothing for this long is cut off."""
+    bandwidth_bytes_per_s: float | None = None
+    """The most that all newcomers together are sent; None is no such limit. They need all of the
+    state before the swarm has gone `SwarmConfig.rounds_kept_max` rounds on."""
+    uplink_share: float | None = 0.5
+    """What newcomers together are sent while our own round is under way, as a part of what rounds
+    have shown our uplink to carry; None is no such limit. A round is as slow as its slowest member,
+    so a donor that is slowed down slows down everybody."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.chunk_size_bytes <= schema.CHUNK_SIZE_BYTES_MAX:
             raise ValueError(f"chunk_size_bytes must be 1 to {schema.CHUNK_SIZE_BYTES_MAX}")
         if self.downloads_max < 1 or self.keep_s <= 0 or self.idle_timeout_s <= 0:
             raise ValueError("downloads_max, keep_s and idle_timeout_s must be positive")
+        bandwidth = self.bandwidth_bytes_per_s
+        if bandwidth is not None and not 0 < bandwidth < math.inf:
+            raise ValueError("bandwidth_bytes_per_s must be positive, or None for no limit")
+        if self.uplink_share is not None and not 0 < self.uplink_share <= 1:
+            raise ValueError("uplink_share must be above 0 and at most 1, or None for no limit")
 
 
 class _Served:
@@ -65,10 +83,20 @@ class _Served:
 class StateDonor:
     """Serves the newest snapshot, and the one being downloaded."""
 
-    def __init__(self, node: Node, source: SnapshotSource | None, config: DonorConfig) -> None:
+    def __init__(
+        self,
+        node: Node,
+        source: SnapshotSource | None,
+        config: DonorConfig,
+        uplink: Uplink | None,
+    ) -> None:
         self._node = node
         self._source = source
         self._config = config
+        self._uplink = uplink or (lambda: None)
+        self._cap = UploadCap(
+            config.bandwidth_bytes_per_s, config.uplink_share, trio.current_time()
+        )
         self._published: Snapshot | None = None
         self._changed = trio.Event()
         self._serving: dict[bytes, _Served] = {}
@@ -96,7 +124,11 @@ class StateDonor:
             )
         served = await self._pack(snapshot)
         logger.info("state_offered peer=%s version=%d", short(caller), snapshot.version)
-        return served.manifest.answer()
+        answer = served.manifest.answer()
+        # It goes at once, since nobody can begin without it.
+        size_bytes = len(answer.digests) + len(answer.metadata)
+        self._cap.on_sent(size_bytes, self._uplink(), trio.current_time())
+        return answer
 
     async def on_chunks(self, call: RpcCall[ChunkAnswer, ChunkRequest]) -> None:
         """Send one chunk after another."""
@@ -112,7 +144,9 @@ class StateDonor:
                 served.used_at_s = trio.current_time()
                 if request.index >= len(served.manifest.digests):
                     raise RefusedError("invalid", f"there is no chunk {request.index}")
-                data = served.content.read(*served.manifest.span(request.index))
+                start, end = served.manifest.span(request.index)
+                await self._wait_turn(call, request.index, end - start)
+                data = served.content.read(start, end)
                 with trio.fail_after(self._config.idle_timeout_s):
                     relayed = call.path == "relayed"
                     if relayed and not self._node.relayed_bulk.take(call.peer_id, len(data)):
@@ -129,6 +163,21 @@ class StateDonor:
         finally:
             served.downloads -= 1
             served.used_at_s = trio.current_time()
+
+    async def _wait_turn(
+        self, call: RpcCall[ChunkAnswer, ChunkRequest], index: int, size_bytes: int
+    ) -> None:
+        """Return when so much may be sent; until then tell the newcomer that we are there."""
+        turn, told_at_s = self._cap.on_wanted(size_bytes), trio.current_time()
+        try:
+            while wait_s := self._cap.take(turn, self._uplink(), trio.current_time()):
+                await trio.sleep(min(wait_s, schema.WAITS_TOLD_EVERY_S))
+                if trio.current_time() >= told_at_s + schema.WAITS_TOLD_EVERY_S:
+                    told_at_s = trio.current_time()
+                    with trio.fail_after(self._config.idle_timeout_s):
+                        await call.send(ChunkAnswer(index))
+        finally:
+            self._cap.on_left(turn)
 
     async def drop_unused(self) -> None:
         """Free snapshots that nobody has used for a while, for ever."""
@@ -187,14 +236,17 @@ async def open_state_donor(
     *,
     source: SnapshotSource | None = None,
     config: DonorConfig | None = None,
+    uplink: Uplink | None = None,
 ) -> AsyncIterator[StateDonor]:
     """Serve states under a group name while the block lasts.
 
     Args:
         source: asked for a snapshot when a newcomer wants one; without it, publish() gives them.
             It returns the same object as long as the state is the same.
+        uplink: asked before each chunk what our uplink carries, for the config's `uplink_share`;
+            None while nothing else needs it. Without it there is no such limit.
     """
-    donor = StateDonor(node, source, config or DonorConfig())
+    donor = StateDonor(node, source, config or DonorConfig(), uplink)
     service = RpcService(service_name(schema.SERVICE, group_name), schema.MAJOR)
     service.unary(schema.MANIFEST, donor.on_manifest)
     handler: Any = donor.on_chunks

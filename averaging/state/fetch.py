@@ -2,8 +2,9 @@
 
 All donors are asked for a manifest. Shortly after the first answer, or when all have answered, the
 manifest that most of them share is taken; its holders are asked for different chunks, and whoever
-answers later with the same manifest helps. A donor that breaks, falls silent or sends wrong bytes
-is left, and others take over its chunks; when all holders are lost the next manifest is tried.
+answers later helps with the chunks that it has in common with it. A donor that breaks, falls silent
+or sends wrong bytes is left, and others take over its chunks; when a chunk is left that nobody
+holds, the next manifest is tried, and what has come of it is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import trio
 
 from averaging.errors import StateUnavailable
@@ -81,17 +83,19 @@ async def fetch_state(
         donors: who may have it; the first few of them are asked.
         check: sees each manifest before anything is allocated for it, and says what is wrong
             with it: an unknown tensor, a wrong shape, metadata that makes no sense.
+        timeout_s: it is given up when nothing new has come for so long, neither an offer nor a
+            chunk. A large state from slow donors takes as long as it takes.
 
     Raises:
         StateUnavailable: nobody gave it whole in time; it names the cause for each donor.
     """
-    fetch = _Fetch(node, group_name, donors, check, minimum_version, config or FetchConfig())
-    with trio.move_on_after(timeout_s):
-        snapshot = await fetch.run(timeout_s)
+    fetch = _Fetch(node, group_name, donors, check, minimum_version, timeout_s, config)
+    with fetch.patience:
+        snapshot = await fetch.run()
         if snapshot is not None:
             return snapshot
         raise StateUnavailable("no donor gave a whole state", fetch.reasons)
-    raise StateUnavailable(f"no state was had in {timeout_s:g} s", fetch.reasons)
+    raise StateUnavailable(f"nothing new came for {timeout_s:g} s", fetch.reasons)
 
 
 @dataclass
@@ -102,13 +106,32 @@ class _Download:
     arrays: dict[str, Array]
     content: StateBytes
     plan: ChunkPlan
+    nursery: trio.Nursery
+    """Of those who take chunks from one donor each."""
     donors: int = 0
     changed: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether those who are left cannot give the rest."""
+        return not self.donors or self.plan.is_hopeless
 
     def on_change(self) -> None:
         """Wake whoever waits for something to do, or for the end."""
         self.changed.set()
         self.changed = trio.Event()
+
+
+def _begun(manifest: Manifest, last: _Download | None, nursery: trio.Nursery) -> _Download:
+    """A download of this state; what came of the last one, and is the same here, is there."""
+    if last is None or last.manifest.table != manifest.table:
+        arrays = manifest.table.empty_arrays()
+        come_C = np.zeros(len(manifest.digests), np.bool_)
+    else:
+        arrays = last.arrays
+        come_C = last.plan.come_C & manifest.shared_C(last.manifest)
+    content = StateBytes(manifest.table, arrays)
+    return _Download(manifest, arrays, content, ChunkPlan(come_C), nursery)
 
 
 class _Fetch:
@@ -119,9 +142,14 @@ class _Fetch:
         donors: Sequence[PeerId],
         check: Check,
         minimum_version: int,
-        config: FetchConfig,
+        timeout_s: float,
+        config: FetchConfig | None,
     ) -> None:
+        config = config or FetchConfig()
         self.reasons: dict[PeerId, str] = {}
+        self.patience = trio.CancelScope(deadline=trio.current_time() + timeout_s)
+        """Ends the download when nothing new has come for too long."""
+        self._timeout_s = timeout_s
         self._node = node
         self._client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
         self._donors = tuple(dict.fromkeys(donors))[: config.donors_max]
@@ -133,25 +161,25 @@ class _Fetch:
         self._answered = trio.Event()
         self._download: _Download | None = None
 
-    async def run(self, timeout_s: float) -> Snapshot | None:
+    async def run(self) -> Snapshot | None:
+        """The state; None when no donor is left."""
         async with open_service_nursery() as nursery:
             for donor in self._donors:
-                nursery.start_soon(self._ask, donor, timeout_s, nursery)
+                nursery.start_soon(self._ask, donor)
             await self._wait_for_answers()
-            while (chosen := choose_manifest(self._manifests)) is not None:
-                manifest, holders = chosen
-                arrays = manifest.table.empty_arrays()
-                content = StateBytes(manifest.table, arrays)
-                plan = ChunkPlan(len(manifest.digests))
-                self._download = download = _Download(manifest, arrays, content, plan)
-                for donor in holders:
-                    self._start(download, donor, nursery)
-                while not plan.is_done and download.donors:
-                    await download.changed.wait()
-                if plan.is_done:
+            last: _Download | None = None
+            while (manifest := choose_manifest(self._manifests)) is not None:
+                async with open_service_nursery() as taking:
+                    self._download = download = _begun(manifest, last, taking)
+                    for donor, offered in sorted(self._manifests.items()):
+                        self._help(download, donor, offered)
+                    while not download.plan.is_done and not download.is_hopeless:
+                        await download.changed.wait()
+                    taking.cancel_scope.cancel()
+                if download.plan.is_done:
                     nursery.cancel_scope.cancel()
-                    return Snapshot(manifest.version, manifest.metadata, arrays)
-                self._download = None
+                    return Snapshot(manifest.version, manifest.metadata, download.arrays)
+                self._download, last = None, download
                 await self._wait_for_answers()
         return None
 
@@ -163,7 +191,11 @@ class _Fetch:
             while self._answers < len(self._donors):
                 await self._answered.wait()
 
-    async def _ask(self, donor: PeerId, timeout_s: float, nursery: trio.Nursery) -> None:
+    def _on_news(self) -> None:
+        self.patience.deadline = trio.current_time() + self._timeout_s
+
+    async def _ask(self, donor: PeerId) -> None:
+        timeout_s = self._timeout_s
         wait_s = min(timeout_s, schema.WAIT_S_MAX)
         request = ManifestRequest(self._minimum_version, wait_s)
         self.reasons[donor] = "did not answer"
@@ -178,22 +210,26 @@ class _Fetch:
         if complaint is None:
             self.reasons[donor] = "was not finished in time"
             self._manifests[donor] = manifest
-            download = self._download
-            if download and download.manifest.snapshot_id == manifest.snapshot_id:
-                self._start(download, donor, nursery)
+            self._on_news()
+            if self._download:
+                self._help(self._download, donor, manifest)
         else:
             self.reasons[donor] = complaint
         self._answers += 1
         self._answered.set()
         self._answered = trio.Event()
 
-    def _start(self, download: _Download, donor: PeerId, nursery: trio.Nursery) -> None:
-        download.donors += 1
-        nursery.start_soon(self._take_from, download, donor)
+    def _help(self, download: _Download, donor: PeerId, offered: Manifest) -> None:
+        """Take from this donor what it has of the download's state, if anything."""
+        holds_C = download.manifest.shared_C(offered)
+        if holds_C.any():
+            download.donors += 1
+            download.plan.on_donor(donor, holds_C)
+            download.nursery.start_soon(self._take_from, download, donor, offered.snapshot_id)
 
-    async def _take_from(self, download: _Download, donor: PeerId) -> None:
+    async def _take_from(self, download: _Download, donor: PeerId, snapshot_id: bytes) -> None:
         try:
-            await self._take_chunks(download, donor)
+            await self._take_chunks(download, donor, snapshot_id)
         except (P2PError, trio.TooSlowError) as exc:
             silent = f"sent nothing for {self._config.silence_s:g} s"
             self.reasons[donor] = silent if isinstance(exc, trio.TooSlowError) else str(exc)
@@ -204,9 +240,9 @@ class _Fetch:
             download.donors -= 1
             download.on_change()
 
-    async def _take_chunks(self, download: _Download, donor: PeerId) -> None:
+    async def _take_chunks(self, download: _Download, donor: PeerId, snapshot_id: bytes) -> None:
         """Ask for chunks until none is left that this donor could give."""
-        plan, snapshot_id = download.plan, download.manifest.snapshot_id
+        plan = download.plan
         while not plan.is_done:
             index = plan.next_request(donor)
             if index is None:
@@ -218,7 +254,7 @@ class _Fetch:
                 ChunkRequest(snapshot_id, index),
                 timeout_s=self._config.silence_s,
             ) as call:
-                await self._run_stream(download, donor, call, index)
+                await self._run_stream(download, donor, call, ChunkRequest(snapshot_id, index))
                 await call.finish_sending()
 
     async def _run_stream(
@@ -226,23 +262,28 @@ class _Fetch:
         download: _Download,
         donor: PeerId,
         call: RpcCall[ChunkRequest, ChunkAnswer],
-        first: int,
+        first: ChunkRequest,
     ) -> None:
-        asked = [first]
+        asked, waits_told = [first.index], 0
         while asked:
             with trio.fail_after(self._config.silence_s):
                 while len(asked) < self._config.requests_ahead:
                     index = download.plan.next_request(donor)
                     if index is None:
                         break
-                    await call.send(ChunkRequest(download.manifest.snapshot_id, index))
+                    await call.send(ChunkRequest(first.snapshot_id, index))
                     asked.append(index)
                 received = await call.receive()
             if received is None:
                 raise MessageInvalid("ended before all chunks were sent")
             answer, data = received
-            if answer.index != asked.pop(0):
+            if answer.index != asked[0]:
                 raise MessageInvalid(f"sent chunk {answer.index}, which was not asked for now")
+            if not data and waits_told < schema.WAITS_TOLD_MAX:
+                waits_told += 1
+                continue
+            asked.pop(0)
+            waits_told = 0
             await self._keep(download, answer.index, data)
 
     async def _keep(self, download: _Download, index: int, data: bytes) -> None:
@@ -253,4 +294,5 @@ class _Fetch:
             raise MessageInvalid("sent bytes that do not match its manifest")
         if download.plan.on_chunk(index):
             download.content.write(start, data)
+            self._on_news()
             download.on_change()

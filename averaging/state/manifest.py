@@ -18,6 +18,8 @@ from averaging.state.schema import ManifestAnswer
 from averaging.tensors import Array
 from p2p import MessageInvalid, PeerId, encode
 
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
 DTYPES = (
     *("float16", "float32", "float64", "complex64", "complex128", "bool"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -100,6 +102,19 @@ class Manifest:
         """Names exactly this content."""
         return hashlib.sha256(encode(self.answer())).digest()
 
+    @cached_property
+    def _words_C4(self) -> Array:
+        """The hashes as numbers, for comparing many at once; C = chunks."""
+        return np.frombuffer(b"".join(self.digests), np.uint64).reshape(-1, 4)
+
+    def shared_C(self, other: Manifest) -> Flags:
+        """Which chunks of this state are in the other one, too: none where they are not alike."""
+        one = (self.version, self.metadata, self.table, self.chunk_size_bytes)
+        if one != (other.version, other.metadata, other.table, other.chunk_size_bytes):
+            return np.zeros(len(self.digests), np.bool_)
+        shared_C: Flags = np.all(self._words_C4 == other._words_C4, axis=1)
+        return shared_C
+
     def span(self, index: int) -> tuple[int, int]:
         """Where a chunk begins and ends."""
         start = index * self.chunk_size_bytes
@@ -134,25 +149,22 @@ def manifest_untrusted(answer: ManifestAnswer) -> Manifest:
     )
 
 
-def choose_manifest(
-    manifests: Mapping[PeerId, Manifest],
-) -> tuple[Manifest, tuple[PeerId, ...]] | None:
-    """What most donors have, the newest of equals, and who has it."""
-    holders: dict[bytes, list[PeerId]] = {}
-    for peer_id in sorted(manifests):
-        holders.setdefault(manifests[peer_id].snapshot_id, []).append(peer_id)
-    if not holders:
-        return None
+def choose_manifest(manifests: Mapping[PeerId, Manifest]) -> Manifest | None:
+    """What most donors have, the newest of equals.
 
-    def rank(snapshot_id: bytes) -> tuple[int, int, bytes]:
-        return (
-            -len(holders[snapshot_id]),
-            -manifests[holders[snapshot_id][0]].version,
-            snapshot_id,
-        )
+    Donors may differ in a few chunks though all are honest, since buffers are each peer's own: so
+    those count that have any chunk in common, and then with how many each chunk is shared.
+    """
 
-    best = min(holders, key=rank)
-    return manifests[holders[best][0]], tuple(holders[best])
+    def rank(donor: PeerId) -> tuple[int, int, int, bytes]:
+        mine = manifests[donor]
+        shared = [mine.shared_C(manifests[other]) for other in manifests if other != donor]
+        fellows = sum(bool(one_C.any()) for one_C in shared)
+        chunks = sum(int(one_C.sum()) for one_C in shared)
+        return -fellows, -mine.version, -chunks, mine.snapshot_id
+
+    best = min(sorted(manifests), key=rank, default=None)
+    return None if best is None else manifests[best]
 
 
 class StateBytes:
@@ -204,29 +216,46 @@ def _bytes_of(array: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
 class ChunkPlan:
     """Decides whom to ask for which chunk.
 
-    Each chunk is asked of one donor, lowest first. When all are asked for, a donor with nothing to
-    do is asked again for the chunk that has waited longest, so that one slow donor does not hold up
-    the end. What was asked of a lost donor is asked of others.
+    Each chunk is asked of one donor that holds it, lowest first. When all are asked for, a donor
+    with nothing to do is asked again for the chunk that has waited longest, so that one slow donor
+    does not hold up the end. What was asked of a lost donor is asked of others.
+
+    Args:
+        come_C: the chunks that are there from the beginning.
     """
 
-    def __init__(self, chunk_count: int) -> None:
-        self._waiting = list(range(chunk_count - 1, -1, -1))
+    def __init__(self, come_C: Flags) -> None:
+        self.come_C = come_C.copy()
+        """The chunks that are there."""
+        self._left = int(np.sum(~come_C))
         self._asked: dict[int, list[PeerId]] = {}
-        self._left = chunk_count
+        self._holds: dict[PeerId, Flags] = {}
+        # What each donor may be asked for, lowest last; some of it others have been asked for.
+        self._waiting: dict[PeerId, list[int]] = {}
+        self.is_hopeless = False
+        """Whether a chunk is left that none of the donors holds any more."""
 
     @property
     def is_done(self) -> bool:
         """Whether every chunk has come."""
         return self._left == 0
 
+    def on_donor(self, donor: PeerId, holds_C: Flags) -> None:
+        """These chunks can be had from this donor."""
+        self._holds[donor] = holds_C
+        wanted_C = holds_C & ~self.come_C
+        self._waiting[donor] = [int(index) for index in np.flatnonzero(wanted_C)[::-1]]
+
     def next_request(self, donor: PeerId) -> int | None:
         """The chunk to ask this donor for next; None while there is none for it."""
-        if self._waiting:
-            index = self._waiting.pop()
-            self._asked[index] = [donor]
-            return index
+        waiting = self._waiting[donor]
+        while waiting:
+            index = waiting.pop()
+            if index not in self._asked and not self.come_C[index]:
+                self._asked[index] = [donor]
+                return index
         for index, donors in self._asked.items():
-            if len(donors) == 1 and donor not in donors:
+            if len(donors) == 1 and donor not in donors and self._holds[donor][index]:
                 donors.append(donor)
                 return index
         return None
@@ -236,15 +265,24 @@ class ChunkPlan:
         if index not in self._asked:
             return False
         del self._asked[index]
+        self.come_C[index] = True
         self._left -= 1
         return True
 
     def on_donor_lost(self, donor: PeerId) -> None:
         """The donor answers no more."""
+        self._holds.pop(donor, None)
+        self._waiting.pop(donor, None)
+        had_C = self.come_C.copy()
+        for holds_C in self._holds.values():
+            had_C |= holds_C
+        self.is_hopeless = not had_C.all()
         for index in sorted(self._asked, reverse=True):
             donors = self._asked[index]
             if donor in donors:
                 donors.remove(donor)
                 if not donors:
                     del self._asked[index]
-                    self._waiting.append(index)
+                    for other, waiting in self._waiting.items():
+                        if self._holds[other][index]:
+                            waiting.append(index)

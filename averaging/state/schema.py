@@ -3,10 +3,13 @@
     newcomer -> donor   manifest(minimum_version, wait_s)   the donor may wait for its next step
     donor               version, metadata, table of tensors, one BLAKE3 hash for each chunk
     newcomer -> donor   chunks(snapshot, index), then more indices on the same stream
-    donor               index + raw bytes, in the order asked
+    donor               index + raw bytes, in the order asked; index alone while the chunk waits
 
 All tensors lie end to end in the order of the table, C-contiguous and little-endian; a chunk is a
 run of these bytes. A snapshot's id is the SHA-256 of its manifest as sent.
+
+A donor that limits what it sends keeps newcomers waiting. Each second it then sends the index of
+the chunk that is due, without bytes, as no chunk is: so a newcomer can tell it from a dead one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ TENSORS_MAX = 16_384
 DIMENSIONS_MAX = 16
 CHUNK_SIZE_BYTES_MAX = 4 << 20
 WAIT_S_MAX = 60.0
+WAITS_TOLD_EVERY_S = 1.0
+# Ten minutes for one chunk: eight newcomers at 3.5 kB/s. Who says more often that a chunk waits
+# only holds up whoever listens.
+WAITS_TOLD_MAX = 600
 
 Hash = Annotated[bytes, Meta(min_length=HASH_SIZE_BYTES, max_length=HASH_SIZE_BYTES)]
 Version = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -65,7 +72,7 @@ class ChunkRequest(Message, frozen=True):
 
 
 class ChunkAnswer(Message, frozen=True):
-    """Announces the bytes of one chunk behind it."""
+    """Announces the bytes of one chunk behind it; without bytes, says that the chunk waits."""
 
     index: Index
 

@@ -1,16 +1,24 @@
 """What `manyhands train` says at the end."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
-from tools.train import RunView, _in_words
+from tools.train import RunView, TrainRequest, _in_words, _options
 
 
 def test_figures_in_words() -> None:
     assert _in_words({"accuracy": 0.9749}) == "97.5% of the test set right"
     figures = {"masked_accuracy": 0.25, "loss": 3.14159}
     assert _in_words(figures) == "masked accuracy 0.25, loss 3.142"
+
+
+def test_how_much_newcomers_may_take() -> None:
+    request = TrainRequest(recipe="digits", changes={}, initial_peers=(), listen=())
+    assert _options(request).donor.bandwidth_bytes_per_s is None
+    limited = replace(request, newcomer_mb_per_s=0.5)
+    assert _options(limited).donor.bandwidth_bytes_per_s == 500_000
 
 
 def test_a_dropped_micro_batch_is_told() -> None:

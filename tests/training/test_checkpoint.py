@@ -1,6 +1,8 @@
 """Checkpoints are whole or not there, damage is noticed, and the last good one stays."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,18 @@ def checkpoint(step: int, run: str = "digits") -> Checkpoint:
 def names(folder: Path) -> list[str]:
     """All that is in the folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def room_for(size_bytes: int) -> Iterator[None]:
+    """No file can grow beyond this size, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def complaint(folder: Path) -> str | None:
@@ -164,6 +178,16 @@ def test_a_failed_write_leaves_the_old_ones_and_nothing_else(tmp_path: Path) -> 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="could not be written"):
         save_checkpoint(tmp_path / "file", checkpoint(2))
+
+
+def test_a_disk_that_is_full_halfway_leaves_the_last_good_one(tmp_path: Path) -> None:
+    size_bytes = save_checkpoint(tmp_path, checkpoint(1)).stat().st_size
+    with room_for(size_bytes // 2), pytest.raises(CheckpointError, match="make room or give"):
+        save_checkpoint(tmp_path, checkpoint(2))
+    assert names(tmp_path) == ["step-000000001.pt"]
+    good = load_newest_checkpoint(tmp_path, run="digits")
+    assert good is not None
+    assert good.step == 1
 
 
 def test_what_a_crash_left_behind_is_cleared_away(tmp_path: Path) -> None:

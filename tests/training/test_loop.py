@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.test_checkpoint import room_for
 from training.errors import CheckpointError, Diverged
 from training.loop import SKIPPED_MAX, TrainOptions, TrainResult, run_recipe
 from training.recipe import (
@@ -258,6 +260,23 @@ def test_a_model_that_diverged_ends_with_advice() -> None:
     with pytest.raises(Diverged, match=r"10 micro-batches one after another.*lower the learning"):
         run_recipe(recipe, TrainOptions(), events.append)
     assert [event["event"] for event in events].count("skipped") == SKIPPED_MAX
+
+
+def test_a_full_disk_ends_the_run_and_the_last_state_stays(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+
+        def on_event(event: dict[str, Any]) -> None:
+            if event["event"] == "checkpoint":
+                stack.enter_context(room_for(100))
+
+        with pytest.raises(CheckpointError, match="make room or give another folder"):
+            run_recipe(short_recipe(20), TrainOptions(checkpoint_dir=tmp_path), on_event)
+    again = TrainOptions(checkpoint_dir=tmp_path, resume=True)
+    assert run_recipe(short_recipe(5), again, lambda event: None).step == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000000004.pt",
+        "step-000000005.pt",
+    ]
 
 
 def test_a_finished_run_resumes_to_its_end(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Micro-batches whose gradients are not finite are left out, and a loss scaler learns from them."""
 
+import threading
+import time
+
 import pytest
 import torch
 from torch import nn
 
 from tests.training.test_optimizer import backward, make_model, momentum
-from training import join
+from training import Swarm, join
 
 
 @pytest.mark.parametrize("delayed", [False, True])
@@ -60,3 +63,52 @@ def test_a_loss_scaler_of_this_peer_works_as_usual() -> None:
             plain.zero_grad()
     for ours, theirs in zip(model.parameters(), plain_model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_peers_with_scales_of_their_own_step_as_one_process() -> None:
+    """One scale is far too large at first, the other grows: the swarm sees neither."""
+    models = [make_model(), make_model()]
+    batches: list[dict[int, list[int]]] = [{}, {}]
+
+    def train(swarm: Swarm, peer: int, scale: float) -> None:
+        model = models[peer]
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+        optimizer = swarm.optimizer(sgd, model=model, global_batch=32)
+        while len(swarm.peers) < 2:
+            time.sleep(0.01)
+        held: list[int] = []
+        number = 1000 * peer
+        while optimizer.global_step < 3:
+            scaler.scale(mean_loss(model, number)).backward()
+            scaler.unscale_(optimizer)
+            report = optimizer.step(samples=8)
+            scaler.update()
+            held += [] if report.skipped else [number]
+            if report.stepped:
+                batches[peer][report.global_step], held = held, []
+            number += 1
+        assert optimizer.skipped_count > 0 if peer else optimizer.skipped_count == 0
+        while min(p.step for p in swarm.peers) < 3:
+            time.sleep(0.01)
+
+    def other(addresses: tuple[str, ...]) -> None:
+        with join("test", initial_peers=addresses) as swarm:
+            train(swarm, 1, 2.0**126)
+
+    with join("test") as swarm:
+        thread = threading.Thread(target=other, args=(swarm.addresses,))
+        thread.start()
+        train(swarm, 0, 2.0**10)
+        thread.join()
+    plain_model = make_model()
+    plain = torch.optim.SGD(plain_model.parameters(), lr=0.01)
+    for step in range(1, 4):
+        numbers = batches[0][step] + batches[1][step]
+        for number in numbers:
+            (mean_loss(plain_model, number) / len(numbers)).backward()
+        plain.step()
+        plain.zero_grad()
+    for model in models:
+        for ours, theirs in zip(model.parameters(), plain_model.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 
 from p2p import CallerJobs, Dht, Node, Portal
 from training.config import SwarmConfig
+from training.finite import all_finite
 from training.model_state import ModelState
 from training.optimizer import SIT_OUT_S
 from training.privacy.budget import PrivacyBudget
@@ -76,6 +78,8 @@ class LocalOptimizer(torch.optim.Optimizer):
             self._exchanger = MeanExchanger(strategy, model, state, place, offers)
         self._exchanger.open(portal, network, config, self._jobs.run)
         self._synchronized = False
+        self.skipped_count = 0
+        """Micro-batches that gave no finite gradient."""
         self._speed, self._pace = SpeedMeter(), SpeedMeter()
         self._computing_since_s = time.perf_counter()
 
@@ -141,6 +145,9 @@ class LocalOptimizer(torch.optim.Optimizer):
     ) -> StepReport:
         """Take a local step with the gradients that are there, and an exchange when it is due.
 
+        Gradients that are not finite are dropped, and no step is taken with them: it would leave
+        nothing finite in this peer's parameters and moments. The report says `skipped`.
+
         Args:
             samples: how many the gradients are of.
             loss: of the micro-batch, before the step. Leader SGD needs it.
@@ -177,6 +184,11 @@ class LocalOptimizer(torch.optim.Optimizer):
                 # These gradients are of parameters that are not the swarm's.
                 self.zero_grad()
                 return self._exchanger.report(caught_up=True)
+        if trains and not all_finite(p.grad for p in self._trained if p.grad is not None):
+            self.skipped_count += 1
+            logger.warning("micro_batch_skipped count=%d cause=non-finite", self.skipped_count)
+            self.zero_grad()
+            return replace(self._advance(evaluate), skipped=True)
         if trains:
             self._speed.on_done(samples, computed_s)
             self._pace.on_done(1, computed_s)

@@ -59,6 +59,31 @@ def test_alone_it_steps_as_the_wrapped_optimizer_does(swarm: Swarm) -> None:
     assert (me.step, me.samples, me.is_me) == (2, 1, True)
 
 
+def test_a_gradient_that_is_not_finite_leaves_no_trace(swarm: Swarm) -> None:
+    model, plain_model = make_model(), make_model()
+    plain = momentum(plain_model)
+    optimizer = swarm.optimizer(momentum(model), model=model, strategy=LocalSGD(every=3))
+    exchanged, skipped = [], []
+    for number in range(8):
+        backward(model, number)
+        bad = number in (0, 3, 4)
+        if bad:
+            next(model.parameters()).grad.view(-1)[3] = float("inf")  # type: ignore[union-attr]
+        report = optimizer.step(samples=8)  # without zero_grad(): what is bad must not stay
+        exchanged.append(report.stepped)
+        skipped.append(report.skipped)
+        if bad:
+            plain.zero_grad()
+        else:
+            backward(plain_model, number)
+            plain.step()
+    assert [number for number, is_skipped in enumerate(skipped) if is_skipped] == [0, 3, 4]
+    assert optimizer.skipped_count == 3
+    assert [number for number, is_exchanged in enumerate(exchanged) if is_exchanged] == [5]
+    assert parameters_of(model).isfinite().all()
+    torch.testing.assert_close(parameters_of(model), parameters_of(plain_model), rtol=0, atol=1e-6)
+
+
 def test_schedulers_take_it_for_an_optimizer(swarm: Swarm) -> None:
     model = make_model()
     optimizer = swarm.optimizer(momentum(model), model=model, strategy=DiLoCo(every=3))
