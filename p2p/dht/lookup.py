@@ -110,12 +110,12 @@ class Search(Protocol):
 class _Candidate:
     contact: Contact
     distance: int
+    hops: int
+    """How many peers in a row had to be asked, this one included, on the shortest way to it."""
     state: _State = _State.WAITING
     asked_at_s: float = 0.0
     named_by: list[PeerId] = field(default_factory=list)
-    """Who told us of it; empty when it came from our own table."""
-    hops: int = 1
-    """How many peers in a row had to be asked, this one included, on the shortest way to it."""
+    """Who told us of it before it answered; empty when it came from our own table."""
     version: Hashable = None
     """Of the value, as it answered; None if it holds none."""
 
@@ -159,7 +159,8 @@ class Lookup:
         self._queries = 0
         self._front: list[_Candidate] | None = None
         for seed in seeds:
-            self._add(seed, None)
+            if seed.peer_id not in self._candidates:
+                self._add(seed, None, 1)
 
     @property
     def target(self) -> int:
@@ -203,6 +204,11 @@ class Lookup:
     def unanswered(self) -> list[Contact]:
         """Peers that are late and never answered."""
         return self.late + self.silent
+
+    @property
+    def got_somewhere(self) -> bool:
+        """Whether anybody has answered."""
+        return any(c.state is _State.ANSWERED for c in self._by_distance)
 
     @property
     def exhausted(self) -> bool:
@@ -265,8 +271,13 @@ class Lookup:
         self._waited_for.pop(peer_id, None)
         candidate.version = version
         self._holders += version is not None
+        hops = candidate.hops + 1
         for contact in named:
-            self._add(contact, peer_id)
+            known = self._candidates.get(contact.peer_id)
+            if known is None:
+                self._add(contact, peer_id, hops)
+            elif known.state is not _State.ANSWERED:
+                self._name_again(known, contact, peer_id, hops)
 
     def on_failure(self, peer_id: PeerId) -> None:
         """A peer could not be asked, or gave no valid answer."""
@@ -308,25 +319,26 @@ class Lookup:
             name = candidate.named_by[0]
             self._dead_named[name] = self._dead_named.get(name, 0) + 1
 
-    def _add(self, contact: Contact, named_by: PeerId | None) -> None:
-        known = self._candidates.get(contact.peer_id)
-        if known is not None:
-            if named_by is not None and known.named_by and named_by not in known.named_by:
-                known.named_by.append(named_by)
-            if named_by is not None and known.state is _State.WAITING:
-                known.hops = min(known.hops, self._candidates[named_by].hops + 1)
-            if known.state is _State.WAITING and contact.addresses != known.contact.addresses:
-                # One of those who name it may be wrong about where it is.
-                both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
-                known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
-                self._front = None
+    def _name_again(
+        self, known: _Candidate, contact: Contact, named_by: PeerId, hops: int
+    ) -> None:
+        if known.named_by and named_by not in known.named_by:
+            known.named_by.append(named_by)
+        if known.state is not _State.WAITING:
             return
+        known.hops = min(known.hops, hops)
+        if contact.addresses != known.contact.addresses:
+            # One of those who name it may be wrong about where it is.
+            both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
+            known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
+            self._front = None
+
+    def _add(self, contact: Contact, named_by: PeerId | None, hops: int) -> None:
         if contact.peer_id == self._own_id or self._avoid(contact.peer_id):
             return
-        candidate = _Candidate(contact, contact.key ^ self._target)
+        candidate = _Candidate(contact, contact.key ^ self._target, hops)
         if named_by is not None:
             candidate.named_by.append(named_by)
-            candidate.hops = self._candidates[named_by].hops + 1
         if len(self._by_distance) >= CANDIDATES_MAX:
             waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
             farthest = next(waiting, None)
@@ -348,9 +360,9 @@ class Lookup:
 
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
-            usable = [candidate for candidate in self._by_distance if candidate.state in _USABLE]
-            if self._dead_named:
-                usable.sort(key=self._doubtful)
+            usable = (c for c in self._by_distance if c.state in _USABLE)
+            if any(count >= DEAD_NAMED_MAX for count in self._dead_named.values()):
+                usable = iter(sorted(usable, key=self._doubtful))
             chosen = choose_diverse((c.contact for c in usable), self._width)
             self._front = [self._candidates[contact.peer_id] for contact in chosen]
         return self._front
