@@ -319,14 +319,13 @@ class Lookup:
             name = candidate.named_by[0]
             self._dead_named[name] = self._dead_named.get(name, 0) + 1
 
-    def _name_again(
-        self, known: _Candidate, contact: Contact, named_by: PeerId, hops: int
-    ) -> None:
+    def _name_again(self, known: _Candidate, contact: Contact, named_by: PeerId, hops: int) -> None:
         if known.named_by and named_by not in known.named_by:
             known.named_by.append(named_by)
         if known.state is not _State.WAITING:
             return
-        known.hops = min(known.hops, hops)
+        if hops < known.hops:
+            known.hops = hops
         if contact.addresses != known.contact.addresses:
             # One of those who name it may be wrong about where it is.
             both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
@@ -360,9 +359,10 @@ class Lookup:
 
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
-            usable = (c for c in self._by_distance if c.state in _USABLE)
+            candidates = self._by_distance
             if any(count >= DEAD_NAMED_MAX for count in self._dead_named.values()):
-                usable = iter(sorted(usable, key=self._doubtful))
-            chosen = choose_diverse((c.contact for c in usable), self._width)
+                candidates = sorted(candidates, key=self._doubtful)
+            usable = (c.contact for c in candidates if c.state in _USABLE)
+            chosen = choose_diverse(usable, self._width)
             self._front = [self._candidates[contact.peer_id] for contact in chosen]
         return self._front

@@ -40,6 +40,7 @@ _SHUNNED_MAX = 1024
 
 IsShunned: TypeAlias = Callable[[PeerId, float], bool]
 
+
 @dataclass(slots=True)
 class _Place:
     """A contact in a bucket, and how we have found it."""
@@ -71,6 +72,11 @@ class _Bucket:
         """Somebody came, went, spoke for the first time, failed or moved."""
         self.settled = False
         self._sound = None
+
+    def latest(self) -> _Place | None:
+        """Who spoke to us last, of those who have not failed since."""
+        last_first = reversed(self.places.values())
+        return next((p for p in last_first if p.confirmed and not p.failures), None)
 
     def usable(self, now_s: float, shunned: IsShunned, confirmed_only: bool) -> list[Contact]:
         """The contacts without those that just failed, in no order."""
@@ -129,8 +135,7 @@ class RoutingTable:
             yield from self._buckets[index].places.values()
 
     def _bucket_of(self, key: int) -> _Bucket:
-        # bucket_index(), written out: it is asked for everybody whom any answer names.
-        index = self._bits - (self._own_key ^ key).bit_length()
+        index = bucket_index(self._own_key, key, self._bits)
         bucket = self._buckets.get(index)
         if bucket is None:
             bucket = self._buckets[index] = _Bucket()
@@ -186,13 +191,16 @@ class RoutingTable:
 
     def on_heard_of(self, contact: Contact, now_s: float) -> None:
         """Somebody told us of a peer: worth a try where we have a place to fill."""
-        if contact.key == self._own_key:
+        # Most of whom answers name are known, or there is no room for them: that is found out
+        # with bucket_index() written out.
+        bucket = self._buckets.get(self._bits - (self._own_key ^ contact.key).bit_length())
+        if bucket is not None and (
+            len(bucket.places) >= self._bucket_size or contact.peer_id in bucket.places
+        ):
+            return
+        if contact.key == self._own_key or self.shunned(contact.peer_id, now_s):
             return
         bucket = self._bucket_of(contact.key)
-        if len(bucket.places) >= self._bucket_size or contact.peer_id in bucket.places:
-            return
-        if self.shunned(contact.peer_id, now_s):
-            return
         # At the stale end, so that it is the first to be tried and the first to go.
         place = _Place(contact, float("-inf"), confirmed=False)
         bucket.places = {contact.peer_id: place, **bucket.places}
@@ -266,10 +274,11 @@ class RoutingTable:
     ) -> list[Contact]:
         """The contacts nearest to a key, nearest first, without those that just failed."""
         nearest: list[Contact] = []
+        shunned = self.shunned
         for buckets in self._by_distance(target):
             usable: list[Contact] = []
             for bucket in buckets:
-                usable += bucket.usable(now_s, self.shunned, confirmed_only)
+                usable += bucket.usable(now_s, shunned, confirmed_only)
             usable.sort(key=lambda contact: contact.key ^ target)
             nearest += usable
             if len(nearest) >= count:
@@ -286,7 +295,7 @@ class RoutingTable:
         buckets = self._buckets
         if own in buckets:
             yield [buckets[own]]
-        yield [bucket for index, bucket in buckets.items() if index > own]
+        yield [bucket for index, bucket in buckets.items() if index > own and bucket.places]
         for index in sorted((index for index in buckets if index < own), reverse=True):
             yield [buckets[index]]
 
@@ -330,12 +339,7 @@ class RoutingTable:
         """The contact heard last, if another one fails: does it speak, that one is to blame."""
         if not any(place.failures for place in self._unsure.values()):
             return None
-        # Whoever was heard last stands last.
-        latest = (
-            next((p for p in reversed(bucket.places.values()) if p.confirmed and not p.failures), None)
-            for bucket in self._buckets.values()
-        )
-        sound = [place for place in latest if place is not None]
+        sound = [latest for bucket in self._buckets.values() if (latest := bucket.latest())]
         return max(sound, key=lambda place: place.seen_at_s).contact if sound else None
 
     def on_looked_up(self, target: int, now_s: float) -> None:

@@ -59,9 +59,7 @@ def test_a_bucket_never_overflows_and_nobody_is_there_twice(events: list[tuple[s
     st.lists(st.tuples(st.sampled_from("sshfl"), st.integers(1, 255)), max_size=100),
     st.integers(0, 255),
 )
-def test_nearest_is_up_to_date_whatever_happens(
-    events: list[tuple[str, int]], target: int
-) -> None:
+def test_nearest_is_up_to_date_whatever_happens(events: list[tuple[str, int]], target: int) -> None:
     routing = table()
     for now, (kind, key) in enumerate(events):
         happen(routing, kind, key, now)
