@@ -74,14 +74,15 @@ class NetworkTally:
 
 
 def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:
-    """The first ``count`` contacts, passing over crowded address ranges while others are left."""
+    """The first ``count`` contacts, passing over crowded address ranges while others are left.
+
+    No more of them are looked at than are needed; ``count`` is 1 or more, or there are none.
+    """
     # As a NetworkTally counts, but without a call for each contact: every answer to a lookup asks.
     counts: dict[str, int] = {}
     chosen: list[Contact] = []
     crowded: list[Contact] = []
     for contact in contacts:
-        if len(chosen) == count:
-            break
         for network in contact.networks:
             if counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
                 crowded.append(contact)
@@ -90,4 +91,6 @@ def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:
             for network in contact.networks:
                 counts[network] = counts.get(network, 0) + 1
             chosen.append(contact)
+            if len(chosen) == count:
+                break
     return chosen + crowded[: count - len(chosen)]

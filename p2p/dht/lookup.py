@@ -27,12 +27,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from operator import attrgetter
 from typing import Protocol
 
 from p2p.dht.contact import Contact, choose_diverse
+from p2p.dht.key import KEY_BITS
 from p2p.peer_id import PeerId
 
 # A peer that named so many dead peers on its own is believed less.
@@ -106,21 +107,22 @@ class Search(Protocol):
         """Everyone who answered, nearest first, crowded address ranges last."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Candidate:
     contact: Contact
     distance: int
     hops: int
     """How many peers in a row had to be asked, this one included, on the shortest way to it."""
+    named_by: list[PeerId]
+    """Who told us of it before it answered; empty when it came from our own table."""
     state: _State = _State.WAITING
     asked_at_s: float = 0.0
-    named_by: list[PeerId] = field(default_factory=list)
-    """Who told us of it before it answered; empty when it came from our own table."""
     version: Hashable = None
     """Of the value, as it answered; None if it holds none."""
 
 
 _distance_of = attrgetter("distance")
+_EVERYWHERE = 1 << KEY_BITS
 
 
 class Lookup:
@@ -158,9 +160,11 @@ class Lookup:
         """How many, near or not, hold any version."""
         self._queries = 0
         self._front: list[_Candidate] | None = None
+        self._front_reach = 0
+        """No candidate farther away than this changes the front, unless another leaves it."""
         for seed in seeds:
             if seed.peer_id not in self._candidates:
-                self._add(seed, None, 1)
+                self._add(seed, [], 1)
 
     @property
     def target(self) -> int:
@@ -275,7 +279,7 @@ class Lookup:
         for contact in named:
             known = self._candidates.get(contact.peer_id)
             if known is None:
-                self._add(contact, peer_id, hops)
+                self._add(contact, [peer_id], hops)
             elif known.state is not _State.ANSWERED:
                 self._name_again(known, contact, peer_id, hops)
 
@@ -318,6 +322,7 @@ class Lookup:
         if len(candidate.named_by) == 1:
             name = candidate.named_by[0]
             self._dead_named[name] = self._dead_named.get(name, 0) + 1
+            self._front_reach = _EVERYWHERE
 
     def _name_again(self, known: _Candidate, contact: Contact, named_by: PeerId, hops: int) -> None:
         if known.named_by and named_by not in known.named_by:
@@ -332,12 +337,10 @@ class Lookup:
             known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
             self._front = None
 
-    def _add(self, contact: Contact, named_by: PeerId | None, hops: int) -> None:
+    def _add(self, contact: Contact, named_by: list[PeerId], hops: int) -> None:
         if contact.peer_id == self._own_id or self._avoid(contact.peer_id):
             return
-        candidate = _Candidate(contact, contact.key ^ self._target, hops)
-        if named_by is not None:
-            candidate.named_by.append(named_by)
+        candidate = _Candidate(contact, contact.key ^ self._target, hops, named_by)
         if len(self._by_distance) >= CANDIDATES_MAX:
             waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
             farthest = next(waiting, None)
@@ -345,9 +348,11 @@ class Lookup:
                 return
             self._by_distance.remove(farthest)
             del self._candidates[farthest.contact.peer_id]
+            self._front = None
         self._candidates[contact.peer_id] = candidate
         insort(self._by_distance, candidate, key=_distance_of)
-        self._front = None
+        if candidate.distance <= self._front_reach:
+            self._front = None
 
     def _doubtful(self, candidate: _Candidate) -> bool:
         """Whether only peers that named too many dead ones vouch for an unasked candidate."""
@@ -360,9 +365,13 @@ class Lookup:
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
             candidates = self._by_distance
-            if any(count >= DEAD_NAMED_MAX for count in self._dead_named.values()):
+            in_doubt = any(count >= DEAD_NAMED_MAX for count in self._dead_named.values())
+            if in_doubt:
                 candidates = sorted(candidates, key=self._doubtful)
             usable = (c.contact for c in candidates if c.state in _USABLE)
             chosen = choose_diverse(usable, self._width)
             self._front = [self._candidates[contact.peer_id] for contact in chosen]
+            # With some left over, the front is of the nearest, and not of crowded ranges.
+            complete = not in_doubt and next(usable, None) is not None
+            self._front_reach = self._front[-1].distance if complete else _EVERYWHERE
         return self._front

@@ -69,8 +69,12 @@ class _Bucket:
         self._others: list[_Place] = []
 
     def on_change(self) -> None:
-        """Somebody came, went, spoke for the first time, failed or moved."""
+        """Somebody came, went or moved."""
         self.settled = False
+        self._sound = None
+
+    def on_trouble(self) -> None:
+        """Somebody failed, or is sound at last or again."""
         self._sound = None
 
     def latest(self) -> _Place | None:
@@ -157,7 +161,7 @@ class RoutingTable:
             known.seen_at_s = now_s
             if self._unsure.pop(contact.peer_id, None) is not None:
                 known.confirmed, known.failures, known.doubted = True, 0, False
-                bucket.on_change()
+                bucket.on_trouble()
             bucket.places[contact.peer_id] = known
             return newly_confirmed
         bucket.replacements.pop(contact.peer_id, None)
@@ -224,7 +228,7 @@ class RoutingTable:
         if place.failures == 0:
             place.failed_at_s = now_s
         place.failures += 1
-        bucket.on_change()
+        bucket.on_trouble()
         self._unsure[peer_id] = place
         somebody_spoke = self._last_seen_at_s > place.failed_at_s
         if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):

@@ -281,6 +281,9 @@ def _no_collector() -> Iterator[None]:
     try:
         yield
     finally:
+        # All of it counts as old from now on: else the next collection would look at each object.
+        gc.freeze()
+        gc.unfreeze()
         if enabled:
             gc.enable()
 
