@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from p2p.address import CircuitAddress, network_of, parse_address_untrusted, scope
@@ -21,6 +21,12 @@ class Contact:
     peer_id: PeerId
     key: int
     addresses: tuple[str, ...] = ()
+    networks: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The public address ranges that it may be dialed in; worked out once, as every choice of
+    contacts asks for them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "networks", networks_of(self.addresses))
 
 
 @lru_cache(maxsize=65536)
@@ -49,41 +55,42 @@ class NetworkTally:
 
     def crowded(self, contact: Contact) -> bool:
         """Whether one of the contact's ranges has its share already."""
-        for network in networks_of(contact.addresses):
+        for network in contact.networks:
             if self._counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
                 return True
         return False
 
     def over(self, contact: Contact) -> bool:
         """Whether one of the contact's ranges has more than its share."""
-        for network in networks_of(contact.addresses):
+        for network in contact.networks:
             if self._counts.get(network, 0) > PEERS_PER_NETWORK_MAX:
                 return True
         return False
 
-    def add_unless_crowded(self, contact: Contact) -> bool:
-        """Count a contact if none of its ranges has its share already; returns whether it did."""
-        networks, counts = networks_of(contact.addresses), self._counts
-        for network in networks:
-            if counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
-                return False
-        for network in networks:
-            counts[network] = counts.get(network, 0) + 1
-        return True
-
     def add(self, contact: Contact) -> None:
         """Count a contact."""
-        for network in networks_of(contact.addresses):
+        for network in contact.networks:
             self._counts[network] = self._counts.get(network, 0) + 1
 
 
 def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:
-    """The first ``count`` contacts, passing over crowded address ranges while others are left."""
-    tally = NetworkTally()
+    """The first ``count`` contacts, passing over crowded address ranges while others are left.
+
+    No more of them are looked at than are needed; ``count`` is 1 or more, or there are none.
+    """
+    # As a NetworkTally counts, but without a call for each contact: every answer to a lookup asks.
+    counts: dict[str, int] = {}
     chosen: list[Contact] = []
     crowded: list[Contact] = []
     for contact in contacts:
-        if len(chosen) == count:
-            break
-        (chosen if tally.add_unless_crowded(contact) else crowded).append(contact)
+        for network in contact.networks:
+            if counts.get(network, 0) >= PEERS_PER_NETWORK_MAX:
+                crowded.append(contact)
+                break
+        else:
+            for network in contact.networks:
+                counts[network] = counts.get(network, 0) + 1
+            chosen.append(contact)
+            if len(chosen) == count:
+                break
     return chosen + crowded[: count - len(chosen)]

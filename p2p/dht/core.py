@@ -7,6 +7,7 @@ the simulator shows of a swarm is what these rules do.
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from p2p.dht.config import DhtConfig
@@ -162,8 +163,10 @@ class DhtCore:
         avoid: Callable[[PeerId], bool] = lambda _: False,
     ) -> Search:
         """A lookup for nodes alone; with care on several ways that share no peer."""
-        config, known = self.config, len(self.table.confirmed)
-        paths = paths_for(known, config.bucket_size, config.disjoint_paths) if with_care else 1
+        config, paths = self.config, 1
+        if with_care:
+            known = len(self.table.confirmed)
+            paths = paths_for(known, config.bucket_size, config.disjoint_paths)
         if paths == 1:
             return self.lookup(target, width, now_s, avoid=avoid)
         self.table.on_looked_up(target, now_s)
@@ -243,14 +246,11 @@ class DhtCore:
         None stands for ourselves.
         """
         count = self.config.replicas + spare
-        nearest: list[Contact | None] = list(
-            self.table.nearest(key, count, now_s, confirmed_only=True)
-        )
+        nearest = self.table.nearest(key, count, now_s, confirmed_only=True)
         if self.is_client:
-            return nearest
-        nearest.append(None)
-        nearest.sort(key=lambda contact: (contact.key if contact else self.own_key) ^ key)
-        return nearest[:count]
+            return list(nearest)
+        before = bisect(nearest, self.own_key ^ key, key=lambda contact: contact.key ^ key)
+        return [*nearest[:before], None, *nearest[before:]][:count]
 
     def nearest_found(self, lookup: Search) -> list[Contact]:
         """The replicas of a key as a lookup found them, those that were silent among them.

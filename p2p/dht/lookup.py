@@ -27,12 +27,13 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from operator import attrgetter
 from typing import Protocol
 
 from p2p.dht.contact import Contact, choose_diverse
+from p2p.dht.key import KEY_BITS
 from p2p.peer_id import PeerId
 
 # A peer that named so many dead peers on its own is believed less.
@@ -106,21 +107,22 @@ class Search(Protocol):
         """Everyone who answered, nearest first, crowded address ranges last."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Candidate:
     contact: Contact
     distance: int
+    hops: int
+    """How many peers in a row had to be asked, this one included, on the shortest way to it."""
+    named_by: list[PeerId]
+    """Who told us of it before it answered; empty when it came from our own table."""
     state: _State = _State.WAITING
     asked_at_s: float = 0.0
-    named_by: list[PeerId] = field(default_factory=list)
-    """Who told us of it; empty when it came from our own table."""
-    hops: int = 1
-    """How many peers in a row had to be asked, this one included, on the shortest way to it."""
     version: Hashable = None
     """Of the value, as it answered; None if it holds none."""
 
 
 _distance_of = attrgetter("distance")
+_EVERYWHERE = 1 << KEY_BITS
 
 
 class Lookup:
@@ -158,8 +160,11 @@ class Lookup:
         """How many, near or not, hold any version."""
         self._queries = 0
         self._front: list[_Candidate] | None = None
+        self._front_reach = 0
+        """No candidate farther away than this changes the front, unless another leaves it."""
         for seed in seeds:
-            self._add(seed, None)
+            if seed.peer_id not in self._candidates:
+                self._add(seed, [], 1)
 
     @property
     def target(self) -> int:
@@ -203,6 +208,11 @@ class Lookup:
     def unanswered(self) -> list[Contact]:
         """Peers that are late and never answered."""
         return self.late + self.silent
+
+    @property
+    def got_somewhere(self) -> bool:
+        """Whether anybody has answered."""
+        return any(c.state is _State.ANSWERED for c in self._by_distance)
 
     @property
     def exhausted(self) -> bool:
@@ -265,8 +275,13 @@ class Lookup:
         self._waited_for.pop(peer_id, None)
         candidate.version = version
         self._holders += version is not None
+        hops = candidate.hops + 1
         for contact in named:
-            self._add(contact, peer_id)
+            known = self._candidates.get(contact.peer_id)
+            if known is None:
+                self._add(contact, [peer_id], hops)
+            elif known.state is not _State.ANSWERED:
+                self._name_again(known, contact, peer_id, hops)
 
     def on_failure(self, peer_id: PeerId) -> None:
         """A peer could not be asked, or gave no valid answer."""
@@ -307,26 +322,25 @@ class Lookup:
         if len(candidate.named_by) == 1:
             name = candidate.named_by[0]
             self._dead_named[name] = self._dead_named.get(name, 0) + 1
+            self._front_reach = _EVERYWHERE
 
-    def _add(self, contact: Contact, named_by: PeerId | None) -> None:
-        known = self._candidates.get(contact.peer_id)
-        if known is not None:
-            if named_by is not None and known.named_by and named_by not in known.named_by:
-                known.named_by.append(named_by)
-            if named_by is not None and known.state is _State.WAITING:
-                known.hops = min(known.hops, self._candidates[named_by].hops + 1)
-            if known.state is _State.WAITING and contact.addresses != known.contact.addresses:
-                # One of those who name it may be wrong about where it is.
-                both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
-                known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
-                self._front = None
+    def _name_again(self, known: _Candidate, contact: Contact, named_by: PeerId, hops: int) -> None:
+        if known.named_by and named_by not in known.named_by:
+            known.named_by.append(named_by)
+        if known.state is not _State.WAITING:
             return
+        if hops < known.hops:
+            known.hops = hops
+        if contact.addresses != known.contact.addresses:
+            # One of those who name it may be wrong about where it is.
+            both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
+            known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
+            self._front = None
+
+    def _add(self, contact: Contact, named_by: list[PeerId], hops: int) -> None:
         if contact.peer_id == self._own_id or self._avoid(contact.peer_id):
             return
-        candidate = _Candidate(contact, contact.key ^ self._target)
-        if named_by is not None:
-            candidate.named_by.append(named_by)
-            candidate.hops = self._candidates[named_by].hops + 1
+        candidate = _Candidate(contact, contact.key ^ self._target, hops, named_by)
         if len(self._by_distance) >= CANDIDATES_MAX:
             waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
             farthest = next(waiting, None)
@@ -334,9 +348,11 @@ class Lookup:
                 return
             self._by_distance.remove(farthest)
             del self._candidates[farthest.contact.peer_id]
+            self._front = None
         self._candidates[contact.peer_id] = candidate
         insort(self._by_distance, candidate, key=_distance_of)
-        self._front = None
+        if candidate.distance <= self._front_reach:
+            self._front = None
 
     def _doubtful(self, candidate: _Candidate) -> bool:
         """Whether only peers that named too many dead ones vouch for an unasked candidate."""
@@ -348,9 +364,14 @@ class Lookup:
 
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
-            usable = [candidate for candidate in self._by_distance if candidate.state in _USABLE]
-            if self._dead_named:
-                usable.sort(key=self._doubtful)
-            chosen = choose_diverse((c.contact for c in usable), self._width)
+            candidates = self._by_distance
+            in_doubt = any(count >= DEAD_NAMED_MAX for count in self._dead_named.values())
+            if in_doubt:
+                candidates = sorted(candidates, key=self._doubtful)
+            usable = (c.contact for c in candidates if c.state in _USABLE)
+            chosen = choose_diverse(usable, self._width)
             self._front = [self._candidates[contact.peer_id] for contact in chosen]
+            # With some left over, the front is of the nearest, and not of crowded ranges.
+            complete = not in_doubt and next(usable, None) is not None
+            self._front_reach = self._front[-1].distance if complete else _EVERYWHERE
         return self._front

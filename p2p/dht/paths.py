@@ -38,7 +38,7 @@ class DisjointLookup:
         avoid: Callable[[PeerId], bool] = lambda _: False,
     ) -> None:
         self._target = target
-        self._path_of: dict[PeerId, int] = {}
+        path_of = self._path_of = dict[PeerId, int]()
         self._turn = 0
 
         def lookup(index: int) -> Lookup:
@@ -52,7 +52,7 @@ class DisjointLookup:
                 parallelism=-(-parallelism // paths),
                 stall_s=stall_s,
                 hedge_s=hedge_s,
-                avoid=lambda one: self._path_of.get(one, index) != index or avoid(one),
+                avoid=lambda one: path_of.get(one, index) != index or avoid(one),
             )
 
         self._paths = [lookup(index) for index in range(paths)]
@@ -66,7 +66,7 @@ class DisjointLookup:
     def done(self) -> bool:
         """Whether no path has anything left to learn."""
         # A path of nobody but stalled peers does not hold up those that got somewhere.
-        got_somewhere = any(path.answered() for path in self._paths)
+        got_somewhere = any(path.got_somewhere for path in self._paths)
         return all(path.done or (got_somewhere and path.exhausted) for path in self._paths)
 
     @property

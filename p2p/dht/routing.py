@@ -23,8 +23,10 @@ Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.2, §4.1.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
+from typing import TypeAlias
 
 from p2p.dht.contact import Contact, NetworkTally
 from p2p.dht.key import KEY_BITS, bucket_index, random_key_in_bucket
@@ -35,6 +37,8 @@ SHUN_FIRST_S = 5.0
 SHUN_LONGEST_S = 600.0
 # Remembered failures: enough for every contact of a large table, little memory.
 _SHUNNED_MAX = 1024
+
+IsShunned: TypeAlias = Callable[[PeerId, float], bool]
 
 
 @dataclass(slots=True)
@@ -52,7 +56,7 @@ class _Place:
 class _Bucket:
     """Contacts by peer id, the longest unheard first, with replacements beside them."""
 
-    __slots__ = ("looked_up_at_s", "places", "replacements", "settled")
+    __slots__ = ("_others", "_sound", "looked_up_at_s", "places", "replacements", "settled")
 
     def __init__(self) -> None:
         self.settled = False
@@ -60,6 +64,38 @@ class _Bucket:
         self.places: dict[PeerId, _Place] = {}
         self.replacements: dict[PeerId, _Place] = {}
         self.looked_up_at_s = float("-inf")
+        self._sound: list[Contact] | None = None
+        """Who spoke to us and has not failed since; None when that is to be found out anew."""
+        self._others: list[_Place] = []
+
+    def on_change(self) -> None:
+        """Somebody came, went or moved."""
+        self.settled = False
+        self._sound = None
+
+    def on_trouble(self) -> None:
+        """Somebody failed, or is sound at last or again."""
+        self._sound = None
+
+    def latest(self) -> _Place | None:
+        """Who spoke to us last, of those who have not failed since."""
+        last_first = reversed(self.places.values())
+        return next((p for p in last_first if p.confirmed and not p.failures), None)
+
+    def usable(self, now_s: float, shunned: IsShunned, confirmed_only: bool) -> list[Contact]:
+        """The contacts without those that just failed, in no order."""
+        if self._sound is None:
+            sound = [p for p in self.places.values() if p.confirmed and not p.failures]
+            self._sound = [place.contact for place in sound]
+            self._others = [p for p in self.places.values() if p.failures or not p.confirmed]
+        if not self._others:
+            return self._sound
+        return self._sound + [
+            place.contact
+            for place in self._others
+            if (place.confirmed or not confirmed_only)
+            and not (place.failures and shunned(place.contact.peer_id, now_s))
+        ]
 
 
 class RoutingTable:
@@ -121,10 +157,11 @@ class RoutingTable:
             newly_confirmed = not known.confirmed
             if known.contact.addresses != contact.addresses and contact.addresses:
                 known.contact = contact
-                bucket.settled = False
-            known.seen_at_s, known.confirmed, known.failures = now_s, True, 0
-            known.doubted = False
-            self._unsure.pop(contact.peer_id, None)
+                bucket.on_change()
+            known.seen_at_s = now_s
+            if self._unsure.pop(contact.peer_id, None) is not None:
+                known.confirmed, known.failures, known.doubted = True, 0, False
+                bucket.on_trouble()
             bucket.places[contact.peer_id] = known
             return newly_confirmed
         bucket.replacements.pop(contact.peer_id, None)
@@ -139,7 +176,7 @@ class RoutingTable:
             del bucket.places[displaced]
             self._unsure.pop(displaced, None)
         bucket.places[contact.peer_id] = place
-        bucket.settled = False
+        bucket.on_change()
         return True
 
     def _displaceable(self, bucket: _Bucket, newcomer: Contact) -> PeerId | None:
@@ -158,17 +195,20 @@ class RoutingTable:
 
     def on_heard_of(self, contact: Contact, now_s: float) -> None:
         """Somebody told us of a peer: worth a try where we have a place to fill."""
-        if contact.key == self._own_key:
+        # Most of whom answers name are known, or there is no room for them: that is found out
+        # with bucket_index() written out.
+        bucket = self._buckets.get(self._bits - (self._own_key ^ contact.key).bit_length())
+        if bucket is not None and (
+            len(bucket.places) >= self._bucket_size or contact.peer_id in bucket.places
+        ):
+            return
+        if contact.key == self._own_key or self.shunned(contact.peer_id, now_s):
             return
         bucket = self._bucket_of(contact.key)
-        if contact.peer_id in bucket.places or len(bucket.places) >= self._bucket_size:
-            return
-        if self.shunned(contact.peer_id, now_s):
-            return
         # At the stale end, so that it is the first to be tried and the first to go.
         place = _Place(contact, float("-inf"), confirmed=False)
         bucket.places = {contact.peer_id: place, **bucket.places}
-        bucket.settled = False
+        bucket.on_change()
         self._unsure[contact.peer_id] = place
 
     def on_failed(self, peer_id: PeerId, key: int, now_s: float) -> None:
@@ -188,6 +228,7 @@ class RoutingTable:
         if place.failures == 0:
             place.failed_at_s = now_s
         place.failures += 1
+        bucket.on_trouble()
         self._unsure[peer_id] = place
         somebody_spoke = self._last_seen_at_s > place.failed_at_s
         if not place.confirmed or (place.failures >= FAILURES_MAX and somebody_spoke):
@@ -216,7 +257,7 @@ class RoutingTable:
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
         """Take a contact out; the most recently heard replacement takes its place."""
         self._unsure.pop(peer_id, None)
-        bucket.settled = False
+        bucket.on_change()
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
             substitute_id, substitute = bucket.replacements.popitem()
             bucket.places[substitute_id] = substitute
@@ -237,21 +278,19 @@ class RoutingTable:
     ) -> list[Contact]:
         """The contacts nearest to a key, nearest first, without those that just failed."""
         nearest: list[Contact] = []
-        for places in self._by_distance(target):
-            usable = [
-                place.contact
-                for place in places
-                if (place.confirmed or not confirmed_only)
-                and not (place.failures and self.shunned(place.contact.peer_id, now_s))
-            ]
+        shunned = self.shunned
+        for buckets in self._by_distance(target):
+            usable: list[Contact] = []
+            for bucket in buckets:
+                usable += bucket.usable(now_s, shunned, confirmed_only)
             usable.sort(key=lambda contact: contact.key ^ target)
             nearest += usable
             if len(nearest) >= count:
                 break
         return nearest[:count]
 
-    def _by_distance(self, target: int) -> Iterator[Iterable[_Place]]:
-        """All places in groups, each of which is nearer to a key than the next.
+    def _by_distance(self, target: int) -> Iterator[list[_Bucket]]:
+        """All buckets in groups, each of which is nearer to a key than the next.
 
         Whoever shares a bucket with the key is nearest. Those of deeper buckets differ from the
         key where we do; those of another bucket differ from it where they differ from us.
@@ -259,10 +298,10 @@ class RoutingTable:
         own = bucket_index(self._own_key, target, self._bits)
         buckets = self._buckets
         if own in buckets:
-            yield buckets[own].places.values()
-        yield [p for index, b in buckets.items() if index > own for p in b.places.values()]
+            yield [buckets[own]]
+        yield [bucket for index, bucket in buckets.items() if index > own and bucket.places]
         for index in sorted((index for index in buckets if index < own), reverse=True):
-            yield buckets[index].places.values()
+            yield [buckets[index]]
 
     def stale(
         self,
@@ -281,14 +320,21 @@ class RoutingTable:
         """
         unheard = dict(self._unsure)
         before_s, connected_before_s = now_s - idle_s_max, now_s - connected_idle_s_max
+        even_connected_before_s = min(before_s, connected_before_s)
         for bucket in self._buckets.values():
+            # The stalest stand first: behind one that was heard of late, all were.
+            stalest = next(iter(bucket.places.values()), None)
+            if stalest is None or stalest.seen_at_s > before_s:
+                continue
             for peer_id, place in bucket.places.items():
-                seen_at_s = place.seen_at_s
-                if seen_at_s > before_s:
-                    # The others were heard later still.
+                if place.seen_at_s > even_connected_before_s:
                     break
-                if seen_at_s <= connected_before_s or not is_connected(peer_id):
-                    unheard[peer_id] = place
+                unheard[peer_id] = place
+            for peer_id in filterfalse(is_connected, bucket.places):
+                place = bucket.places[peer_id]
+                if place.seen_at_s > before_s:
+                    break
+                unheard[peer_id] = place
         idle = [place for peer_id, place in unheard.items() if not self.shunned(peer_id, now_s)]
         idle.sort(key=lambda place: (place.seen_at_s, place.contact.key))
         return [place.contact for place in idle[:count]]
@@ -297,7 +343,7 @@ class RoutingTable:
         """The contact heard last, if another one fails: does it speak, that one is to blame."""
         if not any(place.failures for place in self._unsure.values()):
             return None
-        sound = [place for place in self._places() if place.confirmed and not place.failures]
+        sound = [latest for bucket in self._buckets.values() if (latest := bucket.latest())]
         return max(sound, key=lambda place: place.seen_at_s).contact if sound else None
 
     def on_looked_up(self, target: int, now_s: float) -> None:

@@ -213,8 +213,9 @@ class RecordStore:
             key, entry = next(iter(self._keys.items()))
             self._keys.move_to_end(key)
             looked_at += len(entry.slots)
-            for subkey in list(entry.slots):
-                self._drop_if_expired((key, subkey), now_s)
+            expired = [subkey for subkey, one in entry.slots.items() if one.expires_at_s <= now_s]
+            for subkey in expired:
+                self._remove((key, subkey))
         while self._memories:
             slot, memory = next(iter(self._memories.items()))
             if memory.lives_until_s + CLOCK_SLACK_S > now_s:

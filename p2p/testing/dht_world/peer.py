@@ -192,7 +192,10 @@ class SimulatedPeer:
             named, records = answer
             now_s = self._heap.now_s
             # On the wire a record has no key: it is taken to be of the one that was asked for.
-            asked = [(replace(record, key=key), left_s) for record, left_s in records]
+            asked = [
+                (record if record.key == key else replace(record, key=key), left_s)
+                for record, left_s in records
+            ]
             sightings = [
                 Sighting(record, now_s + life_left_s(record, left_s))
                 for record, left_s in asked

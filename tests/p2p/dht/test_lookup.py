@@ -242,3 +242,22 @@ def test_a_peer_named_with_wrong_addresses_is_asked_at_all_of_them() -> None:
     lookup.on_answer(contact(8).peer_id, [Contact(name, 1, ("/wrong",))])
     lookup.on_answer(contact(9).peer_id, [Contact(name, 1, ("/right",))])
     assert lookup.next_queries(0.0) == [Contact(name, 1, ("/wrong", "/right"))]
+
+
+def test_a_farther_peer_takes_a_place_of_a_crowded_range_only() -> None:
+    crowd = [Contact(PeerId(f"crowd{k}"), k, (f"/ip4/20.0.0.{k}/tcp/1",)) for k in (1, 2, 3, 4)]
+    others = [Contact(PeerId(f"other{k}"), k, (f"/ip4/20.0.{k}.1/tcp/1",)) for k in (50, 51, 52)]
+    lookup = lookup_of(0, crowd, parallelism=1)
+    assert lookup.next_queries(0.0) == crowd[:1]
+    lookup.on_answer(crowd[0].peer_id, others)
+    assert lookup.next_queries(0.0) == crowd[1:2]
+    # Two of the range, and the nearest two others: the front is complete without anybody else.
+    lookup.on_answer(crowd[1].peer_id, [contact(60)])
+    assert lookup.next_queries(0.0) == others[:1]
+    # Whoever fails leaves its place to the next in line.
+    lookup.on_failure(others[0].peer_id)
+    assert lookup.next_queries(0.0) == others[1:2]
+    lookup.on_answer(others[1].peer_id, [contact(40)])
+    assert [c.key for c in lookup.next_queries(0.0)] == [40]
+    lookup.on_answer(contact(40).peer_id, [])
+    assert lookup.done

@@ -21,6 +21,18 @@ def table(bucket_size: int = 3) -> RoutingTable:
     return RoutingTable(OWN, bucket_size=bucket_size, bits=8)
 
 
+def happen(routing: RoutingTable, kind: str, key: int, now: float) -> None:
+    """A peer is seen, heard of, fails or leaves, by the first letter."""
+    if kind == "s":
+        routing.on_seen(contact(key), now)
+    elif kind == "h":
+        routing.on_heard_of(contact(key), now)
+    elif kind == "f":
+        routing.on_failed(PeerId(f"peer{key}"), key, now)
+    else:
+        routing.on_left(PeerId(f"peer{key}"), key)
+
+
 @given(st.lists(st.integers(1, 255)), st.integers(0, 255))
 def test_nearest_is_what_sorting_everybody_gives(keys: list[int], target: int) -> None:
     routing = table(bucket_size=255)
@@ -34,20 +46,29 @@ def test_nearest_is_what_sorting_everybody_gives(keys: list[int], target: int) -
 def test_a_bucket_never_overflows_and_nobody_is_there_twice(events: list[tuple[str, int]]) -> None:
     routing = table()
     for now, (kind, key) in enumerate(events):
-        if kind == "s":
-            routing.on_seen(contact(key), now)
-        elif kind == "h":
-            routing.on_heard_of(contact(key), now)
-        elif kind == "f":
-            routing.on_failed(PeerId(f"peer{key}"), key, now)
-        else:
-            routing.on_left(PeerId(f"peer{key}"), key)
+        happen(routing, kind, key, now)
         buckets: dict[int, list[int]] = {}
         for known in routing.contacts:
             buckets.setdefault(bucket_index(OWN, known.key, 8), []).append(known.key)
         for keys in buckets.values():
             assert len(keys) <= 3
             assert len(set(keys)) == len(keys)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("sshfl"), st.integers(1, 255)), max_size=100),
+    st.integers(0, 255),
+)
+def test_nearest_is_up_to_date_whatever_happens(events: list[tuple[str, int]], target: int) -> None:
+    routing = table()
+    for now, (kind, key) in enumerate(events):
+        happen(routing, kind, key, now)
+        for confirmed_only in (False, True):
+            known = routing.confirmed if confirmed_only else routing.contacts
+            usable = [c for c in known if not routing.shunned(c.peer_id, now)]
+            usable.sort(key=lambda c: c.key ^ target)
+            found = routing.nearest(target, 5, now, confirmed_only=confirmed_only)
+            assert found == usable[:5]
 
 
 def test_we_are_not_our_own_contact() -> None:

@@ -1,10 +1,12 @@
 """The simulated DHT: one seed has one outcome, and each fault has the effect that it should."""
 
+import gc
 from dataclasses import replace
 
 import pytest
 
 from p2p.testing import Partition, SwarmFigures, SwarmPlan, run_dht_world
+from p2p.testing.dht_world import DhtWorld
 
 CALM = SwarmPlan(
     nodes=50,
@@ -39,6 +41,18 @@ def test_one_seed_has_one_outcome() -> None:
     first = outcome(run_dht_world(rough))
     assert first == outcome(run_dht_world(rough))
     assert first != outcome(run_dht_world(replace(rough, seed=2)))
+
+
+def test_nothing_is_left_for_the_collector() -> None:
+    world = DhtWorld(replace(CALM, nodes=30, churn_per_h=6.0, loss=0.05, liars=0.2))
+    gc.collect()
+    gc.disable()
+    try:
+        world.heap.run_until(world.plan.ends_s)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert world.figures(0).departures > 2
 
 
 def test_loss_costs_time() -> None:
