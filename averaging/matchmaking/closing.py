@@ -36,7 +36,7 @@ def closes(seek: Seek, now_s: float) -> bool:
     It is due when it is full, or all who are looked out for are here, or the window has passed.
     It must not close while a failed group that a member names may have succeeded out of sight,
     nor with fewer contributors than its least size, nor when at least half of those alive are in
-    another group: that would be a fork.
+    another group, or have yet to come: that would be a fork.
     """
     config, expected = seek.around.config, seek.expected(now_s)
     size_min = seek.request.group_size_min
@@ -48,9 +48,14 @@ def closes(seek: Seek, now_s: float) -> bool:
     full = seek.size() >= config.group_size_max
     if not full and not _all_here(seek, now_s) and now_s < window_ends_s(seek, now_s):
         return False
-    if _would_fork(seek, expected) and seek.request.expected is not None:
+    if _few(seek, expected) or (seek.request.expected is not None and _would_fork(seek, expected)):
         return False
     return not _blocked(seek) or now_s >= _patience_ends_s(seek)
+
+
+def held_up(seek: Seek, now_s: float) -> bool:
+    """Whether the window has passed, but the larger part has yet to come."""
+    return now_s >= window_ends_s(seek, now_s) and _few(seek, seek.expected(now_s))
 
 
 def lineup(seek: Seek) -> Lineup:
@@ -186,10 +191,20 @@ def reason_no_group(seek: Seek, now_s: float) -> str:
     if why := obstacle(seek, now_s):
         return f"{why}{details}"
     if seek.voter_count() < seek.request.group_size_min:
-        missing = ", ".join(short(peer) for peer in roster.missing(expected))
+        missing = _short_list(roster.missing(expected))
         least = f"{seek.voter_count()} of at least {seek.request.group_size_min} members came"
         return f"{least}{f', missing {missing}' if missing else ''}{details}"
+    if _few(seek, expected):
+        coming = _yet_to_come(seek, expected)
+        return (
+            f"{seek.voter_count()} came, and {len(coming)} that may be alive did not: "
+            f"{_short_list(coming)}{details}"
+        )
     return f"no group could be closed by the deadline{details}"
+
+
+def _short_list(peers: Sequence[PeerId]) -> str:
+    return ", ".join(short(peer) for peer in peers)
 
 
 def _details(seek: Seek, now_s: float) -> str:
@@ -220,6 +235,24 @@ def _all_here(seek: Seek, now_s: float) -> bool:
 def _would_fork(seek: Seek, expected: Sequence[PeerId]) -> bool:
     """Whether most are in another group; in a grid, where a bucket may be too full, they may be."""
     return not seek.request.bucket and seek.roster.mostly_elsewhere(expected)
+
+
+def _few(seek: Seek, expected: Sequence[PeerId]) -> bool:
+    """Whether those still missing could be the larger part; of two halves the first by rank goes.
+
+    They are expected, and as far as we know alive and of our kind, if perhaps not ready yet.
+    """
+    missing = _yet_to_come(seek, expected)
+    lead = seek.voter_count() - len(missing)
+    if seek.request.expected is None or seek.request.bucket or lead > 0:
+        return False
+    own = seek.around.own
+    return lead < 0 or not all(seek.ranking.better(own, peer) for peer in missing)
+
+
+def _yet_to_come(seek: Seek, expected: Sequence[PeerId]) -> list[PeerId]:
+    roster = seek.roster
+    return [*roster.missing(expected), *(peer for peer in expected if peer in roster.idle)]
 
 
 def _blocked(seek: Seek) -> bool:

@@ -36,6 +36,8 @@ class Roster:
         self.other_rounds: dict[PeerId, RoundId] = {}
         self.absent: dict[PeerId, None] = {}
         """Peers that cannot be reached or do not answer, and leaders that were passed over."""
+        self.idle: dict[PeerId, None] = {}
+        """Leaders that were passed over since they are there, but have not begun the round."""
         self.unfit: dict[PeerId, str] = {}
         """Peers whose spec differs, and in what."""
         self.other_buckets: dict[PeerId, str] = {}
@@ -50,6 +52,7 @@ class Roster:
         self.elsewhere.pop(peer, None)
         self.other_rounds.pop(peer, None)
         self.absent.pop(peer, None)
+        self.idle.pop(peer, None)
         self.other_buckets.pop(peer, None)
         self.coming.pop(peer, None)
 
@@ -65,6 +68,7 @@ class Roster:
             if peer != self._own
             and peer not in self.joined
             and peer not in self.absent
+            and peer not in self.idle
             and peer not in self.unfit
             and peer not in self.other_rounds
             and self.elsewhere.get(peer) is not Elsewhere.CLOSED
@@ -84,9 +88,9 @@ class Roster:
         ]
 
     def mostly_elsewhere(self, expected: Sequence[PeerId]) -> bool:
-        """Whether at least half of those alive are in another group: going on would fork."""
+        """Whether at least half of those alive are in another group or round: we would fork."""
         alive = self.others_alive(expected)
-        elsewhere = sum(1 for peer in alive if peer in self.elsewhere)
+        elsewhere = sum(1 for peer in alive if peer in self.elsewhere or self._is_ahead(peer))
         return elsewhere > 0 and 2 * elsewhere >= len(alive) + 1
 
     def left_behind(self, expected: Sequence[PeerId]) -> RoundId | None:
@@ -95,7 +99,7 @@ class Roster:
         Half of those alive, ourselves included, must be in later rounds; or most must build on
         another parent (exactly half, if theirs is the smaller digest: one side has to yield).
         """
-        ahead = [seen for seen in self.other_rounds.values() if seen.number > self._round.number]
+        ahead = [seen for peer, seen in self.other_rounds.items() if self._is_ahead(peer)]
         alive_count = len(self.others_alive(expected)) + 1
         if ahead and 2 * len(ahead) >= alive_count:
             return _most_common(ahead)
@@ -107,6 +111,10 @@ class Roster:
             return most
         yields = most.parent < self._round.parent
         return most if 2 * len(forked) == alive_count and yields else None
+
+    def _is_ahead(self, peer: PeerId) -> bool:
+        seen = self.other_rounds.get(peer)
+        return seen is not None and seen.number > self._round.number
 
     def last_arrival_s(self, since_s: float) -> float:
         """How long after this moment the last member came."""

@@ -28,7 +28,7 @@ from typing import Final
 
 from averaging.matchmaking import buckets, closing, schema
 from averaging.matchmaking.group import Group, Join, join_on_wire
-from averaging.matchmaking.invitation import invitation
+from averaging.matchmaking.invitation import invitation, invited
 from averaging.matchmaking.outputs import Answer, Ask, Found, GaveUp, Output, Withdraw
 from averaging.matchmaking.ranking import Ranking
 from averaging.matchmaking.request import SeekRequest, Surroundings
@@ -42,8 +42,6 @@ WAIT_INTERVAL_S: Final = 0.5
 _BUCKET_WAIT_S: Final = 1.5
 _INVITE_DELAY_S: Final = 0.25
 _INVITE_INTERVAL_S: Final = 0.5
-_INVITES_MAX: Final = 64
-_INVITATIONS_PER_SURVEY: Final = 4
 # An answer that quick takes nothing from the time our own members have to come.
 _QUICK_ANSWER_S: Final = 0.25
 
@@ -88,7 +86,8 @@ class Seek:
         """Whether the strangers' records were read since the start."""
         self._wait_due_s = now_s + WAIT_INTERVAL_S
         self._invite_due_s = now_s + _INVITE_DELAY_S
-        self._invitations = 0
+        self.invitations = 0
+        """How often members that are missing were invited."""
         self._begin(request.round, now_s)
 
     def _begin(self, round_id: RoundId, now_s: float) -> None:
@@ -153,6 +152,9 @@ class Seek:
         elif self.size() >= self.around.config.group_size_max:
             self.refuse(call_id, "full", f"{self.size()} members")
         else:
+            if closing.held_up(self, now_s):
+                # Those for whom it waited beyond its window come together.
+                self.open_since_s = now_s
             self.roster.joined[peer] = Joined(call_id, join, now_s)
 
     def on_join_left(self, call_id: int, now_s: float) -> None:
@@ -291,7 +293,6 @@ class Seek:
     def _pass_over(self, peer: PeerId, reason: str, now_s: float) -> None:
         """The asked peer does not lead, nor is it waited for; those who asked it too may come."""
         self.ranking.put_off(peer, reason)
-        self.roster.absent[peer] = None
         self.window_s_min = LEADER_SILENCE_S
         self.leave_asked(now_s)
 
@@ -320,8 +321,10 @@ class Seek:
         if asked is not None and now_s >= asked.heard_at_s + LEADER_SILENCE_S:
             self.around.acquaintances.on_silent(asked.peer_id)
             self.ranking.rank_last(asked.peer_id)
+            self.roster.absent[asked.peer_id] = None
             self._pass_over(asked.peer_id, f"was silent for {LEADER_SILENCE_S:g} s", now_s)
         elif asked is not None and not asked.ready and now_s >= self._patience_ends_s(asked):
+            self.roster.idle[asked.peer_id] = None
             self._pass_over(asked.peer_id, "did not begin the round in time", now_s)
         self.step(now_s)
         if now_s >= self._wait_due_s and self.phase is not Phase.DONE:
@@ -330,7 +333,7 @@ class Seek:
                 self.outputs.append(Answer(entry.call_id, self._wait(now_s)))
         if now_s >= self._invite_due_s and self.phase is Phase.OPEN:
             self._invite_due_s = now_s + _INVITE_INTERVAL_S
-            for peer in self._invited(now_s):
+            for peer in invited(self, now_s):
                 self.outputs.append(invitation(self, peer))
 
     def deadline_s(self, now_s: float) -> float:
@@ -387,14 +390,3 @@ class Seek:
     def _wait(self, now_s: float) -> schema.Wait:
         missing = self.roster.missing(self.expected(now_s))
         return schema.Wait(True, self.size(), len(missing), closing.obstacle(self, now_s))
-
-    def _invited(self, now_s: float) -> list[PeerId]:
-        if not self.around.can_lead:
-            return []
-        peers = [*self.roster.to_invite(self.expected(now_s)), *self.rivals]
-        if self._invitations % _INVITATIONS_PER_SURVEY == 0:
-            # Those in other groups, too, to learn where we are, and those that we lost sight of.
-            peers.extend((*self.roster.elsewhere, *self.roster.absent))
-        self._invitations += 1
-        others = [peer for peer in dict.fromkeys(peers) if peer not in self.roster.joined]
-        return others[:_INVITES_MAX]

@@ -116,7 +116,7 @@ def group_of(
     Args:
         rates_bytes_per_s: of each node's line, both ways; none: nobody knows.
     """
-    rates_bytes_per_s = rates_bytes_per_s or [0.0] * len(nodes)
+    rates_bytes_per_s = rates_bytes_per_s or [0] * len(nodes)
     rng = random.Random(seed)
 
     def role_of(node: Node) -> Role:

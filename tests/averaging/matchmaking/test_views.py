@@ -7,6 +7,7 @@ import pytest
 from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.keys import rank
 from averaging.matchmaking.outputs import Found, GaveUp
+from averaging.matchmaking.roster import Elsewhere, Roster
 from averaging.round_id import RoundId
 from p2p import PeerId
 from tests.averaging.matchmaking.swarm import ROUND, Swarm
@@ -138,3 +139,52 @@ def test_a_group_below_its_least_size_does_not_start() -> None:
     swarm.seek(alone, at_s=0.1, expected=swarm.ids, group_size_min=2, deadline_s=10.0)
     swarm.run()
     assert "1 of at least 2 members came" in swarm.peers[alone].failure.reason
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_few_do_not_begin_without_the_many_that_are_on_their_way(seed: int) -> None:
+    """Two groups would both succeed, with different results for one round."""
+    swarm = Swarm(seed, 6)
+    for number, peer_id in enumerate(swarm.ids):
+        swarm.seek(peer_id, at_s=0.0 if number < 2 else 8.0, expected=swarm.ids)
+    swarm.run()
+    check_one_group(swarm, swarm.ids)
+
+
+def test_most_do_not_wait_for_the_few_that_do_not_come() -> None:
+    swarm = Swarm(1, 5)
+    present = swarm.ids[:3]
+    for peer_id in present:
+        swarm.seek(peer_id, expected=swarm.ids)
+    swarm.run()
+    check_one_group(swarm, present)
+    assert all(swarm.peers[peer_id].ended_at_s < 11.0 for peer_id in present)
+
+
+def test_who_is_ahead_is_in_another_group_too() -> None:
+    """One of two others is still in the group that closed, the other has gone on already."""
+    own, one, other = Swarm(1, 3).ids
+    roster = Roster(own, ROUND)
+    roster.elsewhere[one] = Elsewhere.CLOSED
+    assert not roster.mostly_elsewhere([one, other])
+    roster.other_rounds[other] = RoundId(ROUND.number - 1)
+    assert not roster.mostly_elsewhere([one, other])
+    roster.other_rounds[other] = RoundId(ROUND.number + 1)
+    assert roster.mostly_elsewhere([one, other])
+    assert roster.left_behind([one, other]) is None
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_of_two_halves_the_one_with_the_first_by_rank_begins(best: bool) -> None:
+    swarm = Swarm(1, 4)
+    ranked = by_rank(swarm)
+    present = ranked[:2] if best else ranked[2:]
+    for peer_id in present:
+        swarm.seek(peer_id, expected=swarm.ids, deadline_s=10.0)
+    swarm.run()
+    if best:
+        check_one_group(swarm, present)
+        return
+    leader = swarm.peers[present[0]]
+    assert "2 came, and 2 that may be alive did not" in leader.failure.reason
+    assert leader.ended_at_s <= 10.0
