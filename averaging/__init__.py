@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         open_sum_aggregator,
         open_sum_member,
     )
+    from averaging.low_rank import LowRankAverager, open_low_rank_averager
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
@@ -83,6 +84,7 @@ _HOMES = {
         "open_sum_member",
     ),
     "averaging.matchmaking.plan": ("plan_spans",),
+    "averaging.low_rank": ("LowRankAverager", "open_low_rank_averager"),
     "averaging.report": (
         "MemberReport",
         "RoundReport",
@@ -128,6 +130,7 @@ __all__ = [
     "ExtraMissing",
     "FetchConfig",
     "HomomorphicSpec",
+    "LowRankAverager",
     "Manifest",
     "MatchmakingFailed",
     "MemberReport",
@@ -155,6 +158,7 @@ __all__ = [
     "draw_key",
     "fetch_state",
     "open_averager",
+    "open_low_rank_averager",
     "open_secure_averager",
     "open_secure_sum",
     "open_state_donor",

@@ -74,6 +74,8 @@ class Averager:
         self.spec = spec
         self.feedback = codings
         """What codecs lost and is owed; to be reset after a state download."""
+        self.settles = True
+        """Whether a result ends its round; if not, those who come for it wait until settle()."""
         self._node = node
         self._auxiliary = config.auxiliary
         self._matchmaking = matchmaking
@@ -87,6 +89,15 @@ class Averager:
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
         return self._matchmaking.round_wanted(round)
+
+    def settle(self, round: RoundId, next_round: RoundId, lost: Collection[PeerId] = ()) -> None:
+        """Say that a round is over: who still comes for it is told of the next one."""
+        self._matchmaking.settle(round, next_round, lost=lost)
+
+    def failed_since_s(self, round: RoundId) -> float | None:
+        """Since when a group of ours has failed in this round, on trio's clock; None if none."""
+        previous = self._previous
+        return previous.failed_at_s if previous and previous.round == round else None
 
     async def step(
         self,
@@ -237,7 +248,8 @@ class Averager:
             if result.outcome == "success":
                 self._previous = None
                 self._round = RoundId(group.round.number + 1, result.digest)
-                self._matchmaking.settle(group.round, self._round, lost=result.lost)
+                if self.settles:
+                    self.settle(group.round, self._round, result.lost)
                 return report
             self._previous = self._previous_of(group, result)
             # Who is undecided must not take part elsewhere: its vote may have committed.
@@ -351,8 +363,13 @@ async def open_averager(
 
     Args:
         dht: where strangers are found; without it only expected peers and former members are.
+
+    Raises:
+        ValueError: no codec compresses tensors in one round as the config says.
     """
     config = config or AveragerConfig()
+    if config.power_sgd() is not None:
+        raise ValueError(f"{config.codec} takes two rounds: use open_low_rank_averager()")
     if config.wire_dtype is not None:
         spec = spec.with_wire(config.wire_dtype)
     codecs = config.codecs()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import trio
@@ -41,7 +41,7 @@ from training.progress import (
     open_tracker,
     step_norms,
 )
-from training.rounds import AnyAverager, hold_round, open_rounds, owe_nothing
+from training.rounds import AnyAverager, hold_round, open_rounds, shared_by, take_over
 from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
@@ -75,6 +75,8 @@ class RoundResult:
     accepted: bool
     """Whether enough was delivered for a global step."""
     position: Position
+    shared: Mapping[str, Array] = field(default_factory=dict)
+    """What all peers hold beside the model after the step that it brings; see `rounds`."""
 
 
 class Session:
@@ -196,7 +198,9 @@ class Session:
         return min(wanted_s, self.config.patience_s_max)
 
     async def hold_round(self, gradients: Mapping[str, Array], samples: int) -> RoundResult:
-        """Average gradients in the round at hand; they are overwritten by the result.
+        """Average gradients in the round at hand; an accepted result overwrites them.
+
+        One that is discarded may overwrite them, too.
 
         Raises:
             RoundFailed: no result; the gradients are untouched.
@@ -229,6 +233,7 @@ class Session:
                 min(position.samples + round(delivered) * accepted, _SAMPLES_MAX),
                 memory,
             ),
+            shared_by(self.averager) if accepted else {},
         )
 
     async def equalize(self, state: Mapping[str, Array]) -> RoundResult:
@@ -263,16 +268,23 @@ class Session:
         self.on_state_written()
 
     async def settle(
-        self, position: Position, past: Sequence[RoundId] = (), sketch: Sketch = ()
+        self,
+        position: Position,
+        past: Sequence[RoundId] = (),
+        sketch: Sketch = (),
+        shared: Mapping[str, Array] | None = None,
     ) -> None:
-        """Our state was replaced by one of this position, with parameters of this sketch."""
+        """Our state was replaced by one of this position, with parameters of this sketch.
+
+        Args:
+            shared: what all peers hold beside the model there; None and empty: nothing yet.
+        """
         self.drift.on_equal(sketch)
         own = replace(
             self.own, position=position, samples=0, holds_state=True, waits=False, sketch=sketch
         )
         self.tracker.on_moved(own, past)
-        # What codecs lost is no part of that state, and was lost on the way to another.
-        owe_nothing(self.averager)
+        take_over(self.averager, shared or {})
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---
