@@ -107,11 +107,12 @@ class LowRankAverager:
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round, or for its second half."""
+        if self._first.round_wanted(round):
+            return True
         basis = self._basis
-        again = basis is not None and basis.round == round
-        return self._first.round_wanted(round) or (
-            again and basis is not None and self._second.round_wanted(basis.second)
-        )
+        if basis is None or basis.round != round:
+            return False
+        return self._second.round_wanted(basis.second)
 
     @property
     def queries(self) -> Array:
@@ -213,7 +214,10 @@ class LowRankAverager:
         used: Used | None,
     ) -> RoundReport:
         """The second round, and what follows from it."""
-        values_F = await self._heavy(self._go_on, basis.mean_F)
+        try:
+            values_F = await self._heavy(self._go_on, basis.mean_F)
+        except ValueError as exc:
+            raise self._unusable(basis.report, exc) from exc
         try:
             report = await self._second.step(
                 {name: values_F for name in self._second.spec.names},
@@ -231,12 +235,21 @@ class LowRankAverager:
             raise RoundFailed(replace(report, reason=reason)) from failure
         report = self._both(basis, before, report)
         if used is None or used(report.members):
-            dropped = await self._heavy(self._apply, tensors, values_F, report)
+            try:
+                dropped = await self._heavy(self._apply, tensors, values_F, report)
+            except ValueError as exc:
+                raise self._unusable(report, exc) from exc
             report = replace(report, dropped_elements=dropped)
         self._basis = None
         next_round = RoundId(basis.round.number + 1, report.digest)
         self._first.settle(basis.round, next_round, report.lost)
         return report
+
+    def _unusable(self, report: RoundReport, complaint: ValueError) -> RoundFailed:
+        """What members agreed on is no mean of finite numbers; all of them see the same."""
+        self._basis = None
+        failed = replace(report, succeeded=False, outcome="failed", digest=b"")
+        return RoundFailed(replace(failed, reason=str(complaint)))
 
     # --- numeric work, perhaps in a thread ---
 

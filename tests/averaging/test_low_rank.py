@@ -23,6 +23,7 @@ from averaging import (
     open_low_rank_averager,
 )
 from averaging.codecs.power_sgd import PowerSgd, PowerSgdConfig, orthonormal
+from averaging.low_rank import _Basis
 from p2p import Node, PeerId
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, Array, connect_all, simulated
@@ -194,6 +195,19 @@ async def test_a_result_that_is_not_used_changes_nothing(network: SimNetwork) ->
         results = await peers.step({0: 1, 1: 2}, after(success(results[0])))
         expected = Alone(2).step({0: 1, 1: 2}, {0: 1.0, 1: 1.0})
         np.testing.assert_allclose(same_bits(results)["weight"], expected[2].numpy(), atol=1e-5)
+
+
+@simulated
+async def test_a_mean_that_is_not_finite_fails_the_step(network: SimNetwork) -> None:
+    async with open_peers(network, 1) as peers:
+        results = await peers.step({0: 1}, FIRST)
+        report, averager = success(results[0]), peers.averagers[0]
+        basis = _Basis(after(report), report, np.full(80, np.inf, "float32"))
+        averager._begin(tensors := gradients(2), 1.0, after(report))
+        with pytest.raises(RoundFailed, match="failed: the average is not finite"):
+            await averager._hold_second(tensors, 1.0, 9.0, basis, None, peers.ids, None)
+        averager._core.abandon()
+        success((await peers.step({0: 2}, after(report)))[0])
 
 
 async def between_rounds(averager: LowRankAverager, then: Callable[[], None]) -> None:
