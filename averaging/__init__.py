@@ -33,7 +33,11 @@ if TYPE_CHECKING:
         open_sum_aggregator,
         open_sum_member,
     )
-    from averaging.low_rank import LowRankAverager, open_low_rank_averager
+    from averaging.low_rank import (
+        LowRankAverager,
+        low_rank_query_count,
+        open_low_rank_averager,
+    )
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
@@ -83,8 +87,12 @@ _HOMES = {
         "open_sum_aggregator",
         "open_sum_member",
     ),
+    "averaging.low_rank": (
+        "LowRankAverager",
+        "low_rank_query_count",
+        "open_low_rank_averager",
+    ),
     "averaging.matchmaking.plan": ("plan_spans",),
-    "averaging.low_rank": ("LowRankAverager", "open_low_rank_averager"),
     "averaging.report": (
         "MemberReport",
         "RoundReport",
@@ -157,6 +165,7 @@ __all__ = [
     "check_secure_options",
     "draw_key",
     "fetch_state",
+    "low_rank_query_count",
     "open_averager",
     "open_low_rank_averager",
     "open_secure_averager",

@@ -30,14 +30,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-import numpy as np
-import torch
 import trio
 
 from averaging.allreduce.reduction import refuses_values
 from averaging.allreduce.service import Used
 from averaging.averager import Averager, open_averager
-from averaging.codecs.power_sgd import PowerSgd, PowerSgdConfig
+from averaging.codecs.factors import Factors
+from averaging.codecs.power_sgd import PowerSgdConfig
 from averaging.config import AveragerConfig
 from averaging.errors import RoundFailed
 from averaging.heavy import run_heavy
@@ -89,14 +88,14 @@ class LowRankAverager:
         self,
         node: Node,
         spec: TensorSpec,
-        core: PowerSgd,
+        factors: Factors,
         codec: PowerSgdConfig,
         rounds: tuple[Averager, Averager],
         patience_s: float,
     ) -> None:
         self.spec = spec
         self._node = node
-        self._core = core
+        self._factors = factors
         self._codec = codec
         self._first, self._second = rounds
         self._first.settles = False
@@ -117,7 +116,7 @@ class LowRankAverager:
     @property
     def queries(self) -> Array:
         """What all peers begin the next step with: float32, 1-D; part of the state they share."""
-        return self._core.queries.numpy()
+        return self._factors.queries
 
     def take_over(self, queries: Array | None) -> None:
         """Go on from a state of the others: owe nothing, and begin with their queries.
@@ -129,11 +128,7 @@ class LowRankAverager:
             ValueError: they are of other tensors, or not finite.
         """
         self._basis = None
-        self._core.abandon()
-        if queries is None:
-            self._core.begin()
-        else:
-            self._core.load_queries(torch.from_numpy(np.array(queries)), self._core.step)
+        self._factors.take_over(queries)
 
     async def step(
         self,
@@ -190,7 +185,7 @@ class LowRankAverager:
             there = basis.members(expected_there)
             return await self._hold_second(tensors, weight, until_s, basis, before, there, used)
         finally:
-            self._core.abandon()
+            self._factors.core.abandon()
             self._stepping = False
 
     def _kept_for(self, round: RoundId) -> _Basis | None:
@@ -215,7 +210,7 @@ class LowRankAverager:
     ) -> RoundReport:
         """The second round, and what follows from it."""
         try:
-            values_F = await self._heavy(self._go_on, basis.mean_F)
+            values_F = await self._heavy(self._factors.second, basis.mean_F)
         except ValueError as exc:
             raise self._unusable(basis.report, exc) from exc
         try:
@@ -255,18 +250,7 @@ class LowRankAverager:
 
     def _begin(self, tensors: Mapping[str, Tensor], weight: float, round: RoundId) -> Array:
         """What the first round averages."""
-        parts = np.split(self._staging.flatten(tensors), np.cumsum(self.spec.sizes)[:-1])
-        # Directions that vanish are drawn by it, and a newcomer has not counted the steps.
-        self._core.step = round.number
-        gradients = map(torch.from_numpy, parts)
-        shaped = [
-            part.reshape(shape) for part, shape in zip(gradients, self._core.shapes, strict=True)
-        ]
-        return self._core.first(shaped, weight).numpy()
-
-    def _go_on(self, mean_F: Array) -> Array:
-        """What the second round averages."""
-        return self._core.second(torch.from_numpy(mean_F)).numpy()
+        return self._factors.first(self._staging.flatten(tensors), weight, round.number)
 
     def _apply(self, tensors: Mapping[str, Tensor], mean_F: Array, report: RoundReport) -> int:
         """Overwrite the gradients, and keep what they lack of ours; returns what was dropped.
@@ -274,18 +258,13 @@ class LowRankAverager:
         Args:
             mean_F: of the second round.
         """
-        included = torch.ones(len(mean_F), dtype=torch.bool)
-        for start, stop in report.left_out:
-            included[start:stop] = False
-        whole = None if not report.left_out else included
-        gradients = self._core.finish(torch.from_numpy(mean_F), included=whole)
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients]).numpy()
+        flat = self._factors.finish(mean_F, report.left_out)
         self._staging.write_back(flat, tensors)
         if not refuses_values(report.members[self._node.peer_id].reason):
             return 0
         # To say it again, and more, would be of no use.
-        self._core.owe_nothing()
-        return self._core.factored_count
+        self._factors.core.owe_nothing()
+        return self._factors.core.factored_count
 
     async def _heavy(self, function: Callable[..., T], *args: Any) -> T:
         size_bytes = _EFFORT * self.spec.element_count * self.spec.dtype.itemsize
@@ -318,23 +297,23 @@ class LowRankAverager:
         )
 
 
-def query_count(spec: TensorSpec, config: AveragerConfig) -> int:
+def low_rank_query_count(spec: TensorSpec, config: AveragerConfig) -> int:
     """How many numbers the queries of these gradients are; 0 where the codec has none.
 
     Raises:
         ValueError: PowerSGD does not go with these gradients; says why.
     """
     codec = config.power_sgd()
-    return 0 if codec is None else len(_core_of(spec, config, codec).queries)
+    return 0 if codec is None else len(_factors_of(spec, config, codec).queries)
 
 
-def _core_of(spec: TensorSpec, config: AveragerConfig, codec: PowerSgdConfig) -> PowerSgd:
+def _factors_of(spec: TensorSpec, config: AveragerConfig, codec: PowerSgdConfig) -> Factors:
     """What computes, at the beginning of a run."""
     others = sorted({*spec.dtypes} - {"float32"})
     if others:
         raise ValueError(f"{codec.name} goes with float32 gradients, and not with {others[0]}")
     coded = spec.with_coded(config.codec_elements_min).coded_names
-    core = PowerSgd(
+    factors = Factors(
         [
             # What has one dimension has no factors.
             shape if name in coded else (size,)
@@ -342,12 +321,12 @@ def _core_of(spec: TensorSpec, config: AveragerConfig, codec: PowerSgdConfig) ->
         ],
         codec,
     )
-    if not core.factored_count:
+    if not factors.core.factored_count:
         raise ValueError(
             f"no tensor is worth factors of {codec.name}: they need two dimensions, to be large "
             "enough (see codec_elements_min), and to shrink to a half at least"
         )
-    return core
+    return factors
 
 
 @asynccontextmanager
@@ -371,17 +350,17 @@ async def open_low_rank_averager(
     codec = config.power_sgd()
     if codec is None:
         raise ValueError(f"{config.codec} makes no factors: use open_averager()")
-    core = _core_of(spec, config, codec)
+    factors = _factors_of(spec, config, codec)
     floats = replace(config, codec=None, codec_elements_min=CODED_ELEMENTS_MIN)
     # Whoever has another codec or other gradients is refused for the name.
     named = f"{codec.name} of {spec.hash.hex()}"
     specs = [
         TensorSpec((f"{half} of {named}",), ((count,),), ("float32",))
-        for half, count in zip(("first", "second"), core.element_counts, strict=True)
+        for half, count in zip(("first", "second"), factors.core.element_counts, strict=True)
     ]
     async with (
         open_averager(node, group_name, specs[0], floats, dht=dht) as first,
         open_averager(node, f"{group_name}-second", specs[1], floats, dht=dht) as second,
     ):
         rounds = (first, second)
-        yield LowRankAverager(node, spec, core, codec, rounds, config.partition_patience_s)
+        yield LowRankAverager(node, spec, factors, codec, rounds, config.partition_patience_s)

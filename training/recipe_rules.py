@@ -57,7 +57,7 @@ def check_together(recipe: Recipe, *, source: str) -> None:
             f"{source}: reaverage_every: cannot go with delayed updates, which always have a round "
             "under way"
         )
-    if recipe.codec is not None and recipe.codec.startswith(_LOW_RANK):
+    if recipe.codec is not None and recipe.codec.partition(":")[0] == _LOW_RANK:
         _check_low_rank(recipe, recipe.codec, source=source)
     if recipe.privacy is not None:
         _check_privacy(recipe, recipe.privacy, source=source)

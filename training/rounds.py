@@ -105,9 +105,9 @@ def shared_shapes(spec: TensorSpec, config: AveragerConfig) -> dict[str, tuple[i
     """
     if config.power_sgd() is None:
         return {}
-    from averaging.low_rank import query_count
+    from averaging import low_rank_query_count
 
-    return {QUERIES: (query_count(spec, config),)}
+    return {QUERIES: (low_rank_query_count(spec, config),)}
 
 
 def take_over(averager: AnyAverager, shared: Mapping[str, Array]) -> None:

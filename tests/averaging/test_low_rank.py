@@ -206,7 +206,7 @@ async def test_a_mean_that_is_not_finite_fails_the_step(network: SimNetwork) -> 
         averager._begin(tensors := gradients(2), 1.0, after(report))
         with pytest.raises(RoundFailed, match="failed: the average is not finite"):
             await averager._hold_second(tensors, 1.0, 9.0, basis, None, peers.ids, None)
-        averager._core.abandon()
+        averager._factors.core.abandon()
         success((await peers.step({0: 2}, after(report)))[0])
 
 
@@ -234,7 +234,10 @@ async def test_one_lost_between_the_rounds_costs_no_step(network: SimNetwork) ->
         )
         # Nothing of theirs is lost: what the gradients lack is owed, and comes with full rank.
         given = gradients(1)["weight"] + gradients(2)["weight"]
-        kept = [a._core.first([torch.zeros(s) for s in a._core.shapes]) for a in peers.averagers]
+        kept = [
+            a._factors.core.first([torch.zeros(s) for s in a._factors.core.shapes])
+            for a in peers.averagers
+        ]
         query = peers.averagers[0].queries.reshape(30, 2)
         owed = (kept[0] + kept[1]).numpy().reshape(40, 2)
         np.testing.assert_allclose((given - 2 * got["weight"]) @ query, owed, atol=1e-3)
