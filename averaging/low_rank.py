@@ -153,7 +153,8 @@ class LowRankAverager:
 
         Returns:
             What came of both rounds. Members are those of the second one, and in the gradients as
-            far as they are in its result; bytes and seconds are those of both.
+            far as they are in its result, of which `left_out` speaks; bytes and seconds are those
+            of both.
 
         Raises:
             RoundFailed: no agreed result; the gradients are untouched, the report says why.
@@ -175,7 +176,7 @@ class LowRankAverager:
                 before = await self._first.step(
                     {name: factors_F for name in self._first.spec.names},
                     weight=weight,
-                    # Whoever is lost in the second round must not cost the step.
+                    # Time is left to try the second round again, without who was lost in it.
                     deadline_s=deadline_s / 2,
                     round=round,
                     expected=expected,
@@ -231,7 +232,9 @@ class LowRankAverager:
         report = self._both(basis, before, report)
         if used is None or used(report.members):
             try:
-                dropped = await self._heavy(self._apply, tensors, values_F, report)
+                # Nothing in there waits for others, who have succeeded.
+                with trio.CancelScope(shield=True):
+                    dropped = await self._heavy(self._apply, tensors, values_F, report)
             except ValueError as exc:
                 raise self._unusable(report, exc) from exc
             report = replace(report, dropped_elements=dropped)
