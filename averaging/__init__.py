@@ -33,6 +33,11 @@ if TYPE_CHECKING:
         open_sum_aggregator,
         open_sum_member,
     )
+    from averaging.low_rank import (
+        LowRankAverager,
+        low_rank_query_count,
+        open_low_rank_averager,
+    )
     from averaging.matchmaking.plan import plan_spans
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
@@ -82,6 +87,11 @@ _HOMES = {
         "open_sum_aggregator",
         "open_sum_member",
     ),
+    "averaging.low_rank": (
+        "LowRankAverager",
+        "low_rank_query_count",
+        "open_low_rank_averager",
+    ),
     "averaging.matchmaking.plan": ("plan_spans",),
     "averaging.report": (
         "MemberReport",
@@ -128,6 +138,7 @@ __all__ = [
     "ExtraMissing",
     "FetchConfig",
     "HomomorphicSpec",
+    "LowRankAverager",
     "Manifest",
     "MatchmakingFailed",
     "MemberReport",
@@ -154,7 +165,9 @@ __all__ = [
     "check_secure_options",
     "draw_key",
     "fetch_state",
+    "low_rank_query_count",
     "open_averager",
+    "open_low_rank_averager",
     "open_secure_averager",
     "open_secure_sum",
     "open_state_donor",

@@ -60,6 +60,7 @@ class Attempts:
                 plans=result.plans,
                 codec=result.codec,
                 dropped_elements=result.dropped_elements,
+                left_out=result.left_out,
             ),
         )
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from averaging.allreduce.rates import RateMeter
+from averaging.allreduce.rates import RateMeter, told
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.service import Allreduce, Entered, OnSuccess, Used, open_allreduce
 from averaging.attempts import Attempts
@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # The most that a JOIN may carry; larger weights are a mistake in units.
 _WEIGHT_MAX: Final = 1e18
-# Above a gigabit it is the processor that limits, which waverings of a rate say nothing about.
-_RATE_BYTES_PER_S_MAX: Final = 125e6
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Averager:
         self.spec = spec
         self.feedback = codings
         """What codecs lost and is owed; to be reset after a state download."""
+        self.settles = True
+        """Whether a result ends its round; if not, those who come for it wait until settle()."""
         self._node = node
         self._auxiliary = config.auxiliary
         self._matchmaking = matchmaking
@@ -92,6 +92,15 @@ class Averager:
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
         return self._matchmaking.round_wanted(round)
+
+    def settle(self, round: RoundId, next_round: RoundId, lost: Collection[PeerId] = ()) -> None:
+        """Say that a round is over: who still comes for it is told of the next one."""
+        self._matchmaking.settle(round, next_round, lost=lost)
+
+    def failed_since_s(self, round: RoundId) -> float | None:
+        """Since when a group of ours has failed in this round, on trio's clock; None if none."""
+        previous = self._previous
+        return previous.failed_at_s if previous and previous.round == round else None
 
     async def step(
         self,
@@ -242,7 +251,8 @@ class Averager:
             if result.outcome == "success":
                 self._previous = None
                 self._round = RoundId(group.round.number + 1, result.digest)
-                self._matchmaking.settle(group.round, self._round, lost=result.lost)
+                if self.settles:
+                    self.settle(group.round, self._round, result.lost)
                 return report
             self._previous = self._previous_of(group, result)
             # Who is undecided must not take part elsewhere: its vote may have committed.
@@ -282,8 +292,8 @@ class Averager:
                 wanted,
                 role="aux" if self._auxiliary else None,
                 weight_cap=wish.weight_cap,
-                up_bytes_per_s=_told(self._rates.up_bytes_per_s),
-                down_bytes_per_s=_told(self._rates.down_bytes_per_s),
+                up_bytes_per_s=told(self._rates.up_bytes_per_s),
+                down_bytes_per_s=told(self._rates.down_bytes_per_s),
                 expected=wish.expected,
                 lost=tuple(attempts.lost),
                 previous=previous.group_id if previous else b"",
@@ -338,11 +348,6 @@ class PreparedRound:
         return await averager._run(wish, tensors, float(weight), prepared, used)
 
 
-def _told(rate_bytes_per_s: float | None) -> float | None:
-    """A rate as the others are told it."""
-    return None if rate_bytes_per_s is None else min(rate_bytes_per_s, _RATE_BYTES_PER_S_MAX)
-
-
 @asynccontextmanager
 async def open_averager(
     node: Node,
@@ -356,8 +361,13 @@ async def open_averager(
 
     Args:
         dht: where strangers are found; without it only expected peers and former members are.
+
+    Raises:
+        ValueError: no codec compresses tensors in one round as the config says.
     """
     config = config or AveragerConfig()
+    if config.power_sgd() is not None:
+        raise ValueError(f"{config.codec} takes two rounds: use open_low_rank_averager()")
     if config.wire_dtype is not None:
         spec = spec.with_wire(config.wire_dtype)
     codecs = config.codecs()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from averaging.allreduce.config import AllreduceConfig, BallotTimes
 from averaging.matchmaking import MatchmakingConfig
-from averaging.robust.rule import Rule
+from averaging.robust.rule import Rule, RuleKind
 from averaging.tensors import CODED_ELEMENTS_MIN, FLOAT_DTYPES
 
 if TYPE_CHECKING:
     from averaging.codecs.auto import AutomaticPair
     from averaging.codecs.codec import Codec
     from averaging.codecs.pair import CodecPair
+    from averaging.codecs.power_sgd import PowerSgdConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +88,15 @@ class AveragerConfig:
         numbers = least.values() if isinstance(least, Mapping) else (least,)
         if any(number is not None and number < 1 for number in numbers):
             raise ValueError("codec_elements_min must be at least 1")
+        if self.power_sgd() is not None:
+            _check_low_rank(self)
         # The parts check their own numbers.
         self.matchmaking()
         self.allreduce()
 
     def codecs(self) -> CodecPair | AutomaticPair | None:
-        """The codecs of both ways; None for floats."""
-        if self.codec is None:
+        """The codecs of both ways; None for floats, as which factors travel, too."""
+        if self.codec is None or self.power_sgd() is not None:
             return None
         if self.codec == "auto":
             from averaging.codecs.auto import automatic_pair
@@ -111,9 +114,21 @@ class AveragerConfig:
             grid=self.grid,
         )
 
+    def power_sgd(self) -> PowerSgdConfig | None:
+        """How gradients become factors, if the codec is PowerSGD.
+
+        Raises:
+            ValueError: its rank is none.
+        """
+        if not isinstance(self.codec, str) or self.codec.partition(":")[0] != "powersgd":
+            return None
+        from averaging.codecs.power_sgd import PowerSgdConfig
+
+        return PowerSgdConfig.named(self.codec)
+
     def matchmaking(self) -> MatchmakingConfig:
         """The part for finding groups."""
-        codecs = self.codecs()
+        codecs = self.power_sgd() or self.codecs()
         coded = f", {codecs.name} {self._coded_words()}" if codecs else ""
         liars = f", tolerating {self.tolerated_liars} liars" if self.tolerated_liars else ""
         norms = f", norms up to {self.norm_factor_max:g} medians" if self.norm_factor_max else ""
@@ -161,3 +176,27 @@ class AveragerConfig:
             norm_factor_max=self.norm_factor_max,
             tolerated_liars=self.tolerated_liars,
         )
+
+
+def _check_low_rank(config: AveragerConfig) -> None:
+    """Raise ValueError where PowerSGD does not go with the rest."""
+    complaint = ""
+    if config.downlink_codec is not None:
+        complaint = "a downlink_codec: results are the means of thin factors, and travel as floats"
+    elif config.error_feedback != "ef":
+        complaint = (
+            f"error_feedback {config.error_feedback}: it adds what the factors lack to the next "
+            "gradient itself; leave the option out"
+        )
+    elif Rule.parse(config.rule).kind is not RuleKind.MEAN:
+        complaint = (
+            f"the rule {config.rule}: what factors say of a gradient holds for their means alone"
+        )
+    elif config.grid:
+        complaint = "a grid: all members need the same factors, and a grid mixes groups"
+    elif config.auxiliary:
+        complaint = "an auxiliary peer, which has no gradients that tell how factors are cut"
+    elif isinstance(config.wire_dtype, Mapping):
+        complaint = "wire dtypes by name: tensors travel as factors; give one dtype for all"
+    if complaint:
+        raise ValueError(f"{config.codec} does not go with {complaint}")

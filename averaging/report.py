@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from averaging.codecs.floating import Span
 from averaging.round_id import RoundId
 from p2p import Path, PeerId, short
 
@@ -71,6 +72,8 @@ class RoundReport:
     dropped_elements: int = 0
     """Of how many elements something that codecs lost is given up for good here: others average
     them now, or our values were refused for what they said."""
+    left_out: tuple[Span, ...] = ()
+    """Where the flat vector lacks what this peer contributed; empty without success."""
     refusals: Mapping[PeerId, str] = field(default_factory=dict)
     """What each peer that was asked to lead or join said, when no group was found."""
     secure: bool = False

@@ -44,8 +44,8 @@ Announce = Annotated[
 Codec = Annotated[
     str | None,
     typer.Option(
-        help="Compress what peers send each other, as int8-block, topk:0.01 or auto; all peers of "
-        "a run alike. By default as the recipe says.",
+        help="Compress what peers send each other, as int8-block, topk:0.01, powersgd:4 or auto; "
+        "all peers of a run alike. By default as the recipe says.",
     ),
 ]
 TokenIdentity = Annotated[

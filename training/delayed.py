@@ -26,8 +26,9 @@ import trio
 
 from averaging import RoundFailed
 from p2p import open_service_nursery
+from training.advice import RoundResult
 from training.model_state import Array
-from training.session import RoundResult, Session
+from training.session import Session
 
 # What any farewell gets.
 _FAREWELL_S = 2.0

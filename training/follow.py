@@ -48,6 +48,8 @@ class KeptRound:
     """None when the result was discarded."""
     position: Position
     """Where it led."""
+    shared: Mapping[str, Array]
+    """What all peers hold beside the model there; empty when the result was discarded."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ class _Following:
                     self._restart(*holders)
             await trio.sleep(_RETRY_S)
             return
-        self.kept.append(KeptRound(gradients if result.accepted else None, result.position))
+        means = gradients if result.accepted else None
+        self.kept.append(KeptRound(means, result.position, result.shared))
         if len(self.kept) > session.config.rounds_kept_max:
             # Too much to keep: the state must then be younger than the oldest result.
             self.start = self.kept.pop(0).position

@@ -32,6 +32,7 @@ from training.stepping import Stepper
 
 # Where the swarm is, inside state_dict(): torch's own optimizers ignore the entry.
 _POSITION_KEY = "swarm"
+_SHARED_KEY = "shared"
 SIT_OUT_S = 0.02
 """So long those who are due may wait for one who computes nothing."""
 
@@ -66,7 +67,7 @@ class SwarmOptimizer(torch.optim.Optimizer):
         self._portal = portal
         self._jobs = CallerJobs()
         self._owner = threading.get_ident()
-        self._replica = Replica(wrapped, model, schedule, lr_rule)
+        self._replica = Replica(wrapped, model, schedule, lr_rule, config.averager)
         spec = self._replica.gradients.spec
         identity = "\0".join(
             [type(wrapped).__name__, repr(schedule), lr_rule, str(delayed), f"{reaverage_every}\0"]
@@ -115,7 +116,13 @@ class SwarmOptimizer(torch.optim.Optimizer):
         """
         return {
             **self._wrapped.state_dict(),
-            _POSITION_KEY: position_to_dict(self._replica.position),
+            _POSITION_KEY: {
+                **position_to_dict(self._replica.position),
+                _SHARED_KEY: {
+                    name: torch.from_numpy(array.copy())
+                    for name, array in self._replica.shared.items()
+                },
+            },
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -128,7 +135,9 @@ class SwarmOptimizer(torch.optim.Optimizer):
         saved = content.pop(_POSITION_KEY, None)
         self._wrapped.load_state_dict(content)
         position = self._replica.beginning if saved is None else position_from_dict(saved)
-        self._stepper.restart(position)
+        kept: dict[str, torch.Tensor] = (saved or {}).get(_SHARED_KEY, {})
+        shared = self._replica.fitting({name: tensor.numpy() for name, tensor in kept.items()})
+        self._stepper.restart(position, shared)
 
     def add_param_group(self, param_group: dict[str, Any]) -> NoReturn:
         """Refused: all peers must train the same parameters."""

@@ -239,7 +239,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """The averaged gradient is scaled down to this length (L2) where it is longer; 0 never."""
     codec: Annotated[
         str | None,
-        Meta(description='the name of a codec, such as "int8-block" or "topk:0.01", or "auto"'),
+        Meta(
+            description='the name of a codec, such as "int8-block", "topk:0.01" or "powersgd:4", '
+            'or "auto"'
+        ),
     ] = None
     """What compresses gradients, or what a strategy exchanges; None sends them as they are."""
     downlink_codec: Annotated[

@@ -20,6 +20,8 @@ _OF_GLOBAL_BATCHES = {
 }
 """Keys that are of use with a global batch only, and what they are when they are left out."""
 _OF_AUTO = {"codec_error_max": 0.02}
+_LOW_RANK = "powersgd"
+"""The kind of codec that makes factors."""
 _NOT_OF_SPLITS = {
     "clip_norm": 0.0,
     "ema_decay": 0.0,
@@ -60,8 +62,21 @@ def check_together(recipe: Recipe, *, source: str) -> None:
         )
     if recipe.codec != "auto":
         _check_idle(recipe, _OF_AUTO, 'a codec other than "auto"', source=source)
+    if recipe.codec is not None and recipe.codec.partition(":")[0] == _LOW_RANK:
+        _check_low_rank(recipe, recipe.codec, source=source)
     if recipe.privacy is not None:
         _check_privacy(recipe, recipe.privacy, source=source)
+
+
+def _check_low_rank(recipe: Recipe, codec: str, *, source: str) -> None:
+    """What must hold where gradients travel as factors; more is checked with the codec itself."""
+    if recipe.strategy is not None:
+        raise RecipeError(
+            f"{source}: codec: {codec} goes with a global batch, and not with a strategy: what "
+            "strategies exchange is one long vector, which has no factors"
+        )
+    if recipe.dtype != "float32":
+        raise RecipeError(f"{source}: dtype: must be float32 with the codec {codec}")
 
 
 def _check_split(recipe: Recipe, *, source: str) -> None:

@@ -8,10 +8,9 @@ result was discarded since too little was delivered, or one that averaged the st
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 import trio
 
@@ -26,6 +25,7 @@ from averaging import (
     open_state_donor,
 )
 from p2p import Dht, Node, PeerId, open_service_nursery, short
+from training.advice import Advice, OnCaller, RoundResult
 from training.config import SwarmConfig
 from training.delivered import delivered_by
 from training.drift_watch import DriftWatch
@@ -41,7 +41,14 @@ from training.progress import (
     open_tracker,
     step_norms,
 )
-from training.rounds import AnyAverager, hold_round, open_rounds, owe_nothing, uplink_bytes_per_s
+from training.rounds import (
+    AnyAverager,
+    hold_round,
+    open_rounds,
+    shared_by,
+    take_over,
+    uplink_bytes_per_s,
+)
 from training.session_plan import SessionPlan
 from training.state_averager import StateAverager
 
@@ -53,28 +60,6 @@ _PATIENCE_S_MIN = 0.5
 _PATIENCE_UNKNOWN_S = 5.0
 # As much as progress can tell; a peer that claims more is not worth believing.
 _SAMPLES_MAX = 2**53
-
-
-OnCaller = Callable[[Callable[[], Snapshot]], Awaitable[Snapshot]]
-"""Runs a function on the thread that trains, when it next has a moment: CallerJobs.run."""
-
-
-class Advice(Enum):
-    """What to do after a micro-batch."""
-
-    ACCUMULATE = "go on computing"
-    ROUND = "the global batch is there: average and step"
-    CATCH_UP = "the swarm is elsewhere: take over its state"
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """A round that succeeded, and where it leads."""
-
-    report: RoundReport
-    accepted: bool
-    """Whether enough was delivered for a global step."""
-    position: Position
 
 
 class Session:
@@ -197,7 +182,9 @@ class Session:
         return min(wanted_s, self.config.patience_s_max)
 
     async def hold_round(self, gradients: Mapping[str, Array], samples: int) -> RoundResult:
-        """Average gradients in the round at hand; they are overwritten by the result.
+        """Average gradients in the round at hand; an accepted result overwrites them.
+
+        One that is discarded may overwrite them, too.
 
         Raises:
             RoundFailed: no result; the gradients are untouched.
@@ -230,6 +217,7 @@ class Session:
                 min(position.samples + round(delivered) * accepted, _SAMPLES_MAX),
                 memory,
             ),
+            shared_by(self.averager) if accepted else {},
         )
 
     async def equalize(self, state: Mapping[str, Array]) -> RoundResult:
@@ -264,16 +252,23 @@ class Session:
         self.on_state_written()
 
     async def settle(
-        self, position: Position, past: Sequence[RoundId] = (), sketch: Sketch = ()
+        self,
+        position: Position,
+        past: Sequence[RoundId] = (),
+        sketch: Sketch = (),
+        shared: Mapping[str, Array] | None = None,
     ) -> None:
-        """Our state was replaced by one of this position, with parameters of this sketch."""
+        """Our state was replaced by one of this position, with parameters of this sketch.
+
+        Args:
+            shared: what all peers hold beside the model there; None and empty: nothing yet.
+        """
         self.drift.on_equal(sketch)
         own = replace(
             self.own, position=position, samples=0, holds_state=True, waits=False, sketch=sketch
         )
         self.tracker.on_moved(own, past)
-        # What codecs lost is no part of that state, and was lost on the way to another.
-        owe_nothing(self.averager)
+        take_over(self.averager, shared or {})
         self.on_state_written()
 
     # --- shared with following and with rounds in the background ---

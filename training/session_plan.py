@@ -54,9 +54,15 @@ class SessionPlan:
         """The same, for these tensors.
 
         Raises:
-            ValueError: the batch goes by norms, and the codec's are not those of gradients.
+            ValueError: the batch goes by norms, and the codec's are not those of gradients; or the
+                codec is one for gradients, and these are none.
         """
         check_norms(self.schedule, config)
+        if config.power_sgd() is not None and self.compressed is not None:
+            raise ValueError(
+                f"{config.codec} goes with a global batch, and not with a strategy: what "
+                "strategies exchange is one long vector, which has no factors"
+            )
         if config.codec is None or self.compressed is None:
             return config
         least = config.codec_elements_min
@@ -67,9 +73,10 @@ class SessionPlan:
 
 def check_norms(schedule: BatchSchedule, config: AveragerConfig) -> None:
     """Raise ValueError where a batch goes by norms, and a codec's are not those of gradients."""
-    codecs = config.codecs()
-    if codecs is not None and codecs.sparse and schedule.uses_norms:
+    codecs, factors = config.codecs(), config.power_sgd()
+    incomplete = factors if factors is not None else codecs if codecs and codecs.sparse else None
+    if incomplete is not None and schedule.uses_norms:
         raise ValueError(
-            f"a batch that follows the gradient noise does not go with {codecs.name}: it is told "
-            "by the norms of what peers send, and most values are left out of that"
+            f"a batch that follows the gradient noise does not go with {incomplete.name}: it is "
+            "told by the norms of what peers send, and most values are left out of that"
         )

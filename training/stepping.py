@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from averaging import RoundFailed, RoundId, RoundReport
+from training.advice import Advice, RoundResult
 from training.delayed import BackgroundRound, BackgroundRounds
 from training.errors import SwarmStuck
 from training.follow import CaughtUp, catch_up
+from training.model_state import Array
 from training.progress import Position, Sketch, SpeedMeter
 from training.replica import Replica
-from training.session import Advice, RoundResult, Session
+from training.session import Session
 from training.step_report import StepReport
 
 logger = logging.getLogger(__name__)
@@ -113,14 +115,19 @@ class Stepper:
             return False
         return True
 
-    def restart(self, position: Position) -> None:
-        """The state was replaced by one of this position; a round under way is given up."""
+    def restart(self, position: Position, shared: Mapping[str, Array]) -> None:
+        """The state was replaced by one of this position; a round under way is given up.
+
+        Args:
+            shared: what all peers hold beside the model there.
+        """
         if self._background is not None:
             self._call(self._background.cancel)
             self._under_way, self._unapplied = None, None
         self._gradients.clear()
         self._replica.move(position, equalized=False)
-        self._call(self._session.settle, position, (), self._sketch())
+        self._replica.shared = shared
+        self._settle(position)
 
     # --- one step after the other ---
 
@@ -144,7 +151,7 @@ class Stepper:
             self._commit(result, samples)
             return report
         self._failures = 0
-        self._replica.step(means, result.position)
+        self._replica.step(means, result.position, result.shared)
         self._gradients.clear()
         self._commit(result, 0)
         return self.report(stepped=True, samples=samples, round=result.report)
@@ -190,7 +197,7 @@ class Stepper:
         if round is not None:
             assert round.result is not None
             self._failures = 0
-            self._replica.step(round.means, round.result.position)
+            self._replica.step(round.means, round.result.position, round.result.shared)
         return round
 
     def _finish(self) -> bool:
@@ -255,7 +262,7 @@ class Stepper:
             return False
         self._replica.take_over(caught)
         self._failures = 0
-        self._call(self._session.settle, caught.position, caught.past, self._sketch())
+        self._settle(caught.position, caught.past)
         logger.info("caught_up step=%d rounds=%d", self._replica.position.step, len(caught.rounds))
         return True
 
@@ -263,6 +270,11 @@ class Stepper:
         """Tell the session that a round's result is applied, and how the parameters look now."""
         commit = partial(self._session.commit, sketch=self._sketch(), equalized=equalized)
         self._call(commit, result, samples)
+
+    def _settle(self, position: Position, past: Sequence[RoundId] = ()) -> None:
+        """Tell the session that the replica's state is another one now."""
+        shared = self._replica.shared
+        self._call(self._session.settle, position, past, self._sketch(), shared)
 
     def _sketch(self) -> Sketch:
         """Of the parameters, where they are those of our position; delayed ones lag behind it."""

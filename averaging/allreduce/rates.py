@@ -24,6 +24,8 @@ _CHANGE_RATIO: Final = 1.2
 _WINDOW_S: Final = 0.5
 _WINDOWS_MIN: Final = 4
 _BUSY_S_MIN: Final = 1e-3
+# Above a gigabit it is the processor that limits, which waverings of a rate say nothing about.
+_RATE_BYTES_PER_S_MAX: Final = 125e6
 
 
 class Flow:
@@ -120,3 +122,8 @@ class _Direction:
         told = self.bytes_per_s
         if told is None or not told / _CHANGE_RATIO <= rate <= told * _CHANGE_RATIO:
             self.bytes_per_s = rate
+
+
+def told(rate_bytes_per_s: float | None) -> float | None:
+    """A rate as the others are told it."""
+    return None if rate_bytes_per_s is None else min(rate_bytes_per_s, _RATE_BYTES_PER_S_MAX)

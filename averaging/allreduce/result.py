@@ -11,6 +11,7 @@ from averaging.allreduce.rates import Flow
 from averaging.allreduce.reduction import LOST_REASONS
 from averaging.allreduce.schema import MEMBERS_MAX
 from averaging.allreduce.session import Session
+from averaging.codecs.floating import Span
 from averaging.matchmaking.group import Group
 from averaging.report import MemberReport, Outcome
 from p2p import Path, PeerId
@@ -54,6 +55,8 @@ class RoundResult:
     """What the values travelled by, if not as floats alone."""
     dropped_elements: int = 0
     """Of how many elements something that codecs lost is given up for good."""
+    left_out: tuple[Span, ...] = ()
+    """Where the agreed vector lacks our values, though we contributed."""
 
 
 def refused_group(group: Group, reason: str) -> RoundResult:
@@ -100,6 +103,7 @@ def result_of(session: Session, now_s: float) -> RoundResult:
         repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
         codec=session.coding.name,
+        left_out=left_out_of_success(session) if succeeded and session.weight else (),
     )
 
 
@@ -128,6 +132,17 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
             reason = reason or "weight 0"
         reports[peer] = MemberReport(fraction=whole, weight=weight, norm=norm, reason=reason)
     return reports
+
+
+def left_out_of_success(session: Session) -> tuple[Span, ...]:
+    """Where the vector does not contain our values, by the agreed tables."""
+    me = session.members.index(session.me)
+    runs: list[Span] = []
+    for piece in session.pieces:
+        included = session.held[piece.number].end.included[me]
+        if included < len(piece.chunks):
+            runs.append((piece.chunks[included].start, piece.stop))
+    return tuple(runs)
 
 
 def members_of_failure(session: Session) -> dict[PeerId, MemberReport]:

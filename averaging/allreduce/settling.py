@@ -16,11 +16,11 @@ from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.session import Array, Session
 from averaging.allreduce.streams import Work
 from averaging.codecs.coding import Coding, seed_of
-from averaging.codecs.floating import FloatingWire, Payload
+from averaging.codecs.floating import FloatingWire, Payload, Span
 from averaging.robust.norms import rough_square_sum
 
 if TYPE_CHECKING:
-    from averaging.codecs.rounds import Fate, Span
+    from averaging.codecs.rounds import Fate
 
 
 def final_parts(

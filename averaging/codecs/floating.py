@@ -14,6 +14,8 @@ from p2p import MessageInvalid
 
 Array = np.ndarray[Any, Any]
 Payload = bytes | bytearray | memoryview
+Span = tuple[int, int]
+"""The elements from the first number on, before the second."""
 
 ITEM_SIZE_BYTES: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """What a tensor may be and what may travel; wide ones first, so that all values lie aligned."""

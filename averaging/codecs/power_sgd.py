@@ -14,6 +14,9 @@ which every machine rounds the same: so peers with equal bits of both averages h
 the gradient, whatever their hardware. Only M Q and Mᵀ P are ordinary products; they are a peer's
 own.
 
+P is a basis and no more: whoever is in its mean, the gradient is the mean M of those who are in
+that of Q, projected on it. So what a peer is owed follows from the second round alone.
+
 Source: T. Vogels, S. P. Karimireddy and M. Jaggi, "PowerSGD: Practical Low-Rank Gradient
 Compression for Distributed Optimization", 2019, algorithms 1 and 2.
 
@@ -33,7 +36,10 @@ import numpy as np
 import torch
 
 from averaging.codecs.draws import seed_of, uniforms
+from averaging.codecs.naming import whole_of
 
+KIND: Final = "powersgd"
+"""What its names begin with; a colon and the rank may follow."""
 _VANISHED: Final = 1e-6
 """A column that is left with less than this share of itself is rounding, and no direction."""
 
@@ -54,6 +60,22 @@ class PowerSgdConfig:
             raise ValueError(f"rank must be at least 1, not {self.rank}")
         if not (self.min_ratio >= 0 and math.isfinite(self.min_ratio)):
             raise ValueError(f"min_ratio must be 0 or more, and finite, not {self.min_ratio}")
+
+    @classmethod
+    def named(cls, name: str) -> PowerSgdConfig:
+        """What `powersgd` or `powersgd:RANK` stands for.
+
+        Raises:
+            ValueError: the rank is no whole number above 0.
+        """
+        kind, colon, rank = name.partition(":")
+        assert kind == KIND
+        return cls(rank=whole_of("the rank of powersgd", rank)) if colon else cls()
+
+    @property
+    def name(self) -> str:
+        """What reports and refusals call it."""
+        return f"{KIND}:{self.rank}"
 
 
 class _Phase(Enum):
@@ -77,6 +99,11 @@ class PowerSgd:
         shapes: of the gradients, in order.
         config: the same at all peers.
         device: of the gradients.
+
+    Attributes:
+        shapes: of the gradients.
+        step: how many steps have been finished; of directions that vanish the next ones are drawn
+            by it, so it must be the same at all peers.
     """
 
     def __init__(
@@ -86,30 +113,47 @@ class PowerSgd:
         device: torch.device | str = "cpu",
     ) -> None:
         self._config = config or PowerSgdConfig()
-        self._shapes = [tuple(shape) for shape in shapes]
+        self.shapes = [tuple(shape) for shape in shapes]
         self._device = torch.device(device)
-        self._ranks = [factor_rank(shape, self._config) for shape in self._shapes]
-        self._step = 0
-        self._queries: list[torch.Tensor] = [self._fresh_query(number) for number in self._low_rank]
-        self._residuals = [
-            torch.zeros(_as_matrix(self._shapes[number]), device=self._device)
-            for number in self._low_rank
-        ]
+        self._ranks = [factor_rank(shape, self._config) for shape in self.shapes]
+        self.step = 0
+        self._queries: list[torch.Tensor] = []
+        self._residuals: list[torch.Tensor] = []
         self._inputs: list[torch.Tensor] = []
         self._plain: list[torch.Tensor] = []
         self._bases: list[torch.Tensor] = []
         self._weight = 1.0
         self._phase = _Phase.FIRST
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a run: the first Q, and nothing owed."""
+        assert self._phase is _Phase.FIRST, "not in the middle of a step"
+        self.step = 0
+        self._queries = [self._fresh_query(number) for number in self._low_rank]
+        self.owe_nothing()
+
+    def owe_nothing(self) -> None:
+        """Forget what the averages lack of our gradients."""
+        self._residuals = [
+            torch.zeros(_as_matrix(self.shapes[number]), device=self._device)
+            for number in self._low_rank
+        ]
 
     @property
     def element_counts(self) -> tuple[int, int]:
         """How many numbers the first and the second round average."""
         first = second = 0
-        for shape, rank in zip(self._shapes, self._ranks, strict=True):
+        for shape, rank in zip(self.shapes, self._ranks, strict=True):
             rows, columns = _as_matrix(shape)
             first += rows * rank
             second += columns * rank if rank else rows * columns
         return first, second
+
+    @property
+    def factored_count(self) -> int:
+        """Of how many numbers the gradients are that have factors."""
+        return sum(math.prod(self.shapes[number]) for number in self._low_rank)
 
     @property
     def queries(self) -> torch.Tensor:
@@ -120,26 +164,24 @@ class PowerSgd:
         """Take over the Q of a peer that has finished so many steps; the residuals become 0."""
         assert self._phase is _Phase.FIRST, "not in the middle of a step"
         self._queries = _cut(queries, [query.shape for query in self._queries], self._device)
-        self._residuals = [torch.zeros_like(residual) for residual in self._residuals]
-        self._step = step
-
-    @property
-    def step(self) -> int:
-        """How many steps have been finished."""
-        return self._step
+        self.step = step
+        self.owe_nothing()
 
     def first(self, gradients: Sequence[torch.Tensor], weight: float = 1.0) -> torch.Tensor:
         """What the first round averages: all P, float32, shape (F,).
 
         Args:
             gradients: float32, of the shapes agreed; copied.
-            weight: above 0, what this peer counts in both averages. A residual came from another
-                step's weight, and counts as much now as it did then.
+            weight: what this peer counts in both averages. A residual came from another step's
+                weight, and counts as much now as it did then. With 0 both rounds get zeros, and
+                what is owed stays owed.
         """
         assert self._phase is _Phase.FIRST, f"{self._phase.value} is due"
-        assert [tuple(gradient.shape) for gradient in gradients] == self._shapes
+        assert [tuple(gradient.shape) for gradient in gradients] == self.shapes
         self._inputs = [
             gradients[number].detach().reshape(residual.shape) + residual / weight
+            if weight
+            else torch.zeros_like(residual)
             for number, residual in zip(self._low_rank, self._residuals, strict=True)
         ]
         self._plain = [
@@ -170,13 +212,15 @@ class PowerSgd:
         factors = [matrix.T @ base for matrix, base in zip(self._inputs, self._bases, strict=True)]
         return _joined([*factors, *self._plain], self._device)
 
-    def finish(self, averaged: torch.Tensor, *, included: bool = True) -> list[torch.Tensor]:
+    def finish(
+        self, averaged: torch.Tensor, *, included: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """The averaged gradients, float32, in their shapes; the residuals are what they lack.
 
         Args:
             averaged: what the second round gave.
-            included: whether both rounds counted what this peer sent; if not, its whole input is
-                what the others lack. A round must count a member wholly or not at all.
+            included: bool, shape (F,): which elements of that average contain this peer's; None:
+                all of them. Of the others its input is what the average lacks.
 
         Raises:
             ValueError: the average has another size, or is not finite; the step is still open.
@@ -187,20 +231,39 @@ class PowerSgd:
         queries, plain = parts[: len(shapes)], iter(parts[len(shapes) :])
         products = map(product, self._bases, queries)
         gradients = []
-        self._step += 1
-        for shape, rank in zip(self._shapes, self._ranks, strict=True):
+        self.step += 1
+        for shape, rank in zip(self.shapes, self._ranks, strict=True):
             gradients.append((next(products) if rank else next(plain)).reshape(shape))
+        if self._weight:
+            self._settle(gradients, queries, included)
         for place, number in enumerate(self._low_rank):
-            residual = self._inputs[place]
-            if included:
-                residual = residual - gradients[number].reshape(residual.shape)
-            self._residuals[place] = residual * self._weight
             # A direction that vanished would stay 0 for ever.
             vanished = (queries[place] == 0).all(dim=0)
             fresh = self._fresh_query(number)
             self._queries[place] = torch.where(vanished, fresh, queries[place])
         self._forget()
         return gradients
+
+    def _settle(
+        self,
+        gradients: list[torch.Tensor],
+        queries: list[torch.Tensor],
+        included: torch.Tensor | None,
+    ) -> None:
+        """Keep what the averages lack of our inputs, in units of their weight."""
+        taken = [gradients[number] for number in self._low_rank]
+        if included is not None:
+            shapes = [query.shape for query in queries]
+            count = sum(query.numel() for query in queries)
+            masks = _cut(included[:count].float(), shapes, self._device)
+            taken = [
+                product(base, query * mask)
+                for base, query, mask in zip(self._bases, queries, masks, strict=True)
+            ]
+        self._residuals = [
+            (matrix - part.reshape(matrix.shape)) * self._weight
+            for matrix, part in zip(self._inputs, taken, strict=True)
+        ]
 
     def abandon(self) -> None:
         """Give up the step that is open, if one is: as if it had never begun."""
@@ -217,8 +280,8 @@ class PowerSgd:
 
     def _fresh_query(self, number: int) -> torch.Tensor:
         """Random numbers from −1 to 1, shape (M, R): the same at all peers at this step."""
-        columns, rank = _as_matrix(self._shapes[number])[1], self._ranks[number]
-        seed = seed_of(seed_of(self._config.seed, self._step), number)
+        columns, rank = _as_matrix(self.shapes[number])[1], self._ranks[number]
+        seed = seed_of(seed_of(self._config.seed, self.step), number)
         drawn = 2 * uniforms(seed, np.arange(columns * rank)) - 1
         return torch.from_numpy(drawn.astype(np.float32).reshape(columns, rank)).to(self._device)
 

@@ -16,11 +16,8 @@ import torch
 
 from averaging.codecs.coded import CodedWire, as_float32
 from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback, lost_by
-from averaging.codecs.floating import Array, Payload, convert
+from averaging.codecs.floating import Array, Payload, Span, convert
 from averaging.robust.norms import rough_square_sum
-
-Span = tuple[int, int]
-"""The elements from the first number on, before the second."""
 
 
 class Fate(Enum):

@@ -14,10 +14,11 @@ import trio
 from averaging import Manifest, RoundFailed, RoundId, Snapshot, StateTable, TensorSpec
 from p2p import Node, open_dht
 from p2p.testing import SimNetwork
+from training.advice import Advice
 from training.config import SwarmConfig
 from training.follow import catch_up
 from training.progress import BatchSchedule, FixedBatch, Position
-from training.session import Advice, Session, open_session
+from training.session import Session, open_session
 from training.session_plan import SessionPlan
 from training.state_metadata import encode_metadata
 

@@ -13,8 +13,8 @@ import trio
 from p2p.testing import SimNetwork, run_sim
 from tests.training.sim_trainer import SimTrainer, StepLog, open_trainer
 from tests.training.test_session import swarm, train
+from training.advice import Advice
 from training.delayed import BackgroundRound, BackgroundRounds, open_background_rounds
-from training.session import Advice
 
 
 @dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from p2p import Dht, Node, PeerId, Portal
+from training.advice import OnCaller
 from training.config import SwarmConfig
 from training.progress import PeerProgress
-from training.session import OnCaller
 from training.step_report import StepReport
 from training.strategies.strategy import Tactic
 

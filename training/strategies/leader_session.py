@@ -15,10 +15,11 @@ import trio
 
 from averaging import fetch_state
 from p2p import Dht, Node, PeerId
+from training.advice import OnCaller
 from training.config import SwarmConfig
 from training.model_state import Array
 from training.progress import BatchView, Position
-from training.session import OnCaller, Session, open_session
+from training.session import Session, open_session
 from training.session_plan import SessionPlan
 from training.strategies.claims import Claim, ask_claims, claims_served
 

@@ -21,10 +21,10 @@ from torch import nn
 
 from averaging import Manifest, RoundId, Snapshot, StateTable, StateUnavailable, TensorSpec
 from p2p import Dht, MessageInvalid, Node, PeerId, Portal, short
+from training.advice import OnCaller
 from training.config import SwarmConfig
 from training.model_state import Array, ModelState
 from training.progress import BatchView, FixedBatch, PeerProgress, Position
-from training.session import OnCaller
 from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.step_report import StepReport

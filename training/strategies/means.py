@@ -18,12 +18,13 @@ from torch import nn
 
 from averaging import RoundFailed, RoundId, RoundReport, UpdateSpent
 from p2p import Dht, Node, Portal, open_service_nursery
+from training.advice import Advice, OnCaller, RoundResult
 from training.config import SwarmConfig
 from training.delivered import contributors_of
 from training.follow import CaughtUp, catch_up
 from training.model_state import Array, ModelState
 from training.progress import BatchView, PeerProgress, Position
-from training.session import Advice, OnCaller, RoundResult, Session, open_session
+from training.session import Session, open_session
 from training.step_report import StepReport
 from training.strategies.exchanger import Evaluate, Place
 from training.strategies.replica import Replica

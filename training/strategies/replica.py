@@ -21,12 +21,12 @@ from torch import nn
 
 from averaging import Manifest, RoundId, RoundReport, Snapshot, StateTable, TensorSpec
 from p2p import MessageInvalid, PeerId
+from training.advice import RoundResult
 from training.delivered import known_contributors
 from training.follow import CaughtUp
 from training.model_state import Array, ModelState
 from training.privacy.clients import PrivateClients, PrivateTactic
 from training.progress import BatchMemory, BatchView, Position, StepNorms
-from training.session import RoundResult
 from training.session_plan import SessionPlan
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 from training.strategies.flat import FlatParameters

@@ -161,6 +161,9 @@ async def test_a_lost_senders_values_are_owed_by_it(network: SimNetwork) -> None
         report, vector = results[0].members[victim], results[0].vector
         assert 0 < report.fraction < 1
         assert report.reason == "connection lost"
+        lacking = sum(stop - start for start, stop in results[3].left_out)
+        assert lacking == pytest.approx((1 - report.fraction) * ELEMENTS)
+        assert all(results[number].left_out == () for number in range(3))
         assert vector is not None
         included = included_in(codings[3], group, vectors[3])
         left_out = np.count_nonzero(~included)

@@ -180,10 +180,57 @@ def test_who_was_not_included_keeps_its_whole_input() -> None:
     peer = peers_of(1)[0]
     query = peer.queries[: 18 * 2].view(18, 2)
     given = gradients(1)
-    peer.finish(peer.second(peer.first(given)), included=False)
+    second = peer.second(peer.first(given))
+    peer.finish(second, included=torch.zeros(len(second), dtype=torch.bool))
     query = peer.queries[: 18 * 2].view(18, 2)
     again = peer.first([torch.zeros(shape) for shape in SHAPES])[: 24 * 2].view(24, 2)
     torch.testing.assert_close(again, given[0] @ query)
+
+
+def test_who_was_left_out_of_some_chunks_is_owed_those_alone() -> None:
+    """Each element of a mean is over those who are in it; sums of what was given come out whole."""
+    peers = peers_of(3)
+    inputs = [gradients(peer) for peer in range(3)]
+    basis = averaged([peer.first(one) for peer, one in zip(peers, inputs, strict=True)], [1.0] * 3)
+    values = torch.stack([peer.second(basis) for peer in peers])
+    included = torch.ones(values.shape, dtype=torch.bool)
+    # The cut is in the middle of a row of Q.
+    included[2, 7:] = False
+    mean = (values * included).sum(0) / included.sum(0)
+    got = [
+        peer.finish(mean, included=whole)
+        for peer, whole in zip(peers, (None, None, included[2]), strict=True)
+    ]
+    assert all(torch.equal(one[0], got[0][0]) for one in got)
+    # What is in the mean counts with the weight of those who are in it, element by element of Q.
+    base = orthonormal(basis[: 24 * 2].view(24, 2))
+    taken = product(base, (mean * included.sum(0))[: 18 * 2].view(18, 2))
+    given = torch.stack([one[0] for one in inputs]).sum(0)
+    whole = peers[0].queries[: 18 * 2].view(18, 2)
+    zeros = [torch.zeros(shape) for shape in SHAPES]
+    owed = torch.stack([peer.first(zeros) for peer in peers]).sum(0)[: 24 * 2].view(24, 2)
+    torch.testing.assert_close((given - taken) @ whole, owed, atol=1e-4, rtol=1e-4)
+
+
+def test_who_counts_nothing_is_owed_what_it_was() -> None:
+    peers = peers_of(2)
+    got = step(peers, [gradients(1), gradients(2)])
+    owed = gradients(2)[0] - got[1][0]
+    got = step(peers, [gradients(3), gradients(4)], [1.0, 0.0])
+    assert all(map(torch.equal, got[0], got[1]))
+    query = peers[1].queries[: 18 * 2].view(18, 2)
+    again = peers[1].first([torch.zeros(shape) for shape in SHAPES])[: 24 * 2].view(24, 2)
+    torch.testing.assert_close(again, owed @ query)
+    peers[1].abandon()
+    assert not peers[1].first(gradients(5), 0.0).any()
+
+
+def test_names_have_a_rank() -> None:
+    assert PowerSgdConfig.named("powersgd") == PowerSgdConfig()
+    assert PowerSgdConfig.named("powersgd:2").name == "powersgd:2"
+    for wrong in ("powersgd:", "powersgd:0", "powersgd:1.5", "powersgd:4,2"):
+        with pytest.raises(ValueError, match="rank"):
+            PowerSgdConfig.named(wrong)
 
 
 def test_who_joins_takes_over_the_queries() -> None:

@@ -14,11 +14,12 @@ from torch import nn
 from averaging import RoundFailed, RoundId, Snapshot
 from p2p import Node, open_dht
 from p2p.testing import SimNetwork
+from training.advice import Advice
 from training.config import SwarmConfig
 from training.follow import catch_up
 from training.model_state import ModelState
 from training.privacy import PrivateClients
-from training.session import Advice, Session, open_session
+from training.session import Session, open_session
 from training.strategies import Strategy
 from training.strategies.means import session_config
 from training.strategies.replica import Replica

@@ -47,6 +47,7 @@ FULL_CODECS = (
     "topk:0.01/int4-block",
     "topk:0.01/topk:0.05",
     "topk:0.01:dither:2,7/int4-block",
+    "powersgd:4",
 )
 FULL_UPLINKS_MBIT = (100.0, 50.0, 20.0, 10.0)
 _DELAY_S = 0.01
