@@ -136,7 +136,7 @@ class PowerSgd:
     def owe_nothing(self) -> None:
         """Forget what the averages lack of our gradients."""
         self._residuals = [
-            torch.zeros(_as_matrix(self.shapes[number]), device=self._device)
+            torch.zeros(_as_matrix(self.shapes[number]), dtype=torch.float32, device=self._device)
             for number in self._low_rank
         ]
 
@@ -341,7 +341,9 @@ def _as_matrix(shape: Sequence[int]) -> tuple[int, int]:
 
 def _joined(parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
     """All parts in one 1-D tensor of their own memory."""
-    return torch.cat([torch.empty(0, device=device), *(part.reshape(-1) for part in parts)])
+    return torch.cat(
+        [torch.empty(0, dtype=torch.float32, device=device), *(part.reshape(-1) for part in parts)]
+    )
 
 
 def _cut(

@@ -313,3 +313,15 @@ def test_the_page_shows_code_that_works() -> None:
     assert [tuple(gradient.shape) for gradient in shown["gradients"]] == [(512, 256), (512,)]
     assert shown["first"].shape == (512 * 4,)
     assert shown["second"].shape == (256 * 4 + 512,)
+
+
+def test_the_caller_may_prefer_another_type() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        one = PowerSgd([(8, 6), (3,)], PowerSgdConfig(rank=1, min_ratio=1.0))
+        gradients = [torch.ones(8, 6, dtype=torch.float32), torch.ones(3, dtype=torch.float32)]
+        first = one.first(gradients)
+        applied = one.finish(one.second(first))
+        assert {part.dtype for part in (first, *applied)} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
