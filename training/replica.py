@@ -6,6 +6,7 @@ Only the thread that trains may read or write it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from training.model_state import Array, ModelState
 from training.progress import BatchSchedule, Position, Sketch
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 
+if TYPE_CHECKING:
+    from training.shards import Shards
+
 
 class Replica:
     """Parameters, the optimizer that steps them, sums of gradients, and a position in the run."""
@@ -29,9 +33,10 @@ class Replica:
         model: nn.Module,
         schedule: BatchSchedule,
         lr_rule: LrRule,
+        shards: Shards | None = None,
     ) -> None:
-        self.state = ModelState(model, wrapped)
-        self.gradients = Gradients(self.state.trained)
+        self.state = ModelState(model, wrapped, shards)
+        self.gradients = Gradients(self.state.trained, shards)
         self.position = self.beginning
         """Where in the run the parameters are."""
         self.equalized = False
