@@ -316,7 +316,8 @@ def _source(tensor: torch.Tensor, array: Array) -> torch.Tensor:
 
 def _dtype_name(tensor: torch.Tensor) -> str:
     """As to_array() would have it."""
-    return to_array(torch.empty(0, dtype=tensor.dtype)).dtype.name
+    name: str = to_array(torch.empty(0, dtype=tensor.dtype)).dtype.name
+    return name
 
 
 def _moment(name: str) -> tuple[str, str]:

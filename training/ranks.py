@@ -82,12 +82,14 @@ class RankedOptimizer(torch.optim.Optimizer):
         optimized = {id(p) for g in optimizer.param_groups for p in g["params"]}
         parameters = [p for _, p in sorted(model.named_parameters())]
         self._trained = [p for p in parameters if id(p) in optimized and p.requires_grad]
-        self._state = [p for p in parameters if not isinstance(p, DTensor)]
-        self._state += [buffer for _, buffer in sorted(model.named_buffers())]
+        self._unsharded: list[torch.Tensor] = [
+            *(p for p in parameters if not isinstance(p, DTensor)),
+            *(buffer for _, buffer in sorted(model.named_buffers())),
+        ]
         self._weighed = False
         self._global_step = 0
         self._on_first(lambda swarm: None)
-        self._broadcast(self._state)
+        self._broadcast(self._unsharded)
 
     # --- what PyTorch expects of an optimizer ---
 
@@ -265,7 +267,7 @@ class RankedOptimizer(torch.optim.Optimizer):
         """Overwrite all ranks' parameters by rank 0's, and the buffers where everything is new."""
         # Of a sharded model all has gone to the ranks already.
         if self._shards is None:
-            self._broadcast(self._state if everything else self._trained)
+            self._broadcast(self._unsharded if everything else self._trained)
 
     def _broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:

@@ -86,7 +86,7 @@ def scatter(like: DTensor, dtype: torch.dtype, source: torch.Tensor | None) -> t
         rows = source.to(local.device, dtype).movedim(dim, 0)
         padded = rows.new_zeros((height * distributed.get_world_size(group), *shape[1:]))
         padded[: len(rows)] = rows
-        parts = list(padded.split(height))
+        parts = list(torch.split(padded, height))
     distributed.scatter(part, parts, first, group=group)
     return part[: shape[0]].movedim(0, dim).contiguous()
 
