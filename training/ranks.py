@@ -13,7 +13,7 @@ Only rank 0's wrapped optimizer steps and keeps moments. To the swarm this is on
 samples as its ranks have together.
 
 Where fully_shard() (FSDP2) has divided the model over the ranks, each rank sums, keeps and steps
-its own part. While rank 0 is in the swarm the others give and take parts as it says: see shards.py.
+its own slice. While rank 0 is in the swarm the others give and take slices as it says: shards.py.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class RankedOptimizer(torch.optim.Optimizer):
 
     Args:
         optimizer: on rank 0 what Swarm.optimizer() gave, on the others any optimizer of the same
-            parameters: it holds the groups that schedulers want, and never steps. With a sharded
-            model it is the same on all ranks, made after fully_shard(), and steps this rank's part.
+            parameters: it holds the groups that schedulers want, and never steps. For a sharded
+            model it is alike on all ranks, made after fully_shard(), and steps this rank's slice.
         model: as given to Swarm.optimizer(); rank 0's parameters and buffers replace the others',
             but for those that are sharded.
         group: the peer's process group, the default one unless told.
@@ -204,7 +204,7 @@ class RankedOptimizer(torch.optim.Optimizer):
         gradients = [p.grad for p in self._trained if p.grad is not None]
         if not gradients:
             return "no parameter has a gradient; call loss.backward() before step()", False
-        # Parts of a sharded gradient are looked at where they are added up.
+        # Slices of a sharded gradient are looked at where they are added up.
         return "", self._shards is None and not all_finite(gradients)
 
     def _told_by_all(self, number: int, flag: bool) -> list[tuple[int, bool]]:
@@ -285,7 +285,7 @@ class RankedOptimizer(torch.optim.Optimizer):
 def _shards_of(
     optimizer: torch.optim.Optimizer, model: nn.Module, group: distributed.ProcessGroup | None
 ) -> Shards | None:
-    """This rank's parts of a sharded model; rank 0's optimizer has made them already."""
+    """This rank's slices of a sharded model; rank 0's optimizer has made them already."""
     if not is_sharded(model):
         return None
     shards = optimizer.shards if isinstance(optimizer, SwarmOptimizer) else None

@@ -45,10 +45,10 @@ def mesh_of(sharded: Mapping[str, DTensor], trained: Mapping[str, nn.Parameter])
     return mesh
 
 
-def part_of(whole: DTensor, part: torch.Tensor) -> DTensor:
-    """A rank's part of another tensor that is sharded as this one is."""
+def slice_of(whole: DTensor, own: torch.Tensor) -> DTensor:
+    """A rank's slice of another tensor that is sharded as this one is."""
     return DTensor.from_local(
-        part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
+        own, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
     )
 
 
@@ -57,19 +57,18 @@ def gather(tensor: DTensor) -> torch.Tensor:
     local, dim = tensor.to_local().detach(), _dim_of(tensor)
     group, source = group_of(tensor)
     rows = local.movedim(dim, 0)
-    part = rows.new_zeros((_height(tensor), *rows.shape[1:]))
-    part[: len(rows)] = rows
-    ranks = distributed.get_world_size(group)
-    first = distributed.get_rank(group) == 0
-    parts = [torch.empty_like(part) for _ in range(ranks)] if first else None
-    distributed.gather(part, parts, source, group=group)
-    if parts is None:
-        return part
-    return torch.cat(parts)[: tensor.shape[dim]].movedim(0, dim)
+    own = rows.new_zeros((_height(tensor), *rows.shape[1:]))
+    own[: len(rows)] = rows
+    if distributed.get_rank(group) != 0:
+        distributed.gather(own, None, source, group=group)
+        return own
+    whole = rows.new_empty((len(own) * distributed.get_world_size(group), *rows.shape[1:]))
+    distributed.gather(own, list(torch.split(whole, len(own))), source, group=group)
+    return whole[: tensor.shape[dim]].movedim(0, dim)
 
 
 def scatter(like: DTensor, dtype: torch.dtype, source: torch.Tensor | None) -> torch.Tensor:
-    """This rank's part of what rank 0 has whole. All ranks call it.
+    """This rank's slice of what rank 0 has whole. All ranks call it.
 
     Args:
         like: a tensor of that shape, whose division and device are taken.
@@ -80,15 +79,38 @@ def scatter(like: DTensor, dtype: torch.dtype, source: torch.Tensor | None) -> t
     group, first = group_of(like)
     height = _height(like)
     shape = local.movedim(dim, 0).shape
-    part = torch.empty((height, *shape[1:]), dtype=dtype, device=local.device)
-    parts = None
+    own = torch.empty((height, *shape[1:]), dtype=dtype, device=local.device)
+    slices = None
     if source is not None:
         rows = source.to(local.device, dtype).movedim(dim, 0)
         padded = rows.new_zeros((height * distributed.get_world_size(group), *shape[1:]))
         padded[: len(rows)] = rows
-        parts = list(torch.split(padded, height))
-    distributed.scatter(part, parts, first, group=group)
-    return part[: shape[0]].movedim(0, dim).contiguous()
+        slices = list(torch.split(padded, height))
+    distributed.scatter(own, slices, first, group=group)
+    return own[: shape[0]].movedim(0, dim).contiguous()
+
+
+def check_kept(optimizer: torch.optim.Optimizer, parameters: Mapping[str, DTensor]) -> None:
+    """Look whether rank 0 could gather all that an optimizer keeps.
+
+    Args:
+        parameters: those that are divided, by name.
+
+    Raises:
+        ValueError: it could not.
+    """
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, DTensor):
+                well = value.shape == parameter.shape and value.placements == parameter.placements
+            else:
+                well = not isinstance(value, torch.Tensor) or value.numel() <= 1
+            if not well:
+                raise ValueError(
+                    f"{type(optimizer).__name__} keeps {key!r} of {name!r} otherwise than the "
+                    "parameter is sharded, so it cannot be sent to other peers; use an optimizer "
+                    "that keeps tensors of the parameter's shape, and numbers"
+                )
 
 
 def group_of(tensor: DTensor) -> tuple[distributed.ProcessGroup, int]:
@@ -105,5 +127,5 @@ def _dim_of(tensor: DTensor) -> int:
 
 
 def _height(tensor: DTensor) -> int:
-    """So many rows have the parts of the first ranks."""
+    """So many rows have the slices of the first ranks."""
     return -(-tensor.shape[_dim_of(tensor)] // tensor.device_mesh.size())

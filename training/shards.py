@@ -1,14 +1,14 @@
 """Shards: a model that fully_shard() has divided over the ranks of a peer, read and written whole.
 
-Rank 0 speaks to the swarm, which knows whole tensors only. Each rank keeps its part of every
-parameter, of its sum of gradients and of its moments, and steps that part with an optimizer of its
+Rank 0 speaks to the swarm, which knows whole tensors only. Each rank keeps a slice of every
+parameter, of its sum of gradients and of its moments, and steps that slice with an optimizer of its
 own. So while rank 0 is in a call, the other ranks follow: they do what it says, one command after
 the other, until it says how the call ended.
 
     rank 0                                         the other ranks, in follow()
-    each(tensors, function)     ── command ──▶     a rank gives its part of each
+    each(tensors, function)     ── command ──▶     a rank gives its slice of each
       function(whole)          ◀── gather ───
-    step(means)                 ── command ──▶     a rank takes its part of each mean,
+    step(means)                 ── command ──▶     a rank takes its slice of each mean,
       whole mean                ── scatter ──▶     then all let their optimizers step
     end(result)                 ── result ───▶     follow() returns it
 
@@ -35,7 +35,7 @@ from training.finite import all_finite
 from training.gradients import wide_dtype
 from training.learning_rate import scaled_rates
 from training.model_state import Kept, load_kept, optimized_names
-from training.sharding import gather, group_of, mesh_of, part_of, scatter
+from training.sharding import check_kept, gather, group_of, mesh_of, scatter, slice_of
 
 T = TypeVar("T")
 
@@ -49,14 +49,14 @@ class _Command:
 
 
 class Shards:
-    """This rank's parts of a model; made by all ranks at once, with models and optimizers alike.
+    """This rank's slices of a model; made by all ranks at once, with models and optimizers alike.
 
     What rank 0 calls needs the others in follow(). The methods that begin with an underscore and
     are named in commands run on all ranks alike.
 
     Args:
         model: what it trains is sharded by fully_shard(), all over one mesh of one dimension.
-        optimizer: of this rank's parameters, made after fully_shard(); steps this rank's parts.
+        optimizer: of this rank's parameters, made after fully_shard(); steps this rank's slices.
 
     Raises:
         ValueError: it is sharded otherwise, or the ranks have different models or optimizers.
@@ -64,6 +64,11 @@ class Shards:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        if not self._modules:
+            raise ValueError(
+                "the model is divided over ranks, but not by fully_shard(); tensor parallelism is "
+                "not supported inside a peer"
+            )
         self._reshard()
         self._optimizer = optimizer
         self._parameters = dict(sorted(model.named_parameters()))
@@ -146,25 +151,25 @@ class Shards:
         self._take(names, sources)
 
     def load_kept(self, kept: Kept) -> None:
-        """Give all ranks' optimizers their parts of what an optimizer keeps."""
+        """Give all ranks' optimizers their slices of what an optimizer keeps."""
         whole: dict[str, torch.Tensor] = {}
-        parts: list[tuple[str, str, torch.dtype]] = []
+        sliced: list[tuple[str, str, torch.dtype]] = []
         rest: Kept = {}
         for name, values in kept.items():
             for key, value in values.items():
                 sharded = name in self._sharded and isinstance(value, torch.Tensor)
                 if sharded and value.shape == self._sharded[name].shape:
                     whole[f"moment/{name}/{key}"] = value
-                    parts.append((name, key, value.dtype))
+                    sliced.append((name, key, value.dtype))
                 else:
                     rest.setdefault(name, {})[key] = value
-        self._command("_load_kept", parts, rest)
-        self._load_kept(parts, rest, whole)
+        self._command("_load_kept", sliced, rest)
+        self._load_kept(sliced, rest, whole)
 
     # --- gradients (rank 0): what Gradients wants of its holder ---
 
     def add(self, samples: int) -> bool:
-        """As Gradients.add(), with each rank's part of the gradient that FSDP has averaged."""
+        """As Gradients.add(), with each rank's slice of the gradient that FSDP has averaged."""
         self._command("_add", samples)
         finite, differing = self._add(samples)
         if differing:
@@ -190,7 +195,7 @@ class Shards:
         Hyperparameters that are tensors are each rank's own.
 
         Raises:
-            ValueError: it keeps what cannot be told from a rank's part of a whole.
+            ValueError: it keeps what cannot be told from a rank's slice of a whole.
             RankFailed: another rank's optimizer raised an error.
         """
         assert optimizer is self._optimizer
@@ -233,22 +238,23 @@ class Shards:
                     tensor.to_local().copy_(scatter(tensor, tensor.dtype, source))
                     continue
                 content = tensor.detach().contiguous() if source is None else source
-                content = content.to(tensor.device, tensor.dtype)
+                # NCCL moves nothing that lies on the CPU, such as AdamW's count of steps.
+                content = content.to(self._device, tensor.dtype)
                 distributed.broadcast(content, self._source, group=self.group)
                 tensor.copy_(content)
 
     def _load_kept(
         self,
-        parts: list[tuple[str, str, torch.dtype]],
+        sliced: list[tuple[str, str, torch.dtype]],
         rest: Kept,
         whole: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         kept = {name: dict(values) for name, values in rest.items()}
-        for name, key, dtype in parts:
+        for name, key, dtype in sliced:
             parameter = self._sharded[name]
             source = None if whole is None else whole[f"moment/{name}/{key}"]
-            part = scatter(parameter, dtype, source)
-            kept.setdefault(name, {})[key] = part_of(parameter, part)
+            own = scatter(parameter, dtype, source)
+            kept.setdefault(name, {})[key] = slice_of(parameter, own)
         self._agreeing(lambda: load_kept(self._optimizer, self._optimized, self._parameters, kept))
 
     def _add(self, samples: int) -> tuple[bool, str]:
@@ -285,15 +291,15 @@ class Shards:
         self._reshard()
         for name, parameter in self._trained.items():
             source = None if means is None else means[name]
-            part = scatter(self._sharded[name], parameter.dtype, source)
-            parameter.grad = part_of(self._sharded[name], part)
+            own = scatter(self._sharded[name], parameter.dtype, source)
+            parameter.grad = slice_of(self._sharded[name], own)
         for group, values in zip(self._optimizer.param_groups, groups, strict=True):
             group.update(values)
 
         def step() -> None:
             with scaled_rates(self._optimizer, factor):
                 self._optimizer.step()
-            self._check_kept()
+            check_kept(self._optimizer, self._sharded)
 
         self._agreeing(step)
         for parameter in self._trained.values():
@@ -343,23 +349,6 @@ class Shards:
         elif failed:
             raise RankFailed("another rank's optimizer raised an error")
 
-    def _check_kept(self) -> None:
-        """Raise ValueError where this rank's optimizer keeps what rank 0 could not gather."""
-        for name in self._trained:
-            parameter = self._sharded[name]
-            for key, value in self._optimizer.state.get(self._parameters[name], {}).items():
-                if isinstance(value, DTensor):
-                    well = value.shape == parameter.shape
-                    well &= value.placements == parameter.placements
-                else:
-                    well = not isinstance(value, torch.Tensor) or value.numel() <= 1
-                if not well:
-                    raise ValueError(
-                        f"{type(self._optimizer).__name__} keeps {key!r} of {name!r} otherwise "
-                        "than the parameter is sharded, so it cannot be sent to other peers; use "
-                        "an optimizer that keeps tensors of the parameter's shape, and numbers"
-                    )
-
     def _tensor(self, name: str) -> torch.Tensor:
         """The tensor of this name; a moment is what this rank's optimizer keeps."""
         kind, _, rest = name.partition("/")
@@ -377,7 +366,7 @@ class Shards:
         if name not in self._sums:
             parameter = self._sharded[name]
             zeros = torch.zeros_like(parameter.to_local(), dtype=wide_dtype(parameter))
-            self._sums[name] = part_of(parameter, zeros)
+            self._sums[name] = slice_of(parameter, zeros)
         return self._sums[name]
 
     def _reshard(self) -> None:
@@ -396,5 +385,5 @@ class Shards:
             if other != told[0]:
                 raise ValueError(
                     f"rank {rank} of this peer has another model or optimizer ({other[0]}) than "
-                    f"rank 0 ({told[0][0]}); of a sharded model all ranks step their parts alike"
+                    f"rank 0 ({told[0][0]}); of a sharded model all ranks step their slices alike"
                 )

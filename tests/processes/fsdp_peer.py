@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ GLOBAL_BATCH = 96
 PATIENCE_S = 60.0
 DTYPE = torch.float64
 PEERS = 3
+# Below what the norms are.
+CLIP = 0.1
 # The newcomer comes when the others have taken so many steps.
 NEWCOMER_AFTER = 2
 # This rank's micro-batch with this number has a gradient that is none: both ranks leave theirs out.
@@ -28,8 +31,14 @@ BAD: Batch = (1, 1)
 
 
 def make_adam(model: nn.Module) -> torch.optim.Optimizer:
-    """The same for all peers; it keeps two moments and a number."""
-    return torch.optim.AdamW(model.parameters(), lr=0.02)
+    """The same for all peers: it keeps two moments and a number, and clips averages."""
+    adam = torch.optim.AdamW(model.parameters(), lr=0.02)
+
+    def clip(*_: object) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+
+    adam.register_step_pre_hook(clip)
+    return adam
 
 
 def run(options: dict[str, Any]) -> None:
@@ -56,6 +65,9 @@ def run(options: dict[str, Any]) -> None:
             fully_shard(model[0], mesh=mesh)
             fully_shard(model, mesh=mesh)
         own = make_adam(model)
+        if not speaks:
+            # Rank 0's counts.
+            own.param_groups[0]["lr"] = 1.0
         shared = swarm.optimizer(own, model=model, global_batch=GLOBAL_BATCH) if swarm else own
         optimizer = RankedOptimizer(shared, model=model) if is_sharded else shared
         Training(options, model, optimizer, swarm).run()
@@ -84,7 +96,9 @@ class Training:
         if swarm is not None:
             wait_until(lambda: len(swarm.peers) >= PEERS - 1)
         assert optimizer.synchronize() == self.options["late"]
-        assert optimizer.global_step >= NEWCOMER_AFTER * self.options["late"]
+        if self.options["late"]:
+            assert optimizer.global_step == NEWCOMER_AFTER
+            (self.folder / "arrived").touch()
         log = self.train()
         hashes = [optimizer.state_hash()]
         assert optimizer.reaverage().succeeded
@@ -95,9 +109,8 @@ class Training:
         (self.folder / f"{self.index}.json").write_text(json.dumps(said))
         if self.options["ranks"] == 1:
             torch.save(dict(self.model.named_parameters()), self.folder / "plain.pt")
-        if self.swarm is not None:
-            (self.folder / f"done-{self.options['peer']}").touch()
-            wait_until(lambda: len(list(self.folder.glob("done-*"))) == PEERS)
+        (self.folder / f"done-{self.index}").touch()
+        self.serve_until(lambda: len(list(self.folder.glob("done-*"))) == self.options["members"])
 
     def train(self) -> dict[int, list[Batch]]:
         """What this process put into each global step."""
@@ -116,9 +129,11 @@ class Training:
                 batches.append(batch)
             if report.stepped:
                 log[report.global_step] = batches
-                self.wait_for_newcomer()
             if report.stepped or report.caught_up:
                 batches = []
+            if optimizer.global_step == NEWCOMER_AFTER:
+                (self.folder / "begun").touch()
+                self.serve_until((self.folder / "arrived").exists)
         return log
 
     def backward(self) -> int:
@@ -131,15 +146,18 @@ class Training:
         loss.backward()
         return len(inputs)
 
-    def wait_for_newcomer(self) -> None:
-        """Go on when it is there; meanwhile it is given what it asks for."""
-        if self.optimizer.global_step != NEWCOMER_AFTER:
-            return
-        if self.swarm is None:
-            return
-        (self.folder / "begun").touch()
-        swarm = self.swarm
-        wait_until(lambda: len(swarm.peers) == PEERS)
+    def serve_until(self, happened: Callable[[], bool]) -> None:
+        """Wait until it has, as rank 0 sees it; meanwhile others are given what they ask for."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            seen = [happened()]
+            if isinstance(self.optimizer, RankedOptimizer):
+                distributed.broadcast_object_list(seen)
+            if seen[0]:
+                return
+            assert time.monotonic() < deadline_s, "the others did not come"
+            self.optimizer.synchronize()
+            time.sleep(0.01)
 
     def expect_errors(self, optimizer: RankedOptimizer) -> None:
         """What goes wrong on one rank is told by both, and none of it ends their work together."""
@@ -156,7 +174,7 @@ class Training:
         assert len(optimizer.state_hash()) == 64
 
 
-def wait_until(happened: Any) -> None:
+def wait_until(happened: Callable[[], bool]) -> None:
     """Look until it has."""
     deadline_s = time.monotonic() + PATIENCE_S
     while not happened():

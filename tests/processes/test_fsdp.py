@@ -34,6 +34,7 @@ def test_sharded_and_plain_peers_equal_one_process(tmp_path: Path) -> None:
                 "rank": rank,
                 "ranks": RANKS[peer],
                 "late": peer == LATE,
+                "members": len(members),
                 "folder": str(tmp_path),
                 "initial_peers": meeting_point.addresses,
             }

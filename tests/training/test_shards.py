@@ -11,6 +11,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import distribute_module
 
 from averaging import StateTable
 from training import RankedOptimizer, join
@@ -179,6 +180,9 @@ def test_an_optimizer_that_keeps_plain_tensors_is_refused_when_it_steps() -> Non
 
 
 def test_what_is_sharded_otherwise_is_refused() -> None:
+    divided = distribute_module(make_model(), init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match="tensor parallelism"):
+        Shards(divided, adam(divided))
     early, model = adam(plain := make_model()), sharded(plain)
     with pytest.raises(ValueError, match="make the optimizer after"):
         Shards(model, early)
@@ -197,9 +201,10 @@ def test_what_is_sharded_otherwise_is_refused() -> None:
         Shards(model, adam(model))
 
 
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`")
 def test_what_cannot_be_sharded_says_so() -> None:
     with pytest.raises(ValueError, match=r"fully_shard\(\)"):
-        is_sharded(FullyShardedDataParallel(make_model(), device_id=torch.device("cpu")))
+        is_sharded(FullyShardedDataParallel(nn.Linear(2, 2), device_id=torch.device("cpu")))
     model = sharded(make_model())
     with join("test") as swarm, pytest.raises(ValueError, match="with a global batch"):
         swarm.optimizer(adam(model), model=model, strategy=LocalSGD(every=2))
