@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 
 from tests.processes.equivalence_peer import Batch, make_model, micro_batch
 from training import RankedOptimizer, RankFailed, Swarm, SwarmOptimizer, join
+from training.shards import Shards
 
 STEPS = 5
 GLOBAL_BATCH = 96
@@ -64,11 +65,17 @@ def run(options: dict[str, Any]) -> None:
             mesh = init_device_mesh("cpu", (options["ranks"],))
             fully_shard(model[0], mesh=mesh)
             fully_shard(model, mesh=mesh)
+            expect_ranks_to_be_told(model, options["rank"])
         own = make_adam(model)
         if not speaks:
             # Rank 0's counts.
             own.param_groups[0]["lr"] = 1.0
         shared = swarm.optimizer(own, model=model, global_batch=GLOBAL_BATCH) if swarm else own
+        if is_sharded:
+            alone = distributed.new_group([0])
+            if speaks:
+                with pytest.raises(ValueError, match=r"sharded over the ranks \[0, 1\]"):
+                    RankedOptimizer(shared, model=model, group=alone)
         optimizer = RankedOptimizer(shared, model=model) if is_sharded else shared
         Training(options, model, optimizer, swarm).run()
     if is_sharded:
@@ -172,6 +179,29 @@ class Training:
             optimizer.step(samples=2)
         assert optimizer.global_step == STEPS
         assert len(optimizer.state_hash()) == 64
+
+
+def expect_ranks_to_be_told(model: nn.Module, rank: int) -> None:
+    """What differs among ranks all hear of, and an error of one rank's optimizer."""
+    plain = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"another model or optimizer \(SGD\) than rank 0 \(AdamW"):
+        Shards(model, plain if rank == 1 else make_adam(model))
+
+    def fail(*_: object) -> None:
+        raise ArithmeticError("on purpose")
+
+    if rank == 1:
+        plain.register_step_pre_hook(fail)
+    shards = Shards(model, plain)
+    if rank == 1:
+        with pytest.raises(ArithmeticError, match="on purpose"):
+            shards.follow()
+        return
+    # With a gradient of zero nothing changes.
+    means = {n: torch.zeros(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+    with pytest.raises(RankFailed, match="another rank's optimizer"):
+        shards.step(means, plain, 1.0)
+    shards.end("over")
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
