@@ -60,10 +60,11 @@ def gather(tensor: DTensor) -> torch.Tensor:
     own = rows.new_zeros((_height(tensor), *rows.shape[1:]))
     own[: len(rows)] = rows
     if distributed.get_rank(group) != 0:
-        distributed.gather(own, None, source, group=group)
+        distributed.gather(bytes_of(own), None, source, group=group)
         return own
     whole = rows.new_empty((len(own) * distributed.get_world_size(group), *rows.shape[1:]))
-    distributed.gather(own, list(torch.split(whole, len(own))), source, group=group)
+    slices = [bytes_of(one) for one in torch.split(whole, len(own))]
+    distributed.gather(bytes_of(own), slices, source, group=group)
     return whole[: tensor.shape[dim]].movedim(0, dim)
 
 
@@ -85,8 +86,8 @@ def scatter(like: DTensor, dtype: torch.dtype, source: torch.Tensor | None) -> t
         rows = source.to(local.device, dtype).movedim(dim, 0)
         padded = rows.new_zeros((height * distributed.get_world_size(group), *shape[1:]))
         padded[: len(rows)] = rows
-        slices = list(torch.split(padded, height))
-    distributed.scatter(own, slices, first, group=group)
+        slices = [bytes_of(one) for one in torch.split(padded, height)]
+    distributed.scatter(bytes_of(own), slices, first, group=group)
     return own[: shape[0]].movedim(0, dim).contiguous()
 
 
@@ -117,6 +118,11 @@ def group_of(tensor: DTensor) -> tuple[distributed.ProcessGroup, int]:
     """The group that a tensor is divided over, and its rank 0 as a rank of all processes."""
     group = tensor.device_mesh.get_group()
     return group, distributed.get_global_rank(group, 0)
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory of a contiguous tensor as bytes, which any backend moves."""
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _dim_of(tensor: DTensor) -> int:

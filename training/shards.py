@@ -35,7 +35,7 @@ from training.finite import all_finite
 from training.gradients import wide_dtype
 from training.learning_rate import scaled_rates
 from training.model_state import Kept, load_kept, optimized_names
-from training.sharding import check_kept, gather, group_of, mesh_of, scatter, slice_of
+from training.sharding import bytes_of, check_kept, gather, group_of, mesh_of, scatter, slice_of
 
 T = TypeVar("T")
 
@@ -240,7 +240,7 @@ class Shards:
                 content = tensor.detach().contiguous() if source is None else source
                 # NCCL moves nothing that lies on the CPU, such as AdamW's count of steps.
                 content = content.to(self._device, tensor.dtype)
-                distributed.broadcast(content, self._source, group=self.group)
+                distributed.broadcast(bytes_of(content), self._source, group=self.group)
                 tensor.copy_(content)
 
     def _load_kept(

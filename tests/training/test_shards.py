@@ -127,6 +127,18 @@ def test_a_state_goes_from_a_sharded_model_to_a_plain_one_and_back(dtype: torch.
     assert states[1].digest() == states[2].digest()
 
 
+def test_a_moment_of_any_kind_comes_to_where_it_belongs() -> None:
+    model = sharded(make_model())
+    optimizer = adam(model)
+    backward(model, 0)
+    optimizer.step()
+    state = ModelState(model, optimizer, Shards(model, optimizer))
+    kept = np.arange(20, dtype="uint16").reshape(5, 4)
+    state.load(state.arrays() | {"moment/0.weight/kept": kept}, (("0.weight", "count", 7),))
+    np.testing.assert_array_equal(state.arrays()["moment/0.weight/kept"], kept)
+    assert state.scalars() == (("0.weight", "count", 7),)
+
+
 def test_a_moment_of_another_shape_cannot_be_sharded() -> None:
     model = sharded(make_model())
     optimizer = adam(model)
