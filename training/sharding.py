@@ -83,8 +83,8 @@ def scatter(like: DTensor, dtype: torch.dtype, source: torch.Tensor | None) -> t
     own = torch.empty((height, *shape[1:]), dtype=dtype, device=local.device)
     slices = None
     if source is not None:
-        rows = source.to(local.device, dtype).movedim(dim, 0)
-        padded = rows.new_zeros((height * distributed.get_world_size(group), *shape[1:]))
+        rows = source.movedim(dim, 0)
+        padded = own.new_zeros((height * distributed.get_world_size(group), *shape[1:]))
         padded[: len(rows)] = rows
         slices = [bytes_of(one) for one in torch.split(padded, height)]
     distributed.scatter(bytes_of(own), slices, first, group=group)
