@@ -20,7 +20,7 @@ from training.shards import Shards
 
 STEPS = 5
 GLOBAL_BATCH = 96
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 DTYPE = torch.float64
 PEERS = 3
 # Below what the norms are.
@@ -164,7 +164,7 @@ class Training:
                 return
             assert time.monotonic() < deadline_s, "the others did not come"
             self.optimizer.synchronize()
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     def expect_errors(self, optimizer: RankedOptimizer) -> None:
         """What goes wrong on one rank is told by both, and none of it ends their work together."""
