@@ -6,7 +6,8 @@ the sums of all peers, divided by all their samples, are what one machine would 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,17 +19,47 @@ from training.learning_rate import scaled_rates
 from training.model_state import Array
 
 
-class Gradients:
-    """Sums of gradients, beside the parameters' own; float32, or float64 where a parameter is."""
+class GradientHolder(Protocol):
+    """Where sums of gradients lie, and what lets an optimizer step with their means.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    Means come as tensors on the CPU, in the dtype of the sums.
+    """
+
+    def add(self, samples: int) -> bool:
+        """Take over the parameters' gradients times samples; False where one is not finite."""
+
+    def each_sum(self, function: Callable[[str, torch.Tensor], None]) -> None:
+        """Call a function with the parameter's name and each sum that there is."""
+
+    def step(
+        self, means: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, factor: float
+    ) -> None:
+        """One step of the optimizer with these gradients, at `factor` times the rates."""
+
+    def restore(self, means: Mapping[str, torch.Tensor], samples: int) -> None:
+        """Add means times samples to the sums."""
+
+    def clear(self) -> None:
+        """Set the sums to zero."""
+
+
+class Gradients:
+    """Sums of gradients, beside the parameters' own; float32, or float64 where a parameter is.
+
+    Args:
+        holder: where they lie; beside the parameters, unless told.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], holder: GradientHolder | None = None
+    ) -> None:
         if not parameters:
             raise ValueError("the optimizer has no parameter that requires a gradient")
         for name, parameter in parameters.items():
             if not parameter.is_floating_point():
                 raise ValueError(f"parameter {name!r} is {parameter.dtype}; it must be a float")
         self._parameters = dict(parameters)
-        self._sums: dict[str, torch.Tensor] = {}
+        self._holder = holder or _OwnGradients(self._parameters)
         self._staging: dict[str, Array] | None = None
         self.samples = 0
         """How many samples are in the sums."""
@@ -53,18 +84,12 @@ class Gradients:
         Raises:
             ValueError: no parameter has a gradient.
         """
-        found = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
-        if not found:
+        if all(parameter.grad is None for parameter in self._parameters.values()):
             raise ValueError(
                 "no parameter has a gradient; call loss.backward() before step(), and check that "
                 "the optimizer holds the parameters of the model that computed the loss"
             )
-        finite = all_finite(found.values())
-        with torch.no_grad():
-            for name, gradient in found.items():
-                if finite:
-                    self._sum_of(name, self._parameters[name]).add_(gradient, alpha=samples)
-                self._parameters[name].grad = None
+        finite = self._holder.add(samples)
         self.samples += samples * finite
         return finite
 
@@ -72,11 +97,15 @@ class Gradients:
         """The mean gradient over all samples, as arrays that a round may overwrite."""
         staging = self._staging or self.zeros()
         self._staging = staging
-        for name, array in staging.items():
-            if self.samples == 0 or name not in self._sums:
-                array.fill(0)
-            else:
-                np.divide(self._sums[name].cpu().numpy(), self.samples, out=array)
+        missing = dict(staging)
+
+        def divide(name: str, total: torch.Tensor) -> None:
+            np.divide(total.cpu().numpy(), self.samples, out=missing.pop(name))
+
+        if self.samples:
+            self._holder.each_sum(divide)
+        for array in missing.values():
+            array.fill(0)
         return staging
 
     def zeros(self) -> dict[str, Array]:
@@ -90,41 +119,77 @@ class Gradients:
         self, means: Mapping[str, Array], optimizer: torch.optim.Optimizer, *, factor: float = 1.0
     ) -> None:
         """One optimizer step with these gradients, at `factor` times the learning rates."""
-        for name, parameter in self._parameters.items():
-            gradient = torch.from_numpy(means[name]).to(parameter.device, parameter.dtype)
-            parameter.grad = gradient
-        with scaled_rates(optimizer, factor):
-            optimizer.step()
-        for parameter in self._parameters.values():
-            parameter.grad = None
+        self._holder.step(self._tensors(means), optimizer, factor)
 
     def restore(self, means: Mapping[str, Array], samples: int) -> None:
         """Take back what means() gave and clear() dropped, beside what came since."""
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                mean = torch.from_numpy(means[name]).to(parameter.device)
-                self._sum_of(name, parameter).add_(mean, alpha=samples)
+        self._holder.restore(self._tensors(means), samples)
         self.samples += samples
 
     def clear(self) -> None:
         """Begin the next global batch."""
-        for total in self._sums.values():
-            total.zero_()
+        self._holder.clear()
         self.samples = 0
-
-    def _sum_of(self, name: str, parameter: nn.Parameter) -> torch.Tensor:
-        if name not in self._sums:
-            self._sums[name] = torch.zeros_like(
-                parameter, dtype=_torch_dtype(parameter), memory_format=torch.preserve_format
-            )
-        return self._sums[name]
 
     def forget_staging(self) -> None:
         """Never touch the last means() again: a round that was given up may still read them."""
         self._staging = None
 
+    def _tensors(self, means: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(means[name]) for name in self._parameters}
 
-def _torch_dtype(parameter: torch.Tensor) -> torch.dtype:
+
+class _OwnGradients:
+    """The holder of a model that this process has whole: sums lie beside the parameters."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, samples: int) -> bool:
+        found = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
+        finite = all_finite(found.values())
+        with torch.no_grad():
+            for name, gradient in found.items():
+                if finite:
+                    self._sum_of(name).add_(gradient, alpha=samples)
+                self._parameters[name].grad = None
+        return finite
+
+    def each_sum(self, function: Callable[[str, torch.Tensor], None]) -> None:
+        for name, total in self._sums.items():
+            function(name, total)
+
+    def step(
+        self, means: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer, factor: float
+    ) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.grad = means[name].to(parameter.device, parameter.dtype)
+        with scaled_rates(optimizer, factor):
+            optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def restore(self, means: Mapping[str, torch.Tensor], samples: int) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                self._sum_of(name).add_(means[name].to(parameter.device), alpha=samples)
+
+    def clear(self) -> None:
+        for total in self._sums.values():
+            total.zero_()
+
+    def _sum_of(self, name: str) -> torch.Tensor:
+        if name not in self._sums:
+            parameter = self._parameters[name]
+            self._sums[name] = torch.zeros_like(
+                parameter, dtype=wide_dtype(parameter), memory_format=torch.preserve_format
+            )
+        return self._sums[name]
+
+
+def wide_dtype(parameter: torch.Tensor) -> torch.dtype:
+    """What sums of its gradients are kept in."""
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from p2p import CallerJobs, Dht, Node, Portal
 from training.config import SwarmConfig
 from training.delayed import open_background_rounds
 from training.learning_rate import LrRule, check_lr_rule
+from training.model_state import is_sharded
 from training.progress import BatchSchedule, BatchView, PeerProgress
 from training.replica import Replica
 from training.session import open_session
@@ -29,6 +30,9 @@ from training.session_plan import SessionPlan
 from training.state_metadata import position_from_dict, position_to_dict
 from training.step_report import StepReport
 from training.stepping import Stepper
+
+if TYPE_CHECKING:
+    from training.shards import Shards
 
 # Where the swarm is, inside state_dict(): torch's own optimizers ignore the entry.
 _POSITION_KEY = "swarm"
@@ -67,7 +71,11 @@ class SwarmOptimizer(torch.optim.Optimizer):
         self._portal = portal
         self._jobs = CallerJobs()
         self._owner = threading.get_ident()
-        self._replica = Replica(wrapped, model, schedule, lr_rule, config.averager)
+        self.shards = _shards_of(model, wrapped)
+        """Of a model that is sharded over the ranks of this peer."""
+        self._replica = Replica(
+            wrapped, model, schedule, lr_rule, config.averager, shards=self.shards
+        )
         spec = self._replica.gradients.spec
         identity = "\0".join(
             [type(wrapped).__name__, repr(schedule), lr_rule, str(delayed), f"{reaverage_every}\0"]
@@ -258,8 +266,21 @@ class SwarmOptimizer(torch.optim.Optimizer):
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Cross the portal; a snapshot that somebody wants meanwhile is copied by this thread."""
-        jobs = self._jobs if threading.get_ident() == self._owner else None
+        copies = threading.get_ident() == self._owner
+        if self.shards is not None:
+            # It takes the other ranks, too.
+            copies &= self.shards.followed
+        jobs = self._jobs if copies else None
         return self._portal.call(function, *args, jobs=jobs)
+
+
+def _shards_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Shards | None:
+    """What reads and writes a model that is sharded; None of one that is not."""
+    if not is_sharded(model):
+        return None
+    from training.shards import Shards
+
+    return Shards(model, optimizer)
 
 
 def _check_reaverage_every(steps: int, *, delayed: bool) -> None:

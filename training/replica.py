@@ -6,6 +6,7 @@ Only the thread that trains may read or write it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from training.progress import BatchSchedule, Position, Sketch
 from training.rounds import shared_shapes
 from training.state_metadata import decode_metadata_untrusted, encode_metadata
 
+if TYPE_CHECKING:
+    from training.shards import Shards
+
 
 class Replica:
     """Parameters, the optimizer that steps them, sums of gradients, and a position in the run."""
@@ -32,9 +36,10 @@ class Replica:
         schedule: BatchSchedule,
         lr_rule: LrRule,
         averager: AveragerConfig | None = None,
+        shards: Shards | None = None,
     ) -> None:
-        self.state = ModelState(model, wrapped)
-        self.gradients = Gradients(self.state.trained)
+        self.state = ModelState(model, wrapped, shards)
+        self.gradients = Gradients(self.state.trained, shards)
         self.position = self.beginning
         """Where in the run the parameters are."""
         self.equalized = False
