@@ -47,7 +47,7 @@ demo: setup ## train a network on handwritten digits with three peers on this ma
 	@$(BIN)/manyhands demo
 
 test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes, and networks beside them
-	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
 	@# Networks in namespaces wait most of the time, so they do it beside the processes.
 	@told=$$(mktemp); \
 	$(BIN)/pytest -rs -m "not netlab" tests/netlab >$$told 2>&1 & beside=$$!; \
@@ -62,7 +62,7 @@ fuzz: setup ## search for bytes that break a decoder; FUZZ_SECONDS=600 in all
 	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: setup lint types layers ## what must hold before each commit; under a minute
-	@$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick tests
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --hypothesis-profile=quick tests
 
 lint: setup ## formatting and ruff's rules
 	@$(BIN)/ruff format --check .
@@ -88,7 +88,8 @@ netlab: setup netlab-setup ## NAT, and links that fail, in real network namespac
 netlab-setup:
 	@scripts/netlab-setup
 
-soak: setup ## checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fault, SOAK_SCHEDULES simulated ones
+soak: setup ## the longest tests, checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fault, SOAK_SCHEDULES simulated ones
+	@$(BIN)/pytest -q -n 2 -m soak tests
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 	@$(BIN)/python -m tests.soak.rounds --probe all --rounds $(SOAK_ROUNDS)
 	@$(BIN)/python -m tests.soak.schedules --count $(SOAK_SCHEDULES)

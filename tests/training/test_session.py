@@ -98,7 +98,12 @@ def test_a_batch_of_one_micro_batch_keeps_everybody_together() -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
+    "seed",
+    [
+        0,
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2)),
+        *(pytest.param(seed, marks=(pytest.mark.slow, pytest.mark.soak)) for seed in (3, 4)),
+    ],
 )
 def test_a_crashed_peers_samples_leave_the_sums(seed: int) -> None:
     async def main(network: SimNetwork) -> None:
@@ -157,10 +162,16 @@ async def get_in(
 
 
 @pytest.mark.parametrize(
-    "compute_s",
-    [0.001, *(pytest.param(compute_s, marks=pytest.mark.slow) for compute_s in (0.01, 1.0))],
+    ("compute_s", "elements"),
+    [
+        (0.001, 20_000),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((0.001, 10), (1.0, 20_000))),
+        *(
+            pytest.param(*one, marks=(pytest.mark.slow, pytest.mark.soak))
+            for one in ((0.01, 10), (0.01, 20_000), (1.0, 10))
+        ),
+    ],
 )
-@pytest.mark.parametrize("elements", [pytest.param(10, marks=pytest.mark.slow), 20_000])
 def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int) -> None:
     """Also when steps are much faster than the download of the state."""
 
