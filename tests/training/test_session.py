@@ -213,6 +213,7 @@ def test_a_newcomer_gets_in_though_donors_die() -> None:
     run_sim(4, main)
 
 
+@pytest.mark.slow
 def test_a_frozen_peer_is_left_behind_and_catches_up() -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:

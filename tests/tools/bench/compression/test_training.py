@@ -34,6 +34,7 @@ def test_one_percent_is_enough_and_a_thousandth_by_chance_is_not() -> None:
     assert largest - random >= 0.2
 
 
+@pytest.mark.slow
 def test_few_elements_learn_and_what_the_published_loop_finds_does_not() -> None:
     """80 steps with a thousandth of the elements."""
     mended, published = accuracy("gaussian-k:0.001", "ef", 80), accuracy(PUBLISHED, "ef", 80)

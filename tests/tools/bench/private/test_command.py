@@ -19,6 +19,7 @@ def test_each_part_can_be_named() -> None:
     assert tuple(PARTS) == PART_NAMES
 
 
+@pytest.mark.slow
 def test_parts_are_measured_judged_and_drawn(tmp_path: Path) -> None:
     saved = tmp_path / "private.json"
     options = ["--quick", "--part", "nopeek", "--part", "dp", "--plot", str(tmp_path / "new")]
