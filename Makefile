@@ -11,6 +11,10 @@ SOAK_ROUNDS ?= 50
 # How many schedules of simulated rounds follow.
 SOAK_SCHEDULES ?= 10000
 BIN := .venv/bin
+# Tests that are not run side by side; all are slow.
+OUTSIDE := tests/processes tests/netlab tests/interop
+# Tests of processes that wait on the clock more than they compute.
+WAITING := tests/processes/test_patience.py
 STAMP := .venv/.manyhands-installed
 DOCS_STAMP := .venv/.manyhands-docs-installed
 INTEROP_STAMP := .venv/interop/installed
@@ -47,13 +51,16 @@ demo: setup ## train a network on handwritten digits with three peers on this ma
 	@$(BIN)/manyhands demo
 
 test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process side by side, then real processes, and networks beside them
-	@$(BIN)/pytest -n 2 tests --ignore=tests/processes --ignore=tests/netlab --ignore=tests/interop
-	@# Networks in namespaces wait most of the time, so they do it beside the processes.
-	@told=$$(mktemp); \
-	$(BIN)/pytest -rs -m "not netlab" tests/netlab >$$told 2>&1 & beside=$$!; \
-	trap 'kill $$beside 2>/dev/null' INT TERM; \
-	$(BIN)/pytest -rs tests/processes tests/interop; code=$$?; \
-	wait $$beside || code=$$?; cat $$told; rm -f $$told; exit $$code
+	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" tests $(OUTSIDE:%=--ignore=%)
+	@# Networks in namespaces, foreign peers and frozen ones wait most of the time, so they do it
+	@# beside the processes, which compute.
+	@told=$$(mktemp -d); \
+	$(BIN)/pytest -rs -m "not netlab" tests/netlab >$$told/netlab 2>&1 & netlab=$$!; \
+	$(BIN)/pytest -rs tests/interop $(WAITING) >$$told/waiting 2>&1 & waiting=$$!; \
+	trap 'kill $$netlab $$waiting 2>/dev/null' INT TERM; \
+	$(BIN)/pytest -rs tests/processes $(WAITING:%=--ignore=%); code=$$?; \
+	for one in $$netlab $$waiting; do wait $$one || code=$$?; done; \
+	cat $$told/netlab $$told/waiting; rm -rf $$told; exit $$code
 
 interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
 	@$(BIN)/pytest -rs tests/interop
@@ -62,7 +69,7 @@ fuzz: setup ## search for bytes that break a decoder; FUZZ_SECONDS=600 in all
 	@$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 check: setup lint types layers ## what must hold before each commit; under a minute
-	@$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick tests
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m "not slow" --hypothesis-profile=quick tests $(OUTSIDE:%=--ignore=%)
 
 lint: setup ## formatting and ruff's rules
 	@$(BIN)/ruff format --check .
@@ -88,7 +95,8 @@ netlab: setup netlab-setup ## NAT, and links that fail, in real network namespac
 netlab-setup:
 	@scripts/netlab-setup
 
-soak: setup ## checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fault, SOAK_SCHEDULES simulated ones
+soak: setup ## the longest tests, checked bulk for SOAK_SECONDS, SOAK_ROUNDS real rounds of each fault, SOAK_SCHEDULES simulated ones
+	@$(BIN)/pytest -q -n 2 -m soak tests
 	@$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 	@$(BIN)/python -m tests.soak.rounds --probe all --rounds $(SOAK_ROUNDS)
 	@$(BIN)/python -m tests.soak.schedules --count $(SOAK_SCHEDULES)

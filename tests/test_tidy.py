@@ -63,14 +63,21 @@ def name(path: Path) -> str:
 
 
 @functools.cache
+def parsed() -> tuple[list[tuple[Path, ast.AST]], dict[Path, str | None]]:
+    """Each node of these kinds of each source file's syntax tree, and what ails its docstring."""
+    found: list[tuple[Path, ast.AST]] = []
+    complaints = {}
+    for path in python_files():
+        source = path.read_text("utf-8")
+        tree = ast.parse(source)
+        found += [(path, node) for node in ast.walk(tree) if isinstance(node, KINDS)]
+        complaints[path] = docstring_complaint(source, tree)
+    return found, complaints
+
+
 def nodes() -> list[tuple[Path, ast.AST]]:
-    """Each node of these kinds of each source file's syntax tree."""
-    return [
-        (path, node)
-        for path in python_files()
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, KINDS)
-    ]
+    """Each node that a rule speaks of."""
+    return parsed()[0]
 
 
 def test_files_are_short() -> None:
@@ -88,9 +95,9 @@ def test_functions_are_short() -> None:
     assert long == []
 
 
-def docstring_complaint(source: str) -> str | None:
+def docstring_complaint(source: str, tree: ast.Module) -> str | None:
     """What is wrong with a file's first words, or None."""
-    docstring = ast.get_docstring(ast.parse(source))
+    docstring = ast.get_docstring(tree)
     if docstring is None:
         return "no docstring" if source.strip() else None
     sentence = docstring.split("\n\n")[0]
@@ -104,8 +111,8 @@ def docstring_complaint(source: str) -> str | None:
 def test_files_open_with_one_sentence() -> None:
     complaints = [
         f"{name(path)}: {complaint}"
-        for path in python_files()
-        if (complaint := docstring_complaint(path.read_text("utf-8"))) is not None
+        for path, complaint in parsed()[1].items()
+        if complaint is not None
     ]
     assert complaints == []
 

@@ -17,7 +17,7 @@ class Target:
     run: Callable[[bytes], None]
     """Must return for any bytes at all: it swallows the errors that are allowed."""
     seeds: Sequence[bytes]
-    """Real inputs, which both engines vary; each must pass."""
+    """Real inputs, which both searches vary; each must pass."""
     covers: tuple[str, ...] = ()
     """The functions of ours that take these bytes, as module.function."""
     size_bytes_max: int = 4096

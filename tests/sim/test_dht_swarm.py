@@ -121,7 +121,7 @@ def simulate(seed: int, story: Callable[[Crowd], Awaitable[Any]]) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "count"), [(1, 100), (2, 40)])
+@pytest.mark.parametrize(("seed", "count"), [pytest.param(1, 100, marks=pytest.mark.soak), (2, 40)])
 def test_nothing_is_lost_when_a_fifth_crashes_and_a_fifth_again(seed: int, count: int) -> None:
     async def story(crowd: Crowd) -> None:
         await crowd.grow(count)

@@ -266,8 +266,13 @@ def run_schedule(plan: Plan) -> Schedule:
 
 
 def seeds(count: int) -> list[Any]:
-    """The first seed of each handful of schedules; all but the first handful are slow."""
-    return [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, count, 5))]
+    """The first seed of each handful: the first is quick, and the second half left to a soak."""
+    slow, soak = pytest.mark.slow, (pytest.mark.slow, pytest.mark.soak)
+    return [
+        0,
+        *(pytest.param(seed, marks=slow) for seed in range(5, count // 2, 5)),
+        *(pytest.param(seed, marks=soak) for seed in range(count // 2, count, 5)),
+    ]
 
 
 @pytest.mark.parametrize("first_seed", seeds(80))

@@ -45,7 +45,11 @@ def test_all_find_the_same_noise_scale(initial: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", [BY_NOISE, RampBatch(first=32, last=128, steps=40)], ids=["noise", "ramp"]
+    "schedule",
+    [
+        pytest.param(BY_NOISE, id="noise", marks=pytest.mark.slow),
+        pytest.param(RampBatch(first=32, last=128, steps=40), id="ramp"),
+    ],
 )
 def test_a_latecomer_keeps_the_same_target(schedule: BatchSchedule) -> None:
     """Also while it follows: it decides with the others which rounds bring a step."""

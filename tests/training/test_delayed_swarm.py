@@ -109,10 +109,11 @@ def assert_same_bits(trainers: list[SimTrainer], count: int) -> None:
         assert all(trainers[0].held[where] == trainer.held[where] for where in common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compute_s", "faster", "waits"),
     # Three micro-batches make a batch, and a round takes 0.23 to 0.27 s.
-    [(0.15, 1.4, False), pytest.param(0.05, 1.25, True, marks=pytest.mark.slow)],
+    [(0.15, 1.4, False), (0.05, 1.25, True)],
 )
 def test_a_step_takes_as_long_as_the_slower_of_computing_and_averaging(
     compute_s: float, faster: float, waits: bool

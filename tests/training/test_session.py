@@ -64,6 +64,11 @@ def assert_equal_to_one_process(trainers: Sequence[SimTrainer], steps: int) -> N
             np.testing.assert_allclose(trainer.theta, expected, rtol=0, atol=1e-10)
 
 
+def slow(*cases: tuple[float, ...], also: pytest.MarkDecorator = pytest.mark.slow) -> list[object]:
+    """Parameters that are left out of the quick tests."""
+    return [pytest.param(*one, marks=(pytest.mark.slow, also)) for one in cases]
+
+
 @pytest.mark.parametrize("count", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_peers_step_together_and_equal_one_process(count: int) -> None:
     async def main(network: SimNetwork) -> None:
@@ -97,9 +102,7 @@ def test_a_batch_of_one_micro_batch_keeps_everybody_together() -> None:
     run_sim(2, main)
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))]
-)
+@pytest.mark.parametrize("seed", [0, *slow((1,), (2,)), *slow((3,), (4,), also=pytest.mark.soak)])
 def test_a_crashed_peers_samples_leave_the_sums(seed: int) -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 4, compute_s=(0.05, 0.06, 0.07)) as trainers:
@@ -157,10 +160,13 @@ async def get_in(
 
 
 @pytest.mark.parametrize(
-    "compute_s",
-    [0.001, *(pytest.param(compute_s, marks=pytest.mark.slow) for compute_s in (0.01, 1.0))],
+    ("compute_s", "elements"),
+    [
+        (0.001, 20_000),
+        *slow((0.001, 10), (1.0, 20_000)),
+        *slow((0.01, 10), (0.01, 20_000), (1.0, 10), also=pytest.mark.soak),
+    ],
 )
-@pytest.mark.parametrize("elements", [pytest.param(10, marks=pytest.mark.slow), 20_000])
 def test_a_newcomer_gets_in_while_the_swarm_runs(compute_s: float, elements: int) -> None:
     """Also when steps are much faster than the download of the state."""
 
@@ -202,6 +208,7 @@ def test_a_newcomer_gets_in_though_donors_die() -> None:
     run_sim(4, main)
 
 
+@pytest.mark.slow
 def test_a_frozen_peer_is_left_behind_and_catches_up() -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3) as trainers:

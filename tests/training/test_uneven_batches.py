@@ -82,7 +82,7 @@ def check(trainers: Sequence[SimTrainer], survivors: Sequence[SimTrainer]) -> No
         (1, False),
         (3, False),
         (3, True),
-        pytest.param(8, False, marks=pytest.mark.slow),
+        pytest.param(8, False, marks=(pytest.mark.slow, pytest.mark.soak)),
         pytest.param(8, True, marks=pytest.mark.slow),
     ],
 )

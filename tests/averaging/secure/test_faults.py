@@ -20,6 +20,7 @@ from tests.averaging.secure.test_averager import TOLERANCE, Peers, open_peers
 DEADLINE_S = 15.0
 SLACK_S = 1.0
 QUICK, ALL, BATCH = 10, 110, 20
+SOAK_FROM = 50
 
 
 async def faults(network: SimNetwork, peers: Peers, rng: random.Random, dead: set[int]) -> None:
@@ -121,6 +122,12 @@ def test_schedules() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(QUICK, ALL, BATCH))
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(first, marks=pytest.mark.soak if first >= SOAK_FROM else ())
+        for first in range(QUICK, ALL, BATCH)
+    ],
+)
 def test_many_schedules(first: int) -> None:
     assert run_schedules(range(first, first + BATCH)) >= {"success", "failed"}

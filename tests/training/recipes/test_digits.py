@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
-from training.data import LabelledData, ShuffledOrder
+from training.data import LabelledData, ShuffledOrder, stratified_fifth
 from training.recipe import load_recipe
+from training.recipes import digits as recipe_of_digits
 from training.recipes.build import build_model, build_optimizer, build_task
 from training.tasks.classification import Classification
 
@@ -29,6 +31,22 @@ def test_a_fixed_stratified_fifth_is_the_test_set() -> None:
     again = digits()
     assert torch.equal(data.test_inputs, again.test_inputs)
     assert torch.equal(data.train_labels, again.train_labels)
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["its file", "its function"])
+def test_they_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not found:
+        monkeypatch.setattr(recipe_of_digits, "find_spec", lambda name: None)
+    data = recipe_of_digits.load_data()
+    pixels, labels = load_digits(return_X_y=True)
+    is_test = np.zeros(len(labels), dtype=bool)
+    is_test[stratified_fifth(labels)] = True
+    for inputs, targets, chosen in (
+        (data.train_inputs, data.train_labels, ~is_test),
+        (data.test_inputs, data.test_labels, is_test),
+    ):
+        np.testing.assert_array_equal(inputs.flatten(1).numpy() * 16, pixels[chosen])
+        np.testing.assert_array_equal(targets.numpy(), labels[chosen])
 
 
 def test_pixels_are_scaled() -> None:

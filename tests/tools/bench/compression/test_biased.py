@@ -40,6 +40,7 @@ def test_three_workers_diverge_as_foretold() -> None:
     assert row["loss"] > 1e9
 
 
+@pytest.mark.slow
 def test_few_elements_keep_up_but_not_if_the_rest_is_lost() -> None:
     """Of 50 elements one at a time; the first 150 steps of the problem that is plotted."""
     problem = synthetic()
@@ -53,6 +54,7 @@ def test_few_elements_keep_up_but_not_if_the_rest_is_lost() -> None:
     assert after[TOP_5, NONE] > 3 * dense
 
 
+@pytest.mark.slow
 def test_top_k_with_dithering_needs_the_fewest_bits() -> None:
     """As far as f(x) − f* = 0.15, from 0.68 on."""
     problem = digits_parity()

@@ -19,6 +19,7 @@ def test_each_part_can_be_named() -> None:
     assert tuple(PARTS) == PART_NAMES
 
 
+@pytest.mark.slow
 def test_parts_are_measured_judged_and_drawn(tmp_path: Path) -> None:
     saved = tmp_path / "private.json"
     options = ["--quick", "--part", "nopeek", "--part", "dp", "--plot", str(tmp_path / "new")]
@@ -74,4 +75,10 @@ def test_all_parts_run(tmp_path: Path) -> None:
     told = json.loads(ended.stdout)
     assert list(dict.fromkeys(row["part"] for row in told["rows"])) == list(PART_NAMES)
     assert told["skipped"] == []
+    secure = [row for row in told["rows"] if row["part"] == "secure"]
+    assert [row["averaging"] for row in secure] == ["plain", "secure"]
+    assert all(row["whole"] and row["sent_bytes_per_peer"] > 0 for row in secure)
+    # How long it took is the machine's affair here.
+    (error,) = [one for one in told["budgets"] if one["name"] == "error of a secure mean"]
+    assert error["holds"]
     assert {path.name for path in tmp_path.iterdir()} == {plots.NOPEEK_PLOT, plots.CLIENTS_PLOT}
