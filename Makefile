@@ -54,13 +54,11 @@ test: setup $(INTEROP_STAMP) netlab-setup ## all tests: those in one process sid
 	@$(BIN)/pytest -n 2 --dist worksteal -m "not soak" tests $(OUTSIDE:%=--ignore=%)
 	@# Networks in namespaces, foreign peers and frozen ones wait most of the time, so they do it
 	@# beside the processes, which compute.
-	@told=$$(mktemp -d); \
-	$(BIN)/pytest -rs -m "not netlab" tests/netlab >$$told/netlab 2>&1 & netlab=$$!; \
-	$(BIN)/pytest -rs tests/interop $(WAITING) >$$told/waiting 2>&1 & waiting=$$!; \
-	trap 'kill $$netlab $$waiting 2>/dev/null' INT TERM; \
+	@told=$$(mktemp); \
+	$(BIN)/pytest -rs -m "not netlab" tests/netlab tests/interop $(WAITING) >$$told 2>&1 & beside=$$!; \
+	trap 'kill $$beside 2>/dev/null' INT TERM; \
 	$(BIN)/pytest -rs tests/processes $(WAITING:%=--ignore=%); code=$$?; \
-	for one in $$netlab $$waiting; do wait $$one || code=$$?; done; \
-	cat $$told/netlab $$told/waiting; rm -rf $$told; exit $$code
+	wait $$beside || code=$$?; cat $$told; rm -f $$told; exit $$code
 
 interop: setup $(INTEROP_STAMP) ## speak with js-libp2p and go-libp2p
 	@$(BIN)/pytest -rs tests/interop
