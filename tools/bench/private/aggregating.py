@@ -91,7 +91,7 @@ def large_batch(frame: Frame) -> Row:
                     found = torch.autograd.grad(loss, parameters)
                     gradients.append(nn.utils.parameters_to_vector(found).numpy())
                 mean = torch.from_numpy(means(gradients, [len(batch) for batch in batches]))
-                pieces = mean.split([one.numel() for one in parameters])
+                pieces = torch.split(mean, [one.numel() for one in parameters])
                 for parameter, piece in zip(parameters, pieces, strict=True):
                     parameter.grad = piece.view_as(parameter)
                 optimizer.step()
@@ -152,7 +152,7 @@ def _moved(frame: Frame, means: RealMeans, rounds: int) -> dict[str, float]:
     }
 
 
-def _unequal_shards(frame: Frame) -> list[IndexArray]:
+def _unequal_shards(frame: Frame) -> tuple[IndexArray, ...]:
     return dirichlet_shards(
         frame.data.train_labels.numpy(),
         workers=CLIENTS,
