@@ -166,9 +166,7 @@ def _spec(like_E: Vector) -> TensorSpec:
 
 
 def _secure_config(members: int) -> SecureConfig:
-    return SecureConfig(
-        value_max=VALUE_MAX, group_size_max=members, silence_s=_SILENCE_S, patience_s=_SILENCE_S
-    )
+    return SecureConfig(value_max=VALUE_MAX, group_size_max=members, silence_s=_SILENCE_S)
 
 
 def _step_of(averager: Averager | SecureAverager, nodes: Sequence[Node]) -> Step:
