@@ -95,11 +95,12 @@ def large_batch(frame: Frame) -> Row:
                 for parameter, piece in zip(parameters, pieces, strict=True):
                     parameter.grad = piece.view_as(parameter)
                 optimizer.step()
+    seconds = time.perf_counter() - begun_s
     return row_of(
         LARGE_BATCH,
         accuracy=frame.accuracy(model),
         client_flops=_flops(frame),
-        seconds=time.perf_counter() - begun_s,
+        seconds=seconds,
         seen=f"gradients of {BATCH} pictures",
         **_moved(frame, means, frame.steps),
         **frame.ask_gradients(gradient_shower(frame.model()), together=BATCH),

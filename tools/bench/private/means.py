@@ -74,7 +74,7 @@ class RealMeans:
 
     def __init__(self, way: Way, members: int) -> None:
         self.sent_bytes = 0
-        """By all members together, so far; received is as much, or what an aggregator gives."""
+        """By all members together, so far."""
         self.received_bytes = 0
         self.worst = 0.0
         """The largest error of a mean so far, in times of what it may be off."""
