@@ -100,7 +100,12 @@ class RealMeans:
         return (self.sent_bytes + self.received_bytes) / self._count / 1e3
 
     def __call__(self, vectors: Sequence[Vector], weights: Sequence[float]) -> Vector:
-        """The mean by weights; raises ExtraMissing, RoundFailed or SumFailed."""
+        """The mean by weights.
+
+        Raises:
+            ExtraMissing: ciphertexts need an extra.
+            ExceptionGroup: of RoundFailed or SumFailed, of each member without a result.
+        """
         if not self._steps:
             self._steps = self._portal.enter(self._way.open(self._count, vectors[0]))
         shares = [weight / max(weights) for weight in weights]
