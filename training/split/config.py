@@ -15,7 +15,8 @@ class SplitClientConfig:
 
     codec: str = ""
     """How activations and gradients travel: float64, float32, float16, bfloat16, or a codec by its
-    name; empty takes the numbers that the model computes in, so nothing is rounded."""
+    name, none that leaves values out; empty takes the numbers that the model computes in, so
+    nothing is rounded."""
     window: int = 1
     """Steps on their way at once. 1 is exact; more hide the network, with older gradients."""
     message_bytes_max: int = 64 << 20

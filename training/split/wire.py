@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from averaging.codecs.codec import Codec, FrameInvalid
+from averaging.codecs.coded import leaves_values_out
 from averaging.codecs.floating import ITEM_SIZE_BYTES, FloatingWire, Run
 from averaging.codecs.registry import codec_named
 from p2p import MessageInvalid
@@ -37,11 +38,12 @@ class TensorWire:
     """One way for batches to travel: as floating-point numbers, or through a codec.
 
     Args:
-        name: float64, float32, float16 or bfloat16, or a codec of averaging.codecs.
+        name: float64, float32, float16 or bfloat16, or a codec of averaging.codecs that sends every
+            value. Each batch is another one, so what a sparse codec left out would never be sent.
         dtype: float32 or float64, what the model computes in.
 
     Raises:
-        ValueError: there is no such codec.
+        ValueError: there is no such codec, or it is sparse.
     """
 
     def __init__(self, name: str, dtype: str) -> None:
@@ -49,6 +51,11 @@ class TensorWire:
         self.dtype = DTYPES[dtype]
         self._dtype_name = dtype
         self._codec: Codec | None = None if name in ITEM_SIZE_BYTES else codec_named(name)
+        if self._codec is not None and leaves_values_out(self._codec):
+            raise ValueError(
+                f"{name} leaves values out, and in split learning nothing brings them later: "
+                "choose a codec that sends all of them, such as int8 or int4-block"
+            )
 
     def size_limit_bytes(self, count: int) -> int:
         """What so many elements take at most."""

@@ -92,3 +92,16 @@ def test_codecs_are_used_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
             wire.decode_untrusted(b"\xff" * 12, (3, 2))
     with pytest.raises(ValueError, match="there is no codec 'thirds'"):
         TensorWire("thirds", "float32")
+
+
+def test_int8_is_off_by_half_a_step_at_most() -> None:
+    values = torch.linspace(-1, 1, 8192).view(64, 128)
+    wire = TensorWire("int8", "float32")
+    again = wire.decode_untrusted(wire.encode(values, 1), (64, 128))
+    assert (again - values).abs().max() <= 0.5001 / 127
+
+
+@pytest.mark.parametrize("name", ["topk:0.01", "adaptive-random", "rand-k:0.1"])
+def test_codecs_that_leave_values_out_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} leaves values out"):
+        TensorWire(name, "float32")

@@ -1,81 +1,25 @@
-"""The tables and plots of `manyhands bench compression` in a page of Markdown.
-
-What was measured stands between two comments that name the table, and only that is written anew:
-
-    <!-- measured: swarm -->
-    …
-    <!-- end -->
-"""
+"""The page and the plots of `manyhands bench compression`."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tools.bench.compression.biased import DIGITS, EF, EF21, NONE, REGRESSION, TOP, TOP_1, TOP_5
 from tools.bench.compression.swarm import SWARM
 from tools.bench.compression.uplinks import DENSE
+from tools.bench.page import write_page
 from tools.bench.plot import Point, Series, line_plot, ticks
-from tools.bench.report import Budget, Report, Row, markdown_table
-from tools.failures import CommandError
+from tools.bench.report import Budget, Report, Row
 
 PAGE = "compression.md"
-_PLACE = re.compile(r"(<!-- measured: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BESIDE = {(NONE, DENSE), (NONE, TOP_5), (EF21, TOP_1), (EF21, TOP)}
 
 
 def write(report: Report, budgets: Mapping[str, Sequence[Budget]], folder: Path) -> None:
-    """Put what was measured into the folder's page, which is begun where there is none.
-
-    Args:
-        budgets: those of each part.
-
-    Raises:
-        CommandError: it cannot be read or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        sections = _sections(report, budgets)
-        page = folder / PAGE
-        text = page.read_text("utf-8") if page.exists() else _begun(sections)
-        page.write_text(filled(text, sections), "utf-8")
-        for name, drawn in plots(report.rows).items():
-            (folder / name).write_text(drawn, "utf-8")
-    except OSError as exc:
-        raise CommandError(
-            f"{folder} cannot be written to: {exc.strerror}",
-            next_step="Give --write a folder that you may write to.",
-        ) from exc
-
-
-def filled(text: str, sections: Mapping[str, str]) -> str:
-    """A page with these sections in their places; those of which nothing is here stay."""
-
-    def anew(found: re.Match[str]) -> str:
-        section = sections.get(found["name"])
-        return found[0] if section is None else f"{found[1]}\n{section}\n\n{found[3]}"
-
-    return _PLACE.sub(anew, text)
-
-
-def _sections(report: Report, budgets: Mapping[str, Sequence[Budget]]) -> dict[str, str]:
-    line = report.machine_line()
-    sections = {
-        name: "\n".join([line, "", *markdown_table(columns, report.rows_of(name))])
-        for name, (_, columns) in report.tables.items()
-        if report.rows_of(name)
-    }
-    return sections | {
-        f"budgets of {part}": "\n".join(one.line() for one in judged)
-        for part, judged in budgets.items()
-    }
-
-
-def _begun(sections: Mapping[str, str]) -> str:
-    places = [f"<!-- measured: {name} -->\n<!-- end -->\n" for name in sections]
-    return "\n".join(["# Compression, measured\n", *places])
+    """Put what was measured into the folder's page; raises CommandError."""
+    write_page(folder / PAGE, "Compression, measured", report, budgets, plots(report.rows))
 
 
 def plots(rows: Sequence[Row]) -> dict[str, str]:

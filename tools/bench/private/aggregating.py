@@ -1,8 +1,8 @@
 """The modes in which clients compute the whole model: central, large batch, federated, with noise.
 
 All clients are computed in this process one after the other, so seconds are those of all together.
-Sums behind masks go over sockets between real nodes, encrypted ones through real ciphertexts; what
-the others would send is counted, as peers send it.
+Means are made by real nodes over loopback, in the clear, behind masks or of ciphertexts, and bytes
+are theirs; only what clients with noise would send is counted by the formula.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import nn
 
-from averaging import HomomorphicSpec, adder_untrusted, draw_key
 from tools.bench.private.dp import cross_entropy, private_name, train_privately
 from tools.bench.private.frame import (
     BATCH,
@@ -30,13 +26,14 @@ from tools.bench.private.frame import (
     row_of,
     sgd,
 )
-from tools.bench.private.masked import MaskedMeans
+from tools.bench.private.means import ENCRYPTED as OF_CIPHERTEXTS
+from tools.bench.private.means import MASKED as BEHIND_MASKS
+from tools.bench.private.means import PLAIN, RealMeans
 from tools.bench.report import Row
-from training.data import dirichlet_shards
+from training.data import IndexArray, dirichlet_shards
 from training.privacy import DpSgd, PrivacyBudget, PrivateGradients
 from training.strategies import FederatedAveraging
-from training.strategies.simulate import Average, Simulation, Traffic, weighted_mean
-from training.strategies.strategy import Vector
+from training.strategies.simulate import Simulation, Traffic
 from training.strategies.tasks import ClassifierTask
 
 CENTRAL, LARGE_BATCH = "central", "large batch"
@@ -46,6 +43,13 @@ CONCENTRATION = 0.1
 """Of the Dirichlet distribution: most clients have three or four of the ten digits."""
 NOISY_RATE = 0.5
 TOLERATED_DROPS = 1
+WAYS = {
+    FEDAVG: (PLAIN, "a client's change of parameters"),
+    UNEQUAL: (PLAIN, "a client's change of parameters"),
+    MASKED: (BEHIND_MASKS, "only sums: each client's vector is masked"),
+    ENCRYPTED: (OF_CIPHERTEXTS, "nothing: ciphertexts without the key"),
+}
+"""How means are made, and what who makes them sees."""
 
 
 def central(frame: Frame) -> tuple[Row, nn.Sequential]:
@@ -74,26 +78,31 @@ def central(frame: Frame) -> tuple[Row, nn.Sequential]:
 def large_batch(frame: Frame) -> Row:
     """Gradients of all clients' batches are averaged at each step."""
     model = frame.model()
-    begun_s = time.perf_counter()
-    optimizer, traffic = sgd(model.parameters()), Traffic()
-    size_bytes = sum(one.nbytes for one in model.parameters())
+    parameters = list(model.parameters())
+    optimizer = sgd(parameters)
     streams = [frame.batches(shard) for shard in frame.shards]
-    for at_once in zip(*streams, strict=True):
-        for batches in zip(*at_once, strict=True):
-            optimizer.zero_grad()
-            for batch in batches:
-                share = len(batch) / sum(len(one) for one in batches)
-                loss = cross_entropy(model, frame.examples(batch))
-                torch.autograd.backward(loss * share)
-            optimizer.step()
-            traffic.on_mean(size_bytes, CLIENTS, CLIENTS)
+    begun_s = time.perf_counter()
+    with RealMeans(PLAIN, CLIENTS) as means:
+        for at_once in zip(*streams, strict=True):
+            for batches in zip(*at_once, strict=True):
+                gradients = []
+                for batch in batches:
+                    loss = cross_entropy(model, frame.examples(batch))
+                    found = torch.autograd.grad(loss, parameters)
+                    gradients.append(nn.utils.parameters_to_vector(found).numpy())
+                mean = torch.from_numpy(means(gradients, [len(batch) for batch in batches]))
+                pieces = torch.split(mean, [one.numel() for one in parameters])
+                for parameter, piece in zip(parameters, pieces, strict=True):
+                    parameter.grad = piece.view_as(parameter)
+                optimizer.step()
+    seconds = time.perf_counter() - begun_s
     return row_of(
         LARGE_BATCH,
         accuracy=frame.accuracy(model),
         client_flops=_flops(frame),
-        client_kb=_both_ways(traffic),
-        seconds=time.perf_counter() - begun_s,
+        seconds=seconds,
         seen=f"gradients of {BATCH} pictures",
+        **_moved(frame, means, frame.steps),
         **frame.ask_gradients(gradient_shower(frame.model()), together=BATCH),
     )
 
@@ -104,49 +113,54 @@ def federated(frame: Frame, mode: str) -> Row:
     Raises:
         ExtraMissing: encrypted ones need an extra.
     """
-    if mode == MASKED:
-        with MaskedMeans(CLIENTS) as means:
-            return _hidden(frame, mode, means, "only sums: each client's vector is masked")
-    if mode == ENCRYPTED:
-        return _hidden(frame, mode, EncryptedMeans(), "nothing: ciphertexts without the key")
-    found = frame.ask_gradients(change_shower(frame), together=len(frame.data.test_labels))
-    swarm, row = _federated(frame, mode, weighted_mean)
-    moved = {"client_kb": _both_ways(swarm.traffic)}
-    return row_of(mode, **row, **moved, seen="a client's change of parameters", **found)
-
-
-def _hidden(frame: Frame, mode: str, means: MaskedMeans | EncryptedMeans, seen: str) -> Row:
-    """FedAvg with sums of which nobody sees a term."""
-    _, row = _federated(frame, mode, means)
-    moved = {"client_kb": means.client_kb, "error_per_tolerance": means.worst}
-    return row_of(mode, **row, **moved, seen=seen)
-
-
-def _federated(frame: Frame, mode: str, average: Average) -> tuple[Simulation, dict[str, float]]:
-    """A swarm that has learnt, and what does not depend on who sees what."""
-    shards = None
-    if mode == UNEQUAL:
-        labels = frame.data.train_labels.numpy()
-        shards = dirichlet_shards(
-            labels,
-            workers=CLIENTS,
-            concentration=CONCENTRATION,
-            seed=frame.seed,
-            smallest=BATCH,
-        )
+    way, seen = WAYS[mode]
     task = ClassifierTask(
-        frame.data, frame.model, workers=CLIENTS, batch=BATCH, seed=frame.seed, shards=shards
+        frame.data,
+        frame.model,
+        workers=CLIENTS,
+        batch=BATCH,
+        seed=frame.seed,
+        shards=_unequal_shards(frame) if mode == UNEQUAL else None,
     )
     strategy = FederatedAveraging(every=frame.steps // frame.passes, fraction=1.0)
-    starts = [task.start(frame.seed)] * CLIENTS
     begun_s = time.perf_counter()
-    swarm = Simulation(strategy, task, starts, RATE, average=average)
-    swarm.run(frame.steps)
-    return swarm, {
-        "seconds": time.perf_counter() - begun_s,
-        "accuracy": task.accuracy(swarm.mean()),
-        "client_flops": _flops(frame),
+    with RealMeans(way, CLIENTS) as means:
+        starts = [task.start(frame.seed)] * CLIENTS
+        swarm = Simulation(strategy, task, starts, RATE, average=means)
+        swarm.run(frame.steps)
+    seconds = time.perf_counter() - begun_s
+    found = {}
+    if way is PLAIN:
+        found = frame.ask_gradients(change_shower(frame), together=len(frame.data.test_labels))
+    return row_of(
+        mode,
+        accuracy=task.accuracy(swarm.mean()),
+        client_flops=_flops(frame),
+        seconds=seconds,
+        seen=seen,
+        **_moved(frame, means, frame.passes),
+        **found,
+    )
+
+
+def _moved(frame: Frame, means: RealMeans, rounds: int) -> dict[str, float]:
+    """Measured; and what it would be if each client gave a server its vector and took the mean."""
+    model_bytes = sum(one.nbytes for one in frame.model().parameters())
+    return {
+        "client_kb": means.client_kb,
+        "formula_kb": 2 * rounds * model_bytes / 1e3,
+        "error_per_tolerance": means.worst,
     }
+
+
+def _unequal_shards(frame: Frame) -> tuple[IndexArray, ...]:
+    return dirichlet_shards(
+        frame.data.train_labels.numpy(),
+        workers=CLIENTS,
+        concentration=CONCENTRATION,
+        seed=frame.seed,
+        smallest=BATCH,
+    )
 
 
 def noisy(frame: Frame, epsilon: float) -> Row:
@@ -179,40 +193,6 @@ def noisy(frame: Frame, epsilon: float) -> Row:
         noise_multiplier=done.settings.noise_multiplier,
         **frame.ask_gradients(shown, together=BATCH),
     )
-
-
-@dataclass
-class EncryptedMeans:
-    """Means of vectors that are added as CKKS ciphertexts, by who has no key."""
-
-    client_kb: float = 0.0
-    """That one client sent and received so far."""
-    worst: float = 0.0
-    """The largest error of a sum so far, in times of what the scheme may be off."""
-    _elements: int = field(default=0, repr=False)
-
-    def __call__(self, vectors: Sequence[Vector], weights: Sequence[float]) -> Vector:
-        """The mean by weights; raises ExtraMissing."""
-        parts = [
-            vector.astype(np.float64) * weight / sum(weights)
-            for vector, weight in zip(vectors, weights, strict=True)
-        ]
-        if self._elements != len(parts[0]):
-            self._elements = len(parts[0])
-            self._spec = HomomorphicSpec(elements=self._elements)
-            self._key = draw_key(self._spec)
-        adder = adder_untrusted(self._spec, self._key.modulus)
-        # The first number of each vector is a one, and counts the members.
-        sent = [self._key.encrypt(np.concatenate([[1.0], part])) for part in parts]
-        total = adder.load_untrusted(sent[0])
-        for data in sent[1:]:
-            total = adder.add(total, adder.load_untrusted(data))
-        summed = adder.dump(total)
-        got = self._key.decrypt_untrusted(summed, len(parts))[1:]
-        off = np.abs(got - np.sum(parts, axis=0)).max() / self._spec.tolerance(len(parts))
-        self.worst = max(self.worst, float(off))
-        self.client_kb += (len(sent[0]) + len(summed)) / 1e3
-        return np.asarray(got, vectors[0].dtype)
 
 
 def _flops(frame: Frame) -> float:

@@ -10,6 +10,7 @@ import typer
 from tools.bench.options import Check, Json, Markdown, Save, end, shown_steps
 
 PART_NAMES = ("modes", "clients", "nopeek", "split", "dp", "secure", "sums", "inference")
+PAGE = "private.md"
 
 
 def private(
@@ -23,8 +24,8 @@ def private(
     quick: Annotated[
         bool, typer.Option("--quick", help="As little as can be, to see that it runs: a minute.")
     ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw two SVGs in this folder.")
+    write: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write tables and plots into its page.")
     ] = None,
     check: Check = False,
     as_markdown: Markdown = False,
@@ -37,10 +38,11 @@ def private(
     client computes and moves, and how well attacks do. Then each kind by itself. Errors of attacks
     are mean squares of a pixel from 0 to 1; 0.074 is that of who knows nothing. Ten minutes.
 
-    Example: manyhands bench private --part modes --part nopeek --plot docs/results
+    Example: manyhands bench private --part modes --part nopeek --write docs/results
     """
+    from tools.bench.page import write_page
     from tools.bench.private.parts import PrivateOptions, run_private
-    from tools.bench.private.plots import save_plots
+    from tools.bench.private.plots import plots
 
     for name in part or ():
         if name not in PART_NAMES:
@@ -51,7 +53,8 @@ def private(
     if full or quick:
         options = PrivateOptions.full() if full else PrivateOptions.quick()
     with shown_steps() as steps:
-        report = run_private(options, steps, part or ())
-    if plot is not None:
-        save_plots(report.rows_of("nopeek"), report.rows_of("clients"), plot)
+        report, budgets = run_private(options, steps, part or ())
+    if write is not None:
+        drawn = plots(report, options.nopeek)
+        write_page(write / PAGE, "Learning privately", report, budgets, drawn)
     end(report, check=check, save=save, as_markdown=as_markdown, as_json=as_json)

@@ -20,7 +20,7 @@ from tools.bench.private.aggregating import (
     UNEQUAL,
 )
 from tools.bench.private.dp import EPSILONS, mean_row, private_name
-from tools.bench.private.frame import Frame
+from tools.bench.private.frame import CLIENTS, Frame
 from tools.bench.private.nopeek import digits
 from tools.bench.private.splitting import ASKED, NOPEEK, SPLIT, U_SPLIT, VERTICAL
 from tools.bench.progress import Steps
@@ -31,6 +31,7 @@ COLUMNS = (
     "accuracy",
     "client_mflops",
     "client_kb",
+    "formula_kb",
     "seconds",
     "attack_error",
     "attack_error_alone",
@@ -45,8 +46,11 @@ MODES = (
 ALIKE = (CENTRAL, LARGE_BATCH, SPLIT, U_SPLIT, MASKED, ENCRYPTED)
 """They should reach the same."""
 SPREAD_MAX = 0.02
+AVERAGED = (LARGE_BATCH, FEDAVG, UNEQUAL)
+"""Their means are made in the clear, by a butterfly."""
+BYTES_OFF_MAX = 0.001
 NOPEEK_ERROR_RATIO_MIN = 1.2
-"""With a shorter training, and by the better of two attacks; see the part nopeek for its own."""
+"""With a shorter training, and by the best of three attacks; see the part nopeek for its own."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,20 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
             "the least of these above unequal data", min(alike) - accuracy[UNEQUAL], 0, part, ">="
         ),
         Budget("unequal data above DP-SGD", accuracy[UNEQUAL] - best_noisy, 0, part, ">="),
+        Budget(
+            "means in the clear: bytes against the butterfly's 4(K − 1)N/K",
+            max(_bytes_off(found[mode]) for mode in AVERAGED),
+            BYTES_OFF_MAX,
+            "of them",
+            "<=",
+        ),
         *(
             Budget(f"{mode}: error / tolerance", row["error_per_tolerance"], 1, "times", "<=")
             for mode, row in found.items()
             if "error_per_tolerance" in row
         ),
         Budget(
-            "NoPeek: error of the better attack",
+            "NoPeek: error of the best of three attacks",
             found[NOPEEK]["attack_error"] / found[SPLIT]["attack_error"],
             NOPEEK_ERROR_RATIO_MIN,
             "times that without",
@@ -137,3 +148,13 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
             ">=",
         ),
     ]
+
+
+def _bytes_off(row: Row) -> float:
+    """How far a client's measured bytes are from a butterfly's, as a part of these.
+
+    By the formula, with a server, it is two vectors a round. In a butterfly of K it sends all but
+    its own span of its vector, and its span of the mean to all others; it receives as much.
+    """
+    butterfly_kb = 2 * (CLIENTS - 1) / CLIENTS * float(row["formula_kb"])
+    return abs(float(row["client_kb"]) / butterfly_kb - 1)

@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from tools.bench.private.pictures import pictures_svg
 from tools.bench.report import Budget, Row
-from tools.failures import CommandError
 from training.data import LabelledData
 from training.recipes.digits import DIGIT_COUNT, IMAGE_SIDE, load_data
 from training.split.attacks import (
@@ -230,8 +227,12 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
     ]
 
 
-def reconstructions(options: NoPeekOptions, attack: Decoder) -> dict[str, torch.Tensor]:
-    """The first test pictures, and what an attack makes of them for each α, (pictures, 8, 8)."""
+def reconstructions(options: NoPeekOptions) -> dict[str, torch.Tensor]:
+    """The first test pictures, and what an attack makes of them for each α, (pictures, 8, 8).
+
+    The attack is the perceptron, or the first one where that is not measured.
+    """
+    attack = options.attacks.get(PERCEPTRON, next(iter(options.attacks.values())))
     data = digits()
     drawn = {"original": data.test_inputs[:_PICTURES, 0]}
     for alpha in options.alphas:
@@ -241,20 +242,3 @@ def reconstructions(options: NoPeekOptions, attack: Decoder) -> dict[str, torch.
         found = reconstruct(attack, auxiliary, victims)
         drawn[f"α = {alpha:g}"] = found.guesses[:_PICTURES, 0]
     return drawn
-
-
-def save_reconstructions(
-    options: NoPeekOptions, path: Path, *, attack: Decoder = perceptron_decoder
-) -> None:
-    """Write an SVG of originals and reconstructions; raises CommandError."""
-    drawn = pictures_svg(
-        "Digits, and what an attack makes of their activations", reconstructions(options, attack)
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(drawn, "utf-8")
-    except OSError as exc:
-        raise CommandError(
-            f"{path} cannot be written: {exc.strerror}",
-            next_step="Name a file in a folder that you may write to.",
-        ) from exc

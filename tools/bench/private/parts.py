@@ -45,7 +45,7 @@ class PrivateOptions:
         ridge = {nopeek.RIDGE: nopeek.ATTACKS[nopeek.RIDGE]}
         return cls(
             modes=modes.ModesOptions(passes=1, seeds=1),
-            clients=clients.ClientsOptions(clients=(1, 8)),
+            clients=clients.ClientsOptions(clients=(2, 7)),
             nopeek=nopeek.NoPeekOptions(alphas=(0.0, 0.5), epochs=2, seeds=1, attacks=ridge),
             split=split.SplitOptions(steps=5, equality_steps=2),
             dp=dp.DpOptions(lots=2, exchanges=1, seeds=1),
@@ -160,18 +160,25 @@ PARTS = {
 """By the names that --part takes."""
 
 
-def run_private(options: PrivateOptions, steps: Steps, parts: Sequence[str] = ()) -> Report:
-    """Measure these parts, or all; one that lacks what it needs here is skipped with the reason."""
+def run_private(
+    options: PrivateOptions, steps: Steps, parts: Sequence[str] = ()
+) -> tuple[Report, dict[str, list[Budget]]]:
+    """Measure these parts, or all; one that lacks what it needs here is skipped with the reason.
+
+    Returns:
+        The report, and beside it which budgets are of which part.
+    """
     chosen = {name: part for name, part in PARTS.items() if not parts or name in parts}
     report = Report(BENCH, ())
     report.tables = {name: (part.title, part.columns) for name, part in chosen.items()}
     steps.expect(sum(part.steps(options) for part in chosen.values()))
+    budgets = {}
     for name, part in chosen.items():
         try:
-            rows, budgets = part.measure(options, steps, report)
+            rows, budgets[name] = part.measure(options, steps, report)
         except (ExtraMissing, ImportError, RivalFailed) as exc:
             report.skip(name, str(exc))
             continue
         report.rows += [{"part": name, **row} for row in rows]
-        report.budgets += budgets
-    return report
+        report.budgets += budgets[name]
+    return report, budgets

@@ -1,35 +1,35 @@
-"""The figures of `manyhands bench private`: NoPeek's trade, and bytes by number of clients."""
+"""The figures of `manyhands bench private`: NoPeek's trade, what an attack draws, and bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tools.bench.plot import Point, Series, line_plot, ticks
 from tools.bench.private.clients import crossover
-from tools.bench.private.nopeek import ATTACKS
-from tools.bench.report import Row
-from tools.failures import CommandError
+from tools.bench.private.nopeek import ATTACKS, NoPeekOptions, reconstructions
+from tools.bench.private.pictures import pictures_svg
+from tools.bench.report import Report, Row
 
-NOPEEK_PLOT, CLIENTS_PLOT = "private-nopeek.svg", "private-clients.svg"
+NOPEEK_PLOT, DIGITS_PLOT = "private-nopeek.svg", "private-digits.svg"
+CLIENTS_PLOT = "private-clients.svg"
 
 
-def save_plots(nopeek: Sequence[Row], clients: Sequence[Row], folder: Path) -> None:
-    """Write those of the parts that were measured; raises CommandError."""
+def plots(report: Report, options: NoPeekOptions) -> dict[str, str]:
+    """The SVGs of those parts that were measured, by the names of their files.
+
+    Args:
+        options: of NoPeek, by which digits are drawn as an attack finds them.
+    """
+    nopeek, clients = report.rows_of("nopeek"), report.rows_of("clients")
     drawn = {}
     if nopeek:
         drawn[NOPEEK_PLOT] = nopeek_plot(nopeek)
+        drawn[DIGITS_PLOT] = pictures_svg(
+            "Digits, and what an attack makes of their activations", reconstructions(options)
+        )
     if clients:
         drawn[CLIENTS_PLOT] = clients_plot(clients)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in drawn.items():
-            (folder / name).write_text(text, "utf-8")
-    except OSError as exc:
-        raise CommandError(
-            f"{folder} cannot be written to: {exc.strerror}",
-            next_step="Give --plot a folder that you may write to.",
-        ) from exc
+    return drawn
 
 
 def nopeek_plot(rows: Sequence[Row]) -> str:
@@ -56,11 +56,16 @@ def nopeek_plot(rows: Sequence[Row]) -> str:
 
 def clients_plot(rows: Sequence[Row]) -> str:
     """Kilobytes of a pass, and where the lines cross."""
+    named = {
+        "split": "split_kb",
+        "federated": "federated_kb",
+        "federated, with a server (2KN)": "formula_kb",
+    }
     lines = [
         Series(name, [Point(row["clients"], row[key]) for row in rows], marks=True)
-        for name, key in (("split", "split_kb"), ("federated", "federated_kb"))
+        for name, key in named.items()
     ]
-    at = crossover(rows, "split_kb")
+    at = crossover(rows)
     if at != float("inf"):
         height = rows[0]["split_kb"]
         lines.append(Series(f"they cross at {at:.1f}", [Point(at, 0.0), Point(at, height)]))

@@ -12,7 +12,7 @@ from tools.bench.team import RoundFigures, open_team
 
 NAMES = {"ours": "plain", "secure": "secure"}
 TIMES_MAX = 3.0
-"""How many times as long as a plain round a secure one may take."""
+"""How many times as long as a plain round a secure one may take, of time and of processors."""
 ERROR_MAX = 1e-6
 """Of values up to 8: steps of 8 · 8 / 2^31, and the rounding of float32."""
 
@@ -53,9 +53,11 @@ def budgets(rows: Sequence[Row]) -> list[Budget]:
     """What was promised of a secure round beside a plain one of the same run."""
     plain, secure = rows
     times = secure["step_seconds_median"] / plain["step_seconds_median"]
+    cpu_times = secure["cpu_seconds_per_round"] / plain["cpu_seconds_per_round"]
     case = f"{secure['peers']} peers, {secure['elements']} elements"
     return [
         Budget(f"a secure round, {case}", times, TIMES_MAX, "times a plain one", "<="),
+        Budget("its processor time, all peers", cpu_times, TIMES_MAX, "times a plain one", "<="),
         Budget("error of a secure mean", secure["error_max"], ERROR_MAX, "", "<="),
     ]
 

@@ -41,7 +41,6 @@ BATCH, LARGE_CLIENTS = 32, 4
 EQUALITY_STEPS, EQUALITY_BATCH = 50, 8
 GAP_MAX_FLOAT32, GAP_MAX_FLOAT64 = 1e-6, 0.0
 CLIENT_SHARE_MAX = 0.1
-CROSSOVER_GAP_MAX = 1.0
 CASES = 5 + 6 + 2
 """Rows, trainings for equality, and epochs that are counted."""
 
@@ -61,7 +60,7 @@ def measure_split(options: SplitOptions, steps: Steps) -> tuple[list[Row], list[
     """All rows and budgets; tells its progress, of which there are CASES."""
     data = digits.load_data()
     rows = _rows(data, options, steps)
-    return rows, [*_equality(data, options, steps), *_traffic(data, options, steps), _share()]
+    return rows, [*_equality(data, options, steps), _traffic(data, options, steps), _share()]
 
 
 def _rows(data: LabelledData, options: SplitOptions, steps: Steps) -> list[Row]:
@@ -132,58 +131,24 @@ def _equality(data: LabelledData, options: SplitOptions, steps: Steps) -> list[B
     return budgets
 
 
-def _traffic(data: LabelledData, options: SplitOptions, steps: Steps) -> list[Budget]:
-    """Whether counters equal the formulae, and where federated exchange begins to cost more."""
+def _traffic(data: LabelledData, options: SplitOptions, steps: Steps) -> Budget:
+    """Whether counters equal the formula."""
     samples = len(data.train_inputs)
     inputs, labels = data.train_inputs.float(), data.train_labels
     starts = range(0, samples, BATCH)
     epoch = [(inputs[at : at + BATCH], labels[at : at + BATCH]) for at in starts]
     off = 0
-    moved = {}
     for clients in (1, LARGE_CLIENTS):
         steps.case(f"an epoch of {clients} clients, counted")
         parts = _parts(SPLIT, torch.float32, options.seed)
         shares = [epoch[client::clients] for client in range(clients)]
         outcome = train_split(parts, shares, _sgd)
-        moved[clients] = outcome.server.values_received + outcome.server.values_sent
-        width = torch.Size(parts.cut_shapes[0]).numel()
-        of_clients = sum(one.values_sent + one.values_received for one in outcome.clients)
-        off = max(off, *(abs(one - 2 * samples * width) for one in (moved[clients], of_clients)))
+        by_server = outcome.server.values_received + outcome.server.values_sent
+        by_clients = sum(one.values_sent + one.values_received for one in outcome.clients)
+        elements = 2 * samples * torch.Size(parts.cut_shapes[0]).numel()
+        off = max(off, abs(by_server - elements), abs(by_clients - elements))
         steps.step()
-    whole = _whole(parts)
-    count = sum(parameter.numel() for parameter in whole.parameters())
-    formula = samples * width / count
-    crossover = next(
-        clients
-        for clients in itertools.count(1)
-        if federated_elements(whole, clients) > moved[LARGE_CLIENTS]
-    )
-    return [
-        Budget("elements of an epoch against 2pq", off, 0, "elements off", "<="),
-        Budget(
-            f"clients from which federated averaging moves more ({crossover}) against pq/N",
-            abs(crossover - formula),
-            CROSSOVER_GAP_MAX,
-            "clients",
-            "<=",
-        ),
-    ]
-
-
-def federated_elements(model: nn.Module, clients: int) -> int:
-    """What a round of federated averaging moves: each client takes the model and gives its own.
-
-    Counted on copies that are really made; 2KN elements.
-    """
-    moved = 0
-    mean = [torch.zeros_like(parameter) for parameter in model.parameters()]
-    for _ in range(clients):
-        taken = [parameter.detach().clone() for parameter in model.parameters()]
-        moved += sum(one.numel() for one in taken)
-        for total, own in zip(mean, taken, strict=True):
-            total += own / clients
-            moved += own.numel()
-    return moved
+    return Budget("elements of an epoch against 2pq", off, 0, "elements off", "<=")
 
 
 def _share() -> Budget:

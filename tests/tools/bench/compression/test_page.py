@@ -1,4 +1,4 @@
-"""The page of results: only what was measured is written anew."""
+"""The page of results and its plots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tools.bench.compression.biased import DIGITS, REGRESSION
-from tools.bench.compression.page import PAGE, filled, plots, write
+from tools.bench.compression.page import PAGE, plots, write
 from tools.bench.compression.swarm import SWARM
 from tools.bench.report import Budget, Report, Row
 from tools.failures import CommandError
@@ -28,14 +28,6 @@ def rows() -> list[Row]:
         {"part": SWARM, "codec": "floats", "uplink_mbit_per_s": 100.0, "curve": CURVE[:1]},
         {"part": SWARM, "codec": "int8", "uplink_mbit_per_s": 20.0, "curve": CURVE[:3]},
     ]
-
-
-def test_what_is_not_measured_stays() -> None:
-    text = "a\n<!-- measured: one -->\nold\n<!-- end -->\nb\n<!-- measured: two -->\n<!-- end -->\n"
-    assert filled(text, {}) == text
-    once = filled(text, {"one": "new \\1"})
-    assert once == text.replace("old\n", "\nnew \\1\n\n")
-    assert filled(once, {"one": "new \\1"}) == once
 
 
 def test_plots_are_drawn_of_what_is_there() -> None:

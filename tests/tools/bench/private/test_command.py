@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from tools.bench.command import app
 from tools.bench.private import plots
-from tools.bench.private.command import PART_NAMES
+from tools.bench.private.command import PAGE, PART_NAMES
 from tools.bench.private.parts import PARTS
 
 
@@ -22,7 +23,7 @@ def test_each_part_can_be_named() -> None:
 @pytest.mark.slow
 def test_parts_are_measured_judged_and_drawn(tmp_path: Path) -> None:
     saved = tmp_path / "private.json"
-    options = ["--quick", "--part", "nopeek", "--part", "dp", "--plot", str(tmp_path / "new")]
+    options = ["--quick", "--part", "nopeek", "--part", "dp", "--write", str(tmp_path / "new")]
     ended = CliRunner().invoke(app, ["private", *options, "--save", str(saved), "--json"])
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
@@ -33,7 +34,12 @@ def test_parts_are_measured_judged_and_drawn(tmp_path: Path) -> None:
     assert told["skipped"] == []
     drawn = (tmp_path / "new" / plots.NOPEEK_PLOT).read_text("utf-8")
     assert "ridge" in drawn
+    assert "α = 0.5<" in (tmp_path / "new" / plots.DIGITS_PLOT).read_text("utf-8")
     assert not (tmp_path / "new" / plots.CLIENTS_PLOT).exists()
+    page = (tmp_path / "new" / PAGE).read_text("utf-8")
+    for part in ("nopeek", "dp", "budgets of nopeek", "budgets of dp"):
+        assert f"<!-- measured: {part} -->" in page
+    assert "| ridge error |" in page
 
 
 def test_each_part_has_a_table_of_its_own() -> None:
@@ -69,7 +75,7 @@ def test_misuse_is_told(options: list[str], complaint: str) -> None:
 @pytest.mark.timeout(600)
 def test_all_parts_run(tmp_path: Path) -> None:
     pytest.importorskip("tenseal")
-    options = ["--quick", "--plot", str(tmp_path), "--json"]
+    options = ["--quick", "--write", str(tmp_path), "--json"]
     ended = CliRunner().invoke(app, ["private", *options])
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
@@ -81,4 +87,12 @@ def test_all_parts_run(tmp_path: Path) -> None:
     # How long it took is the machine's affair here.
     (error,) = [one for one in told["budgets"] if one["name"] == "error of a secure mean"]
     assert error["holds"]
-    assert {path.name for path in tmp_path.iterdir()} == {plots.NOPEEK_PLOT, plots.CLIENTS_PLOT}
+    written = {PAGE, plots.NOPEEK_PLOT, plots.DIGITS_PLOT, plots.CLIENTS_PLOT}
+    assert {path.name for path in tmp_path.iterdir()} == written
+
+
+def test_the_published_page_has_a_place_for_each_part() -> None:
+    page = (Path(__file__).parents[4] / "docs/results" / PAGE).read_text("utf-8")
+    places = re.findall(r"<!-- measured: (.*) -->", page)
+    assert sorted(places) == sorted([*PART_NAMES, *(f"budgets of {name}" for name in PART_NAMES)])
+    assert page.count("<!-- end -->") == len(places)

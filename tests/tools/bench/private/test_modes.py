@@ -11,7 +11,7 @@ from averaging import ExtraMissing
 from tools.bench.private import aggregating, modes, splitting
 from tools.bench.private.dp import EPSILONS, private_name
 from tools.bench.private.frame import CLIENTS, Frame
-from tools.bench.private.masked import MaskedMeans
+from tools.bench.private.means import ENCRYPTED, MASKED, PLAIN, RealMeans, Way
 from tools.bench.private.nopeek import digits
 from tools.bench.report import Row
 from training.strategies.simulate import weighted_mean
@@ -34,6 +34,11 @@ def test_what_clients_move_and_compute_is_the_formulae_s(one_pass: Frame) -> Non
     assert central["client_kb"] == pytest.approx(PICTURES * (64 * 4 + 8) / CLIENTS / 1e3)
     assert large["client_kb"] == pytest.approx(STEPS * MEAN_KB)
     assert averaged["client_kb"] == pytest.approx(MEAN_KB)
+    # As surveys count, with a server: up and down.
+    assert averaged["formula_kb"] == pytest.approx(2 * MODEL_KB)
+    assert large["formula_kb"] == pytest.approx(2 * STEPS * MODEL_KB)
+    assert 0 < averaged["error_per_tolerance"] < 1
+    assert 0 < large["error_per_tolerance"] < 1
     # Forward, and back to weights; no gradient goes back to pictures.
     weights = [64 * 64, 64 * 32, 32 * 64, 64 * 10]
     each = 2 * (3 * sum(weights) - weights[0])
@@ -53,26 +58,31 @@ def test_noise_hides_also_who_is_alone(one_pass: Frame) -> None:
     assert row["attack_error_alone"] > 0.1
 
 
-def test_encrypted_means_are_means() -> None:
-    pytest.importorskip("tenseal")
-    means = aggregating.EncryptedMeans()
-    vectors = [np.linspace(-1, 1, 50, dtype=np.float32) * scale for scale in (1, -3, 2)]
-    for weights in ([1.0, 1.0, 1.0], [4.0, 1.0, 2.0]):
-        expected = weighted_mean(vectors, weights)
-        np.testing.assert_allclose(means(vectors, weights), expected, atol=1e-5)
-    assert 0 < means.worst < 1
-    # One ciphertext of 62 kB goes out and one comes back, twice.
-    assert means.client_kb == pytest.approx(4 * 62, rel=0.15)
+# What a member of three sends and gets in two rounds of 500 numbers of four bytes: of its vector
+# and of the means two thirds each. Masks add the weight. Ciphertexts have 62 kB, whatever is in.
+BUTTERFLY_KB = 2 * 2 * 2 * 2 / 3 * 4 * 500 / 1e3
 
 
-@pytest.mark.slow
-def test_masked_means_are_means() -> None:
+@pytest.mark.parametrize(
+    ("way", "kilobytes", "off"),
+    [
+        pytest.param(PLAIN, BUTTERFLY_KB, 1e-9, id="plain"),
+        pytest.param(MASKED, BUTTERFLY_KB * 501 / 500, 1e-9, id="masked", marks=pytest.mark.slow),
+        pytest.param(ENCRYPTED, 4 * 62, 0.15, id="encrypted"),
+    ],
+)
+def test_means_among_nodes_are_means(way: Way, kilobytes: float, off: float) -> None:
+    if way is ENCRYPTED:
+        pytest.importorskip("tenseal")
     vectors = [np.linspace(-1, 1, 500, dtype=np.float32) * scale for scale in (1, -3, 2)]
-    with MaskedMeans(3) as means:
-        got = means(vectors, [4.0, 1.0, 2.0])
-    np.testing.assert_allclose(got, weighted_mean(vectors, [4.0, 1.0, 2.0]), atol=1e-6)
+    with RealMeans(way, 3) as means:
+        for weights in ([1.0, 1.0, 1.0], [4.0, 1.0, 2.0]):
+            got = means(vectors, weights)
+            np.testing.assert_allclose(got, weighted_mean(vectors, weights), atol=1e-5)
+            # A secure sum takes no vector twice.
+            vectors = [vector + np.float32(0.01) for vector in vectors]
     assert 0 < means.worst < 1
-    assert means.client_kb > 2 * 501 * 4 * 2 / 3 / 1e3
+    assert means.client_kb == pytest.approx(kilobytes, rel=off)
 
 
 @pytest.mark.slow
@@ -119,8 +129,10 @@ def made_up(**changed: float) -> list[Row]:
     rows[aggregating.UNEQUAL]["accuracy"] = 0.93
     for epsilon in EPSILONS:
         rows[private_name(epsilon)]["accuracy"] = 0.9
-    for mode in (aggregating.MASKED, aggregating.ENCRYPTED):
+    for mode in aggregating.WAYS:
         rows[mode]["error_per_tolerance"] = 0.5
+    for mode in modes.AVERAGED:
+        rows[mode] |= {"client_kb": 150.0, "formula_kb": 100.0}
     rows[splitting.SPLIT]["attack_error"] = 0.01
     rows[splitting.NOPEEK]["attack_error"] = 0.02
     rows[splitting.ASKED]["same_as_plain"] = 1.0
@@ -137,6 +149,9 @@ def made_up(**changed: float) -> list[Row]:
         ({f"{aggregating.LARGE_BATCH}/accuracy": 0.94}, 1),
         ({f"{splitting.U_SPLIT}/accuracy": 0.92}, 2),
         ({f"{private_name(8.0)}/accuracy": 0.94}, 1),
+        ({f"{aggregating.FEDAVG}/client_kb": 151.0}, 1),
+        ({f"{aggregating.UNEQUAL}/formula_kb": 101.0}, 1),
+        ({f"{aggregating.FEDAVG}/error_per_tolerance": 1.1}, 1),
         ({f"{aggregating.MASKED}/error_per_tolerance": 1.1}, 1),
         ({f"{aggregating.ENCRYPTED}/error_per_tolerance": 1.1}, 1),
         ({f"{splitting.NOPEEK}/attack_error": 0.011}, 1),
@@ -146,4 +161,4 @@ def made_up(**changed: float) -> list[Row]:
 def test_budgets_hold_or_are_missed(wrong: dict[str, float], missed: int) -> None:
     judged = modes.budgets(made_up(**wrong))
     assert len([one for one in judged if not one.holds]) == missed
-    assert len(judged) == 7
+    assert len(judged) == 10

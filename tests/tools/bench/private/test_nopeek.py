@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+import torch
 
 from tools.bench.private import nopeek
 from tools.bench.private.nopeek import PERCEPTRON, RIDGE, NoPeekOptions, run_nopeek
 from tools.bench.report import Row
-from tools.failures import CommandError
 from training.split.attacks import perceptron_decoder, ridge_decoder
 
 
@@ -32,19 +30,24 @@ def test_hiding_costs_little_and_makes_the_linear_attack_worse() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_hiding_keeps_its_promises() -> None:
-    """As in the benchmark, at both ends of α, with the attacks that are judged, from one seed.
+    """As in the benchmark, at both ends of α and between, from one seed.
 
-    Another machine's rounding makes each run another one, so a tenth is allowed.
+    What is promised of accuracy and of ridge is kept as it stands, and so is that more hiding hides
+    more. The perceptron's error and distance correlation may miss theirs by a tenth: another
+    machine's rounding makes each run another one, and these two are near their promises.
     """
     attacks = {RIDGE: ridge_decoder, PERCEPTRON: perceptron_decoder}
-    (plain, hidden), _ = run_nopeek(
-        NoPeekOptions(alphas=(0.0, 0.5), seeds=1, attacks=attacks), lambda _: None
-    )
-    for name in nopeek.JUDGED_ATTACKS:
-        ratio = hidden[f"{name}_error"] / plain[f"{name}_error"]
-        assert ratio > 0.9 * nopeek.ERROR_RATIO_MIN, name
+    options = NoPeekOptions(alphas=(0.0, 0.1, 0.5), seeds=1, attacks=attacks)
+    rows, _ = run_nopeek(options, lambda _: None)
+    plain, some, hidden = rows
+    assert plain["accuracy"] - hidden["accuracy"] < nopeek.ACCURACY_LOST_MAX
+    assert hidden["ridge_error"] > nopeek.ERROR_RATIO_MIN * plain["ridge_error"]
+    assert hidden["perceptron_error"] > 0.9 * nopeek.ERROR_RATIO_MIN * plain["perceptron_error"]
     assert hidden["dcor"] < 1.1 * nopeek.DCOR_RATIO_MAX * plain["dcor"]
-    assert plain["accuracy"] - hidden["accuracy"] < 1.1 * nopeek.ACCURACY_LOST_MAX
+    assert plain["dcor"] > some["dcor"] > hidden["dcor"]
+    for name in nopeek.JUDGED_ATTACKS:
+        errors = [row[f"{name}_error"] for row in rows]
+        assert errors == sorted(errors), name
     assert hidden["dcor"] > hidden["dcor_bias_corrected"] > hidden["dcor_shuffled"]
 
 
@@ -83,12 +86,12 @@ def test_misuse_is_told() -> None:
         NoPeekOptions(attacks={})
 
 
-def test_pictures_are_written(tmp_path: Path) -> None:
-    options = NoPeekOptions(alphas=(0.0, 0.5), epochs=1)
-    path = tmp_path / "new" / "digits.svg"
-    nopeek.save_reconstructions(options, path, attack=ridge_decoder)
-    drawn = path.read_text("utf-8")
-    assert drawn.count("<g ") == 3 * 8
-    assert all(name in drawn for name in ("original", "α = 0<", "α = 0.5<"))
-    with pytest.raises(CommandError, match="cannot be written"):
-        nopeek.save_reconstructions(options, tmp_path, attack=ridge_decoder)
+def test_digits_are_drawn_for_each_alpha() -> None:
+    options = NoPeekOptions(alphas=(0.0, 0.5), epochs=1, attacks={RIDGE: ridge_decoder})
+    drawn = nopeek.reconstructions(options)
+    assert list(drawn) == ["original", "α = 0", "α = 0.5"]
+    assert all(pictures.shape == (8, 8, 8) for pictures in drawn.values())
+    # One pass does not hide them.
+    original, plain, hidden = drawn.values()
+    assert (plain - original).square().mean() < 0.05
+    assert not torch.equal(plain, hidden)
