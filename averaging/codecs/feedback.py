@@ -114,7 +114,7 @@ class ErrorFeedback(Feedback):
     ) -> None:
         """See Feedback."""
         owed = self._owed = _zeros_unless(self._owed, self.count)
-        # In place, as outgoing() does it elsewhere.
+        # In place, which spares memory that would be fresh.
         left = owed[start : start + len(values)].div_(weight).add_(values)
         if decoded is not None:
             left.sub_(decoded)

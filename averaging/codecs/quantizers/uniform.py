@@ -8,6 +8,7 @@ the scales as float32, then the symbols, packed; a symbol is the whole number pl
 from __future__ import annotations
 
 from collections.abc import Iterator
+import math
 from typing import Final
 
 import torch
@@ -67,10 +68,11 @@ class Uniform(Codec):
         """The frame, and what it says in out, if that is given."""
         count = values.numel()
         scales = self._scales_of(values)
-        inverses = torch.where(scales > 0, 1 / scales, 0.0)
+        inverses = scales.reciprocal().masked_fill_(scales == 0, 0.0)
         frame = frame_on(values, self.size_limit_bytes(count))
         header = SCALE_BYTES * scales.numel()
         frame[:header].copy_(scales.view(torch.uint8))
+        body = frame[header:]
         size = min(count, TILE_ELEMENTS)
         scaled = torch.empty(size, dtype=torch.float32, device=values.device)
         symbols = torch.empty(size, dtype=torch.int8, device=values.device)
@@ -81,12 +83,11 @@ class Uniform(Codec):
             whole.copy_(some.round_())
             if out is not None:
                 self._times(some, scales, part.start, out[part])
-            packed = frame[header:][place]
             if self._width == 8:
-                torch.add(whole.view(torch.uint8), self._largest, out=packed)
+                torch.add(whole.view(torch.uint8), self._largest, out=body[place])
             else:
                 whole += self._largest
-                pack(whole.view(torch.uint8), self._width, packed)
+                pack(whole.view(torch.uint8), self._width, body[place])
         return frame.cpu()
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
@@ -157,7 +158,7 @@ class Uniform(Codec):
         else:
             largest = self._largest_of_blocks(values)
         scales = (largest / self._largest).clamp_(max=self._scale_max)
-        return torch.where(largest < SMALLEST, 0.0, scales)
+        return scales.masked_fill_(largest < SMALLEST, 0.0)
 
     def _largest_of_blocks(self, values: torch.Tensor) -> torch.Tensor:
         block, count = self._block, values.numel()
@@ -174,7 +175,8 @@ class Uniform(Codec):
             if rows * block < some.numel():
                 lowest[first + rows], largest[first + rows] = torch.aminmax(some[rows * block :])
         torch.maximum(largest, lowest.neg_(), out=largest)
-        if not bool(torch.isfinite(largest).all()):
+        # Of NaN and others it is NaN.
+        if not math.isfinite(largest.max()):
             raise ValueError("only finite values can be encoded")
         return largest
 
