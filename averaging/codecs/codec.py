@@ -54,9 +54,7 @@ class Codec(ABC):
             FrameInvalid: it is no such frame; out may be partly written.
         """
 
-    def encode_decoded(
-        self, values: torch.Tensor, seed: int, out: torch.Tensor
-    ) -> torch.Tensor:
+    def encode_decoded(self, values: torch.Tensor, seed: int, out: torch.Tensor) -> torch.Tensor:
         """The frame of these values, with what it says in out: equal to what decode() makes.
 
         A codec may know that without reading its frame.
@@ -77,7 +75,7 @@ class Codec(ABC):
         Args:
             frame: as for decode().
         """
-        self.decode(frame, torch.empty(count))
+        self.decode(frame, torch.empty(count, dtype=torch.float32))
 
     @abstractmethod
     def size_limit_bytes(self, count: int) -> int:

@@ -121,7 +121,7 @@ class CodedWire:
         if count and out.dtype == np.float32:
             self.decode_head(payload, start, stop, torch.from_numpy(out[:count]))
         elif count:
-            head = torch.empty(count)
+            head = torch.empty(count, dtype=torch.float32)
             self.decode_head(payload, start, stop, head)
             convert(head.numpy(), out[:count])
         if count < len(out):

@@ -53,17 +53,19 @@ def encoded_parts(
     """
     parts: dict[int, Payload] = {}
     squares = 0.0
-    room = torch.empty(0)
+    room = torch.empty(0, dtype=torch.float32)
     for start, stop in spans:
         values = flat[start:stop]
         head = _outgoing(wire, feedback, values, start, weight)
         # Of float32 it is finite just where all of them are.
         if not math.isfinite(rough_square_sum(head.numpy())):
             return {}, math.inf
-        room = room if len(head) <= len(room) else torch.empty(len(head))
+        room = room if len(head) <= len(room) else torch.empty(len(head), dtype=torch.float32)
         said = room[: len(head)]
         parts[start] = wire.encode_decoded(head, values[len(head) :], start, seed_of(start), said)
-        rest = wire.floating.decode(wire.rest_of(parts[start], start, stop), start + len(head), stop)
+        rest = wire.floating.decode(
+            wire.rest_of(parts[start], start, stop), start + len(head), stop
+        )
         squares += rough_square_sum(said.numpy()) + rough_square_sum(rest)
     if not math.isfinite(squares):
         return {}, math.inf
@@ -85,7 +87,7 @@ def settle_parts(
         fates: of every chunk.
     """
     dropped = 0
-    room = torch.empty(0)
+    room = torch.empty(0, dtype=torch.float32)
     for (start, stop), fate in fates:
         count = wire.coded_in(start, stop)
         if not count:
@@ -95,7 +97,7 @@ def settle_parts(
             continue
         decoded = None
         if fate is Fate.INCLUDED:
-            room = room if count <= len(room) else torch.empty(count)
+            room = room if count <= len(room) else torch.empty(count, dtype=torch.float32)
             decoded = room[:count]
             wire.decode_head(parts[start], start, stop, decoded)
         feedback.settle(as_float32(flat[start : start + count]), start, weight, decoded)
@@ -114,7 +116,7 @@ def encoded_result(
     if residual is None or not count:
         return wire.encode_values(mean, start, seed), None
     head = residual.outgoing(as_float32(mean[:count]), start)
-    said = torch.empty(count)
+    said = torch.empty(count, dtype=torch.float32)
     payload = wire.encode_decoded(head, mean[count:], start, seed, said)
     return payload, lost_by(head, said)
 

@@ -7,8 +7,8 @@ the scales as float32, then the symbols, packed; a symbol is the whole number pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import math
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -116,9 +116,7 @@ class Uniform(Codec):
         scales = floats_of(frame, scale_count, low=0.0, high=self._scale_max).to(device)
         return scales, frame[SCALE_BYTES * scale_count :].to(device)
 
-    def _symbols(
-        self, body: torch.Tensor, count: int
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
+    def _symbols(self, body: torch.Tensor, count: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """The symbols of each tile, uint8, to be read before the next.
 
         Raises:
