@@ -24,6 +24,7 @@ def width_of(symbol_count: int) -> int:
     return max(1, (symbol_count - 1).bit_length())
 
 
+@lru_cache(_PLACES_KEPT_MAX)
 def packed_bytes(count: int, width: int) -> int:
     """What so many symbols take, tiles apart."""
     return sum(_tile_bytes(stop - start, width) for start, stop in tiles(count))
