@@ -72,7 +72,7 @@ def conclude(
     if agreed is not None:
         on_success(agreed)
         return dropped
-    # Our own values have done their part, and no other memory is as likely to be at hand.
+    # Our own values are needed no more, and other memory of this size would be fresh.
     vector = session.flat
     write_vector(session, vector)
     if settles:

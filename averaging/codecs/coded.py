@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -137,10 +139,8 @@ class CodedWire:
         Raises:
             MessageInvalid: it is no frame of the codec.
         """
-        try:
+        with self._reading():
             self.codec.decode(self._frame_of(payload, start, stop), out)
-        except FrameInvalid as exc:
-            raise MessageInvalid(f"no frame of {self.codec.name}: {exc}") from exc
 
     def rest_of(self, payload: Payload, start: int, stop: int) -> memoryview:
         """The floats behind the frame of these elements."""
@@ -160,10 +160,14 @@ class CodedWire:
         if not self.fits(memoryview(payload).nbytes, start, stop):
             raise MessageInvalid("a part of a wrong size")
         count = self.coded_in(start, stop)
-        if not count:
-            return
+        if count:
+            with self._reading():
+                self.codec.check(self._frame_of(payload, start, stop), count)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            self.codec.check(self._frame_of(payload, start, stop), count)
+            yield
         except FrameInvalid as exc:
             raise MessageInvalid(f"no frame of {self.codec.name}: {exc}") from exc
 
