@@ -96,16 +96,28 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
 def _average(
     session: Session, work: Work, contributions: tuple[Contribution, ...], chunk: Chunk
 ) -> tuple[Payload, bytes] | None:
+    place, in_place = _place_of(session, work, chunk), None
+    if place is not None and isinstance(session.down, FloatingWire):
+        in_place = session.down.values_in(place, chunk.start, chunk.stop)
     mean = aggregate(
         [contribution.values for contribution in contributions],
         [contribution.weight for contribution in contributions],
         session.rule,
         session.dtype,
+        in_place,
     )
     if mean is None:
         return None
-    encoded = _encoded(session, work, mean, chunk)
+    if place is None or mean is not in_place:
+        encoded = _encoded(session, work, mean, chunk)
+    else:
+        encoded = place
     return encoded, blake3(encoded).digest()
+
+
+def _place_of(session: Session, work: Work, chunk: Chunk) -> memoryview | None:
+    """Where in the result the mean of a chunk lies; None where it has no place there."""
+    return session.place_of(chunk) if not work.plan and session.votes else None
 
 
 def _encoded(session: Session, work: Work, mean: Array, chunk: Chunk) -> Payload:
@@ -120,7 +132,7 @@ def _encoded(session: Session, work: Work, mean: Array, chunk: Chunk) -> Payload
             work.lost.append((chunk.start, lost))
         return payload
     encoded = session.down.encode_values(mean, chunk.start)
-    place = session.place_of(chunk) if not work.plan and session.votes else None
+    place = _place_of(session, work, chunk)
     if place is None:
         return encoded
     place[:] = encoded

@@ -35,12 +35,18 @@ class Contribution:
     values: Array
 
 
-def weighted_mean(contributions: Sequence[Contribution], dtype: np.dtype[Any]) -> Array | None:
+def weighted_mean(
+    contributions: Sequence[Contribution], dtype: np.dtype[Any], out: Array | None = None
+) -> Array | None:
     """The weighted mean in the given dtype, or None when the weights sum to zero.
 
     Sums are kept in float32, or in float64 when the dtype or any values are float64; whole-number
     weights are exact. The result is finite when the values are, for every dtype. A contribution of
     weight 0 is not read.
+
+    Args:
+        out: where the mean is made, of its size and dtype and apart from all values; None for
+            memory of its own.
     """
     counted = [contribution for contribution in contributions if contribution.weight > 0]
     if not counted:
@@ -53,7 +59,7 @@ def weighted_mean(contributions: Sequence[Contribution], dtype: np.dtype[Any]) -
         scale = 1.0 if _PLAIN_WEIGHT_MIN <= largest <= _PLAIN_WEIGHT_MAX else largest
     factors = [weight / scale for weight in weights]
     sum_dtype = accumulator_dtype(dtype, [contribution.values for contribution in counted])
-    mean = np.empty(counted[0].values.shape, dtype)
+    mean: Array = np.empty(counted[0].values.shape, dtype) if out is None else out
     scratch = np.empty((2, min(len(mean), BLOCK_ELEMENTS)), sum_dtype)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks(len(mean)):

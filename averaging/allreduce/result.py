@@ -83,6 +83,8 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
     plan = session.ballot.plan
+    # An auxiliary member holds no more of the result than it averaged itself.
+    contributes = session.weight > 0 and session.me in session.voters
     return RoundResult(
         outcome=end.outcome,
         certain=end.certain,
@@ -103,7 +105,7 @@ def result_of(session: Session, now_s: float) -> RoundResult:
         repair_seconds=max(held_all_s - trouble_s, 0.0) if trouble_s is not None else 0.0,
         agreement_seconds=now_s - held_all_s,
         codec=session.coding.name,
-        left_out=left_out_of_success(session) if succeeded and session.weight else (),
+        left_out=left_out_of_success(session) if succeeded and contributes else (),
     )
 
 

@@ -96,7 +96,8 @@ class Allreduce:
         """Average our vector with the group's others; never raises for what others do.
 
         Args:
-            flat: 1-D, kept unchanged.
+            flat: 1-D, writable, kept unchanged unless the outcome is success; then it may hold
+                anything.
             deadline_s: on trio's clock; the group's own limit holds too.
             wire: how the values travel; None as they are.
             on_success: takes the agreed vector before the result is told.
@@ -121,14 +122,14 @@ class Allreduce:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
         if not _feasible(group, coding.up.element_count):
-            yield Entered(None, group, deadline_s, self._buffers, coding)
+            yield Entered(None, group, deadline_s, coding)
             return
         session = self._open_session(group, coding, deadline_s)
         try:
             with self._node.watched([join.peer_id for join in group.members]):
                 async with open_service_nursery() as nursery:
                     self._start(session, nursery)
-                    yield Entered(session, group, deadline_s, self._buffers, coding)
+                    yield Entered(session, group, deadline_s, coding)
         finally:
             self._close_session(session)
 
@@ -275,12 +276,10 @@ class Entered:
         session: Session | None,
         group: Group,
         deadline_s: float,
-        buffers: Buffers,
         coding: Coding,
     ) -> None:
         self._coding = coding
         self._session = session
-        self._buffers = buffers
         self._group = group
         self._deadline_s = deadline_s
 
@@ -295,7 +294,8 @@ class Entered:
         """Average; to be called once.
 
         Args:
-            flat: 1-D, kept unchanged; None at an auxiliary member.
+            flat: 1-D, writable, kept unchanged unless the outcome is success; then it may hold
+                anything. None at an auxiliary member.
             on_success: takes the agreed vector, shape (element_count,), in the flat dtype, perhaps
                 in a worker thread; it must not keep it. Not called at an auxiliary member.
             used: if not, what codecs lost stays as it was; None: it is.
@@ -321,7 +321,7 @@ class Entered:
         if result.outcome == "success":
             # It cannot be cancelled once it has begun, and nothing waits after it.
             settles = used is None or used(result.members)
-            work = (session, self._coding, self._buffers, result, on_success or _ignore, settles)
+            work = (session, self._coding, result, on_success or _ignore, settles)
             dropped = await session.heavy(flat.nbytes, conclude, *work)
             result = replace(result, dropped_elements=dropped)
         return result

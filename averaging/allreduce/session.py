@@ -191,7 +191,7 @@ class Session:
         """Our values are final.
 
         Args:
-            flat: shape (element_count,), in the flat dtype, kept unchanged.
+            flat: shape (element_count,), in the flat dtype, kept unchanged until a success.
             norm: of what our parts say; not finite: we are refused, and send none.
             parts: see there.
         """

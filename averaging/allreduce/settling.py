@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.manifest import piece_digest
 from averaging.allreduce.reduction import refuses_values
 from averaging.allreduce.result import RoundResult
@@ -51,7 +50,6 @@ def final_parts(
 def conclude(
     session: Session,
     kept: Coding,
-    buffers: Buffers,
     result: RoundResult,
     on_success: Callable[[Array], None],
     settles: bool,
@@ -70,18 +68,17 @@ def conclude(
     dropped = settle(session) if settles else 0
     if not session.votes:
         return dropped
-    vector = agreed_in_place(session)
-    if vector is not None:
-        on_success(vector)
+    agreed = agreed_in_place(session)
+    if agreed is not None:
+        on_success(agreed)
         return dropped
-    buffer = buffers.take(session.element_count * session.dtype.itemsize)
-    decoded = buffer.view(session.dtype)
-    write_vector(session, decoded)
+    # Our own values are needed no more, and other memory of this size would be fresh.
+    vector = session.flat
+    write_vector(session, vector)
     if settles:
-        apply_reference(session, result, decoded)
+        apply_reference(session, result, vector)
         kept.keep(session.coding)
-    on_success(decoded)
-    buffers.give_back(buffer)
+    on_success(vector)
     return dropped
 
 

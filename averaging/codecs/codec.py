@@ -54,6 +54,29 @@ class Codec(ABC):
             FrameInvalid: it is no such frame; out may be partly written.
         """
 
+    def encode_decoded(self, values: torch.Tensor, seed: int, out: torch.Tensor) -> torch.Tensor:
+        """The frame of these values, with what it says in out: equal to what decode() makes.
+
+        A codec may know that without reading its frame.
+
+        Args:
+            values, seed: as for encode().
+            out: float32, 1-D, contiguous, of as many elements, where the values are; overwritten.
+        """
+        frame = self.encode(values, seed)
+        self.decode(frame, out)
+        return frame
+
+    def check(self, frame: torch.Tensor, count: int) -> None:
+        """Raise FrameInvalid unless decode() makes so many elements of the frame.
+
+        A codec may know that without decoding it.
+
+        Args:
+            frame: as for decode().
+        """
+        self.decode(frame, torch.empty(count, dtype=torch.float32))
+
     @abstractmethod
     def size_limit_bytes(self, count: int) -> int:
         """What a frame of so many elements takes at most."""

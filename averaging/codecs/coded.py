@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -71,11 +73,28 @@ class CodedWire:
         """
         if not len(head):
             return self.floating.encode_values(rest, start)
-        frame = self.codec.encode(head, seed).numpy().data
+        return self._joined(self.codec.encode(head, seed), rest, start + len(head))
+
+    def encode_decoded(
+        self, head: torch.Tensor, rest: Array, start: int, seed: int, decoded: torch.Tensor
+    ) -> Payload:
+        """As encode(), with what the frame says in decoded.
+
+        Args:
+            decoded: float32, as long as head; overwritten.
+        """
+        if not len(head):
+            return self.floating.encode_values(rest, start)
+        frame = self.codec.encode_decoded(head, seed, decoded)
+        return self._joined(frame, rest, start + len(head))
+
+    def _joined(self, frame: torch.Tensor, rest: Array, start: int) -> Payload:
+        """A frame, and the floats behind it, of which the first is element start."""
         if not len(rest):
-            return frame
+            return frame.numpy().data
         # Writable, since PyTorch warns where memory is not.
-        return bytearray().join([frame, self.floating.encode_values(rest, start + len(head))])
+        floats = self.floating.encode_values(rest, start)
+        return bytearray().join([frame.numpy().data, floats])
 
     def decode(self, payload: Payload, start: int, stop: int) -> Array:
         """Elements start to stop in float32, or in the vector's dtype where that is wider.
@@ -101,32 +120,37 @@ class CodedWire:
         if not self.fits(memoryview(payload).nbytes, start, stop):
             raise MessageInvalid("a part of a wrong size")
         count = self.coded_in(start, stop)
-        behind = self.floating.size_bytes(start + count, stop)
-        whole = memoryview(payload)
-        if count:
-            head = self.decode_head(payload, start, stop).numpy()
-            convert(head, out[:count])
+        if count and out.dtype == np.float32:
+            self.decode_head(payload, start, stop, torch.from_numpy(out[:count]))
+        elif count:
+            head = torch.empty(count, dtype=torch.float32)
+            self.decode_head(payload, start, stop, head)
+            convert(head.numpy(), out[:count])
         if count < len(out):
-            rest = self.floating.decode(whole[len(whole) - behind :], start + count, stop)
+            rest = self.floating.decode(self.rest_of(payload, start, stop), start + count, stop)
             convert(rest, out[count:])
 
-    def decode_head(self, payload: Payload, start: int, stop: int) -> torch.Tensor:
-        """What the frame of these elements says, in float32; empty where none of them is coded.
+    def decode_head(self, payload: Payload, start: int, stop: int, out: torch.Tensor) -> None:
+        """Overwrite out with what the frame of these elements says.
+
+        Args:
+            out: float32, 1-D, contiguous, of as many elements as coded_in() says, at least one.
 
         Raises:
             MessageInvalid: it is no frame of the codec.
         """
-        count = self.coded_in(start, stop)
-        decoded = torch.empty(count, dtype=torch.float32, device="cpu")
-        if not count:
-            return decoded
-        behind = self.floating.size_bytes(start + count, stop)
+        with self._reading():
+            self.codec.decode(self._frame_of(payload, start, stop), out)
+
+    def rest_of(self, payload: Payload, start: int, stop: int) -> memoryview:
+        """The floats behind the frame of these elements."""
+        behind = self.floating.size_bytes(start + self.coded_in(start, stop), stop)
+        whole = memoryview(payload)
+        return whole[len(whole) - behind :]
+
+    def _frame_of(self, payload: Payload, start: int, stop: int) -> torch.Tensor:
         whole = np.frombuffer(payload, np.uint8)
-        try:
-            self.codec.decode(torch.from_numpy(whole[: len(whole) - behind]), decoded)
-        except FrameInvalid as exc:
-            raise MessageInvalid(f"no frame of {self.codec.name}: {exc}") from exc
-        return decoded
+        return torch.from_numpy(whole[: len(whole) - len(self.rest_of(payload, start, stop))])
 
     def check_untrusted(self, payload: Payload, start: int, stop: int) -> None:
         """Raise MessageInvalid unless elements start to stop can be read from the payload.
@@ -135,7 +159,17 @@ class CodedWire:
         """
         if not self.fits(memoryview(payload).nbytes, start, stop):
             raise MessageInvalid("a part of a wrong size")
-        self.decode_head(payload, start, stop)
+        count = self.coded_in(start, stop)
+        if count:
+            with self._reading():
+                self.codec.check(self._frame_of(payload, start, stop), count)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FrameInvalid as exc:
+            raise MessageInvalid(f"no frame of {self.codec.name}: {exc}") from exc
 
 
 def as_float32(values: Array) -> torch.Tensor:

@@ -142,6 +142,19 @@ class FloatingWire:
         plain = all(run.dtype_name == self.dtype.name for run in self.runs)
         return payload.view(self.dtype) if plain and sys.byteorder == "little" else None
 
+    def values_in(self, place: memoryview, start: int, stop: int) -> Array | None:
+        """Elements start to stop where they travel, if they do so as they are stored.
+
+        Args:
+            place: of their size, writable; what is written to the values is written there.
+        """
+        runs = list(self._cut(start, stop))
+        plain = all(run.dtype_name == self.dtype.name for run in runs)
+        if not plain or sys.byteorder != "little":
+            return None
+        values: Array = np.frombuffer(place, self.dtype)
+        return values if values.flags.aligned else None
+
     def _check_size(self, payload: Payload, start: int, stop: int) -> None:
         expected, size_bytes = self.size_bytes(start, stop), memoryview(payload).nbytes
         if size_bytes != expected:

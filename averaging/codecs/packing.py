@@ -7,12 +7,16 @@ rows. What the last row lacks is zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final
 
 import torch
 
 from averaging.codecs.codec import FrameInvalid
 from averaging.codecs.tiles import tiles
+
+# Chunks of a round have one or two sizes.
+_PLACES_KEPT_MAX: Final = 64
 
 
 def width_of(symbol_count: int) -> int:
@@ -20,18 +24,21 @@ def width_of(symbol_count: int) -> int:
     return max(1, (symbol_count - 1).bit_length())
 
 
+@lru_cache(_PLACES_KEPT_MAX)
 def packed_bytes(count: int, width: int) -> int:
     """What so many symbols take, tiles apart."""
     return sum(_tile_bytes(stop - start, width) for start, stop in tiles(count))
 
 
-def tile_places(count: int, width: int) -> Iterator[tuple[slice, slice]]:
+@lru_cache(_PLACES_KEPT_MAX)
+def tile_places(count: int, width: int) -> tuple[tuple[slice, slice], ...]:
     """For each tile, which elements it holds and where its bytes lie behind the header."""
-    begin = 0
+    begin, places = 0, []
     for start, stop in tiles(count):
         end = begin + _tile_bytes(stop - start, width)
-        yield slice(start, stop), slice(begin, end)
+        places.append((slice(start, stop), slice(begin, end)))
         begin = end
+    return tuple(places)
 
 
 def packed(symbols: torch.Tensor, width: int) -> torch.Tensor:

@@ -50,13 +50,20 @@ def encoded_parts(
     """
     parts: dict[int, Payload] = {}
     squares = 0.0
+    room = torch.empty(0, dtype=torch.float32)
     for start, stop in spans:
         values = flat[start:stop]
         head = _outgoing(wire, feedback, values, start, weight)
-        if not bool(torch.isfinite(head).all()):
+        # Of float32 it is finite just where all of them are.
+        if not math.isfinite(rough_square_sum(head.numpy())):
             return {}, math.inf
-        parts[start] = wire.encode(head, values[len(head) :], start, seed_of(start))
-        squares += rough_square_sum(wire.decode(parts[start], start, stop))
+        room = room if len(head) <= len(room) else torch.empty(len(head), dtype=torch.float32)
+        said = room[: len(head)]
+        parts[start] = wire.encode_decoded(head, values[len(head) :], start, seed_of(start), said)
+        rest = wire.floating.decode(
+            wire.rest_of(parts[start], start, stop), start + len(head), stop
+        )
+        squares += rough_square_sum(said.numpy()) + rough_square_sum(rest)
     if not math.isfinite(squares):
         return {}, math.inf
     return parts, math.sqrt(squares)
@@ -77,6 +84,7 @@ def settle_parts(
         fates: of every chunk.
     """
     dropped = 0
+    room = torch.empty(0, dtype=torch.float32)
     for (start, stop), fate in fates:
         count = wire.coded_in(start, stop)
         if not count:
@@ -84,8 +92,11 @@ def settle_parts(
         if fate is Fate.REFUSED:
             dropped += feedback.drop(start, start + count)
             continue
-        included = fate is Fate.INCLUDED
-        decoded = wire.decode_head(parts[start], start, stop) if included else None
+        decoded = None
+        if fate is Fate.INCLUDED:
+            room = room if count <= len(room) else torch.empty(count, dtype=torch.float32)
+            decoded = room[:count]
+            wire.decode_head(parts[start], start, stop, decoded)
         feedback.settle(as_float32(flat[start : start + count]), start, weight, decoded)
     return dropped
 
@@ -102,8 +113,9 @@ def encoded_result(
     if residual is None or not count:
         return wire.encode_values(mean, start, seed), None
     head = residual.outgoing(as_float32(mean[:count]), start)
-    payload = wire.encode(head, mean[count:], start, seed)
-    return payload, lost_by(head, wire.decode_head(payload, start, start + len(mean)))
+    said = torch.empty(count, dtype=torch.float32)
+    payload = wire.encode_decoded(head, mean[count:], start, seed, said)
+    return payload, lost_by(head, said)
 
 
 def apply_differences(

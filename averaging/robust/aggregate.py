@@ -20,7 +20,11 @@ Array = np.ndarray[Any, Any]
 
 
 def aggregate(
-    values: Sequence[Array], weights: Sequence[float], rule: Rule, out_dtype: np.dtype[Any]
+    values: Sequence[Array],
+    weights: Sequence[float],
+    rule: Rule,
+    out_dtype: np.dtype[Any],
+    out: Array | None = None,
 ) -> Array | None:
     """What the rule makes of weighted vectors, or None when the weights sum to 0.
 
@@ -32,6 +36,8 @@ def aggregate(
         weights: finite numbers >= 0, one for each vector.
         rule: how they are combined.
         out_dtype: of the result, float16, float32 or float64; larger numbers become its largest.
+        out: where the result is made, of its size and dtype and apart from all values; None for
+            memory of its own.
     """
     counted = [
         (vector, weight) for vector, weight in zip(values, weights, strict=True) if weight > 0
@@ -42,8 +48,8 @@ def aggregate(
     shares = [weight for _, weight in counted]
     if rule.kind is RuleKind.MEAN:
         contributions = [Contribution(weight, vector) for vector, weight in counted]
-        return weighted_mean(contributions, out_dtype)
-    out = np.empty(vectors[0].shape, out_dtype)
+        return weighted_mean(contributions, out_dtype, out)
+    out = np.empty(vectors[0].shape, out_dtype) if out is None else out
     match rule.kind:
         case RuleKind.MEDIAN:
             median(vectors, shares, out)

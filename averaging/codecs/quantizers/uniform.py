@@ -7,6 +7,8 @@ the scales as float32, then the symbols, packed; a symbol is the whole number pl
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -55,12 +57,22 @@ class Uniform(Codec):
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """The same for every seed: nothing is drawn."""
         del seed
+        return self._encoded(values, None)
+
+    def encode_decoded(self, values: torch.Tensor, seed: int, out: torch.Tensor) -> torch.Tensor:
+        """See Codec; each tile is scaled back while it is in a cache, still in float32."""
+        del seed
+        return self._encoded(values, out)
+
+    def _encoded(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """The frame, and what it says in out, if that is given."""
         count = values.numel()
         scales = self._scales_of(values)
-        inverses = torch.where(scales > 0, 1 / scales, 0.0)
+        inverses = scales.reciprocal().masked_fill_(scales == 0, 0.0)
         frame = frame_on(values, self.size_limit_bytes(count))
         header = SCALE_BYTES * scales.numel()
         frame[:header].copy_(scales.view(torch.uint8))
+        body = frame[header:]
         size = min(count, TILE_ELEMENTS)
         scaled = torch.empty(size, dtype=torch.float32, device=values.device)
         symbols = torch.empty(size, dtype=torch.int8, device=values.device)
@@ -69,27 +81,56 @@ class Uniform(Codec):
             self._times(values[part], inverses, part.start, some)
             whole = symbols[: some.numel()]
             whole.copy_(some.round_())
-            whole += self._largest
-            pack(whole.view(torch.uint8), self._width, frame[header:][place])
+            if out is not None:
+                self._times(some, scales, part.start, out[part])
+            if self._width == 8:
+                torch.add(whole.view(torch.uint8), self._largest, out=body[place])
+            else:
+                whole += self._largest
+                pack(whole.view(torch.uint8), self._width, body[place])
         return frame.cpu()
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec; a block whose scale is 0 is zeros whatever its symbols."""
-        count = out.numel()
+        scales, body = self._split(frame, out.numel(), out.device)
+        room = torch.empty(min(out.numel(), TILE_ELEMENTS), dtype=torch.int8, device=out.device)
+        for part, symbols in self._symbols(body, out.numel()):
+            whole = room[: symbols.numel()]
+            torch.sub(symbols, self._largest, out=whole.view(torch.uint8))
+            values = out[part]
+            values.copy_(whole)
+            self._times(values, scales, part.start, values)
+
+    def check(self, frame: torch.Tensor, count: int) -> None:
+        """See Codec; values are made of none of the symbols."""
+        _, body = self._split(frame, count, frame.device)
+        for _ in self._symbols(body, count):
+            pass
+
+    def _split(
+        self, frame: torch.Tensor, count: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scales of a frame of so many elements, and its symbols, packed."""
         check_size(frame, self.size_limit_bytes(count))
         scale_count = self._scale_count(count)
-        scales = floats_of(frame, scale_count, low=0.0, high=self._scale_max).to(out.device)
-        body = frame[SCALE_BYTES * scale_count :].to(out.device)
-        symbols = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.uint8, device=out.device)
+        scales = floats_of(frame, scale_count, low=0.0, high=self._scale_max).to(device)
+        return scales, frame[SCALE_BYTES * scale_count :].to(device)
+
+    def _symbols(self, body: torch.Tensor, count: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The symbols of each tile, uint8, to be read before the next.
+
+        Raises:
+            FrameInvalid: one is too large.
+        """
+        room = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.uint8, device=body.device)
         for part, place in tile_places(count, self._width):
-            some = symbols[: part.stop - part.start]
-            unpack(body[place], self._width, some)
-            if int(some.max()) > 2 * self._largest:
+            symbols = body[place]
+            if self._width < 8:
+                symbols = room[: part.stop - part.start]
+                unpack(body[place], self._width, symbols)
+            if int(symbols.max()) > 2 * self._largest:
                 raise FrameInvalid(f"a symbol is beyond {self._largest}")
-            some -= self._largest
-            values = out[part]
-            values.copy_(some.view(torch.int8))
-            self._times(values, scales, part.start, values)
+            yield part, symbols
 
     def size_limit_bytes(self, count: int) -> int:
         """Exactly what each frame takes."""
@@ -115,22 +156,25 @@ class Uniform(Codec):
         else:
             largest = self._largest_of_blocks(values)
         scales = (largest / self._largest).clamp_(max=self._scale_max)
-        return torch.where(largest < SMALLEST, 0.0, scales)
+        return scales.masked_fill_(largest < SMALLEST, 0.0)
 
     def _largest_of_blocks(self, values: torch.Tensor) -> torch.Tensor:
         block, count = self._block, values.numel()
         assert block is not None
         largest = torch.empty(self._scale_count(count), dtype=torch.float32, device=values.device)
-        room = torch.empty(min(count, TILE_ELEMENTS), dtype=torch.float32, device=values.device)
+        lowest = torch.empty_like(largest)
         for start, stop in tiles(count):
-            some = torch.abs(values[start:stop], out=room[: stop - start])
+            some = values[start:stop]
             first, rows = start // block, some.numel() // block
             if rows:
                 blocks = some[: rows * block].view(rows, block)
                 torch.amax(blocks, 1, out=largest[first : first + rows])
+                torch.amin(blocks, 1, out=lowest[first : first + rows])
             if rows * block < some.numel():
-                largest[first + rows] = some[rows * block :].max()
-        if not bool(torch.isfinite(largest).all()):
+                lowest[first + rows], largest[first + rows] = torch.aminmax(some[rows * block :])
+        torch.maximum(largest, lowest.neg_(), out=largest)
+        # Of NaN and others it is NaN.
+        if not math.isfinite(largest.max()):
             raise ValueError("only finite values can be encoded")
         return largest
 

@@ -203,8 +203,11 @@ async def outcome_of(
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
     coding = coding or Coding.floats(FloatingWire(runs, dtype))
     async with allreduce.entered(group, coding, deadline_s) as entered:
+        # What is given may be overwritten.
         result = await entered.run(
-            flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
+            None if flat is None else flat.copy(),
+            weight,
+            on_success=lambda vector: handed_over.append(vector.copy()),
         )
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     return Outcome(**fields, vector=handed_over[0] if handed_over else None)

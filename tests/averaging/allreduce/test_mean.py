@@ -73,6 +73,15 @@ def test_inputs_are_not_changed() -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_mean_may_be_made_in_given_memory(dtype: str) -> None:
+    size = BLOCK_ELEMENTS + 5
+    parts = [Contribution(w, values(seed, size, dtype)) for seed, w in enumerate([2.0, 3.0])]
+    out = np.full(size, np.nan, dtype)
+    assert weighted_mean(parts, np.dtype(dtype), out) is out
+    np.testing.assert_array_equal(out, weighted_mean(parts, np.dtype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_whole_number_weights_are_exact(dtype: str) -> None:
     """Small whole numbers leave nothing to round but the one division."""
     rng = np.random.default_rng(1)

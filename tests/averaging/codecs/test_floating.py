@@ -273,6 +273,17 @@ def test_what_travels_as_it_is_is_not_copied() -> None:
     assert not np.shares_memory(np.frombuffer(wire.encode(flat, 5, 8), np.uint8), flat)
 
 
+def test_what_travels_as_it_is_may_be_made_in_its_place() -> None:
+    runs = [Run(0, 4, "float32"), Run(4, 6, "float16"), Run(6, 8, "float32")]
+    wire = FloatingWire(runs, np.dtype("float32"))
+    payload = bytearray(wire.size_bytes(1, 4))
+    values = wire.values_in(memoryview(payload), 1, 4)
+    assert values is not None
+    values[:] = [1, 2, 3]
+    np.testing.assert_array_equal(wire.decode(payload, 1, 4), [1, 2, 3])
+    assert wire.values_in(memoryview(bytearray(wire.size_bytes(3, 5))), 3, 5) is None
+
+
 @pytest.mark.parametrize("dtype", WIRE_DTYPES)
 def test_payloads_at_odd_addresses(dtype: str) -> None:
     flat = np.array([1.5, -2, 0.25], np.float32)

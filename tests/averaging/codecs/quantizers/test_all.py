@@ -92,6 +92,18 @@ def test_a_seed_decides_all_and_nothing_is_changed(name: str) -> None:
     assert room[0] == room[-1] == 5.0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_frame_says_is_known_while_it_is_made(name: str) -> None:
+    codec, values = codec_named(name), normal(70_001)
+    # A block of zeros, and of what is sent as zeros.
+    values[8192:12_288], values[12_288:16_384] = 0, 1e-40
+    out = torch.full_like(values, 7.0)
+    frame = codec.encode_decoded(values, 3, out)
+    assert torch.equal(frame, codec.encode(values, 3))
+    assert torch.equal(out, compressor_of(codec)(values, 3))
+    codec.check(frame, len(values))
+
+
 @pytest.mark.parametrize(
     # The means of the others are over all elements.
     "name",
@@ -146,7 +158,10 @@ def test_frames_of_liars_are_refused_or_finite(
     try:
         codec.decode(frame, out)
     except FrameInvalid:
+        with pytest.raises(FrameInvalid):
+            codec.check(frame, count)
         return
+    codec.check(frame, count)
     assert bool(torch.isfinite(out).all())
 
 
