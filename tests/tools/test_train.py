@@ -4,8 +4,11 @@ import io
 from dataclasses import replace
 
 from rich.console import Console
+from typer.testing import CliRunner
 
+from tools.cli import app
 from tools.train import RunView, TrainRequest, _in_words, _options
+from training.errors import RecipeError
 
 
 def test_figures_in_words() -> None:
@@ -28,3 +31,9 @@ def test_a_dropped_micro_batch_is_told() -> None:
     assert isinstance(screen.file, io.StringIO)
     said = screen.file.getvalue()
     assert said == "A micro-batch at step 3 was dropped: its loss is [nan]\n"
+
+
+def test_a_codec_that_is_none_is_refused_before_anything_is_opened() -> None:
+    ended = CliRunner().invoke(app, ["train", "digits", "--codec", "nonsense"])
+    assert isinstance(ended.exception, RecipeError)
+    assert "there is no codec 'nonsense'" in str(ended.exception)
