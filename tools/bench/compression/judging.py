@@ -45,7 +45,7 @@ def biased_budgets(rows: Sequence[Row]) -> list[Budget]:
     return [
         *_three([row for row in rows if row["part"] == THREE]),
         *_missed([row for row in rows if row["part"] == MISSED]),
-        *_regression([row for row in rows if row["part"] == REGRESSION]),
+        *regression_budgets([row for row in rows if row["part"] == REGRESSION]),
         *_digits([row for row in rows if row["part"] == DIGITS]),
     ]
 
@@ -84,7 +84,8 @@ def _missed(rows: Sequence[Row]) -> list[Budget]:
     return found
 
 
-def _regression(rows: Sequence[Row]) -> list[Budget]:
+def regression_budgets(rows: Sequence[Row]) -> list[Budget]:
+    """EF keeps up with dense at first, EF21 to the end, and what loses the rest does not."""
     at = {(row["codec"], row["error_feedback"]): row for row in rows}
     dense = at[DENSE, NONE]
     early = f"excess_at_{LOOKS[1]}"

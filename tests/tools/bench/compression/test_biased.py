@@ -19,6 +19,7 @@ from tools.bench.compression.biased import (
     RAND,
     RAND_5,
     REGRESSION,
+    REGRESSION_METHODS,
     THREE,
     TOP,
     TOP_1,
@@ -28,7 +29,7 @@ from tools.bench.compression.biased import (
     regression,
     three_workers,
 )
-from tools.bench.compression.judging import biased_budgets
+from tools.bench.compression.judging import biased_budgets, regression_budgets
 from tools.bench.compression.problems import digits_parity, synthetic
 from tools.bench.compression.uplinks import DENSE
 from tools.bench.report import Row
@@ -55,6 +56,18 @@ def test_few_elements_keep_up_but_not_if_the_rest_is_lost() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_a_thousand_steps_keep_what_is_promised() -> None:
+    """The plateau of EF, none of EF21, and far above it what loses the rest."""
+    problem = synthetic()
+    rows = [regression(problem, *how, 1000) for how in REGRESSION_METHODS]
+    judged = regression_budgets(rows)
+    assert len(judged) == 8
+    assert [one.name for one in judged if not one.holds] == []
+
+
 def test_top_k_with_dithering_needs_the_fewest_bits() -> None:
     """As far as f(x) − f* = 0.15, from 0.68 on."""
     problem = digits_parity()
