@@ -17,7 +17,7 @@ from p2p.dht.latency import Latencies
 from p2p.dht.lookup import Lookup, Search
 from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Reading, Sighting
-from p2p.dht.record import Record, check_signature
+from p2p.dht.record import Record, check_signature, within_age_s
 from p2p.dht.routing import RoutingTable
 from p2p.dht.schema import TARGETS_MAX
 from p2p.dht.skew import MedianClock
@@ -279,10 +279,12 @@ class DhtCore:
         *,
         source: str,
         now_s: float,
+        swarm_wall_s: float,
     ) -> StoreResult:
         """Take a record that a peer offers, unless the validators have a complaint."""
         if complaint is not None:
             return StoreResult(StoreCode.REFUSED, reason=complaint)
+        remaining_s = within_age_s(record, remaining_s, swarm_wall_s)
         return self.store.put(record, remaining_s=remaining_s, source=source, now_s=now_s)
 
     def page(
@@ -302,9 +304,11 @@ class DhtCore:
         return page[:room_records], more or len(page) > room_records
 
 
-def life_left_s(record: Record, remaining_s: float) -> float:
-    """What a holder says is left, but never more than the owner signed."""
-    return min(remaining_s, record.life_ms / 1000) if record.owner else remaining_s
+def life_left_s(record: Record, remaining_s: float, swarm_wall_s: float) -> float:
+    """What a holder says is left, but never more than the owner signed, or than its age allows."""
+    if record.owner is None:
+        return remaining_s
+    return min(within_age_s(record, remaining_s, swarm_wall_s), record.life_ms / 1000)
 
 
 def version_of(sightings: Sequence[Sighting]) -> Hashable:

@@ -111,14 +111,19 @@ class DhtServer:
         if account != caller:
             admitted = self._state.range_quotas.admit(account, admitted, trio.current_time())
         complaints = await self._state.complaints_untrusted(records[:admitted])
-        now_s = trio.current_time()
+        now_s, wall_s = trio.current_time(), self._state.swarm_wall_s
         invalid = sum(complaint is not None for complaint in complaints)
         quotas.on_invalid(caller, invalid, now_s)
         complaints += [_OVER_QUOTA] * (len(records) - admitted)
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             result = self._state.core.accept(
-                record, remaining / 1000, complaint, source=account, now_s=now_s
+                record,
+                remaining / 1000,
+                complaint,
+                source=account,
+                now_s=now_s,
+                swarm_wall_s=wall_s,
             )
             self._state.counters.on_offer(result.code, _kind_of(complaint))
             reason = result.reason[: schema.REASON_LENGTH_MAX]

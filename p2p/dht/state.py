@@ -35,6 +35,7 @@ from p2p.dht.schema import (
 )
 from p2p.dht.store import RecordStore
 from p2p.dht.validate import signature_complaints
+from p2p.errors import MessageInvalid
 from p2p.node import Node
 from p2p.peer_id import PeerId
 
@@ -190,35 +191,51 @@ class DhtState:
     async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
         """Why each record must not be believed, or None; many signatures are checked in threads."""
         wall_s = self.swarm_wall_s
-        signatures = self.chain.signatures
-        unknown = [i for i, record in enumerate(records) if not signatures.knows(record)]
-        refused: dict[int, str] = {}
-        if len(unknown) > _INLINE_SIGNATURES_MAX:
-            for start in range(0, len(unknown), _SIGNATURES_PER_PIECE):
-                piece = unknown[start : start + _SIGNATURES_PER_PIECE]
-                verdicts = await self.node.offload(
-                    signature_complaints, [records[i] for i in piece]
-                )
-                for i, verdict in zip(piece, verdicts, strict=True):
-                    if verdict is None:
-                        signatures.learn(records[i])
-                    else:
-                        refused[i] = verdict
+        refused = await self._bad_signatures(records, first_only=False)
         return [
             refused[i] if i in refused else self.chain.complaint(record, wall_s)
             for i, record in enumerate(records)
         ]
 
+    async def _bad_signatures(self, records: list[Record], *, first_only: bool) -> dict[int, str]:
+        """Which records are not signed by their owners, and why; good signatures are remembered."""
+        signatures = self.chain.signatures
+        unknown = [i for i, record in enumerate(records) if not signatures.knows(record)]
+        is_little = len(unknown) <= _INLINE_SIGNATURES_MAX
+        refused: dict[int, str] = {}
+        for start in range(0, len(unknown), _SIGNATURES_PER_PIECE):
+            piece = unknown[start : start + _SIGNATURES_PER_PIECE]
+            sought = [records[i] for i in piece]
+            verdicts = (
+                signature_complaints(sought)
+                if is_little
+                else await self.node.offload(signature_complaints, sought)
+            )
+            for i, verdict in zip(piece, verdicts, strict=True):
+                if verdict is None:
+                    signatures.learn(records[i])
+                else:
+                    refused[i] = verdict
+            if refused and first_only:
+                break
+        return refused
+
     async def valid_untrusted(
         self, key: str, wires: tuple[WireRecord, ...]
     ) -> list[tuple[Record, float]]:
-        """The records of an answer that pass all validators, with what is left of their life."""
+        """The records of an answer that pass all validators, with what is left of their life.
+
+        Raises:
+            MessageInvalid: an owner has not signed its record; no further ones were looked at.
+        """
         records = [from_wire(key, wire) for wire in wires]
-        complaints = await self.complaints_untrusted(records)
+        for complaint in (await self._bad_signatures(records, first_only=True)).values():
+            raise MessageInvalid(complaint)
+        wall_s = self.swarm_wall_s
         return [
-            (record, life_left_s(record, wire.remaining_ms / 1000))
-            for record, wire, complaint in zip(records, wires, complaints, strict=True)
-            if complaint is None and wire.remaining_ms > 0
+            (record, life_left_s(record, wire.remaining_ms / 1000, wall_s))
+            for record, wire in zip(records, wires, strict=True)
+            if wire.remaining_ms > 0 and self.chain.complaint(record, wall_s) is None
         ]
 
 

@@ -133,7 +133,14 @@ class SimulatedPeer:
         answers = []
         for record, remaining_s in request:
             complaint = core.chain.complaint(record, now_s)
-            result = core.accept(record, remaining_s, complaint, source=caller.peer_id, now_s=now_s)
+            result = core.accept(
+                record,
+                remaining_s,
+                complaint,
+                source=caller.peer_id,
+                now_s=now_s,
+                swarm_wall_s=now_s,
+            )
             answers.append((result.code, result.sequence))
         return answers
 
@@ -197,7 +204,7 @@ class SimulatedPeer:
                 for record, left_s in records
             ]
             sightings = [
-                Sighting(record, now_s + life_left_s(record, left_s))
+                Sighting(record, now_s + life_left_s(record, left_s, now_s))
                 for record, left_s in asked
                 if record.subkey == subkey
                 and left_s > 0
