@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from p2p.dht import schema
-from p2p.dht.inspection import stats
+from p2p.dht.inspection import ToldStats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
 from p2p.dht.schema import from_wire, to_wire
@@ -23,6 +23,7 @@ class DhtServer:
 
     def __init__(self, state: DhtState) -> None:
         self._state = state
+        self._told_stats = ToldStats(state)
 
     def service(self) -> RpcService:
         """The RPC service to be served while the DHT is open."""
@@ -45,7 +46,7 @@ class DhtServer:
         return schema.Left()
 
     async def _on_stats(self, caller: PeerId, request: schema.AskStats) -> schema.Stats:
-        return stats(self._state)
+        return self._told_stats()
 
     async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
         self._state.counters.on_request(schema.FIND_NODE.name)
@@ -123,7 +124,7 @@ class DhtServer:
                 complaint,
                 source=account,
                 now_s=now_s,
-                swarm_wall_s=wall_s,
+                wall_s=wall_s,
             )
             self._state.counters.on_offer(result.code, _kind_of(complaint))
             reason = result.reason[: schema.REASON_LENGTH_MAX]

@@ -43,6 +43,9 @@ from p2p.peer_id import PeerId
 _INLINE_SIGNATURES_MAX = 16
 # The peers of one address range may offer together what so many may offer each.
 _RANGE_FACTOR = 4
+HAND_OVERS_PER_RANGE = 32
+"""Newcomers of one public address range that are handed records at once, and in each
+`DhtConfig.republish_s`; more are given them when they are due to all."""
 # One piece of work for a thread: some 10 ms.
 _SIGNATURES_PER_PIECE = 64
 
@@ -64,6 +67,9 @@ class DhtState:
         self.range_quotas = Quotas(
             burst=_RANGE_FACTOR * config.store.offered_per_peer_burst,
             per_s=_RANGE_FACTOR * config.store.offered_per_peer_per_s,
+        )
+        self.hand_overs = Quotas(
+            burst=HAND_OVERS_PER_RANGE, per_s=HAND_OVERS_PER_RANGE / config.republish_s
         )
         self.mirrors = DictionaryMirrors()
         self.counters = Counters()
@@ -176,8 +182,15 @@ class DhtState:
         self._on_seen(contact)
 
     def _on_seen(self, contact: Contact) -> None:
-        if self.core.on_spoke(contact, trio.current_time()):
-            self.newcomer_came.set()
+        now_s = trio.current_time()
+        if not self.core.on_spoke(contact, now_s):
+            return
+        # Ids cost nothing, and each new one is handed records.
+        account = self.account_of(contact.peer_id)
+        if account != contact.peer_id and not self.hand_overs.admit(account, 1, now_s):
+            del self.core.newcomers[contact.peer_id]
+            return
+        self.newcomer_came.set()
 
     @property
     def knows_everybody(self) -> bool:

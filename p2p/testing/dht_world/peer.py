@@ -61,9 +61,7 @@ class SimulatedPeer:
         self.index = 0
         """Where it stands in the world's list."""
         self._calls, self._heap, self._signing = calls, calls.heap, signing
-        self._rng = rng
-        self._initial = initial
-        self.liar = liar
+        self._rng, self._initial, self.liar = rng, initial, liar
         self._greeting = False
         self._sequencer = Sequencer()
 
@@ -131,15 +129,10 @@ class SimulatedPeer:
             records = [] if held is None else [(held.record, held.expires_at_s - now_s)]
             return core.named_to(caller.peer_id, target, count, now_s), records
         answers = []
-        for record, remaining_s in request:
+        for record, left_s in request:
             complaint = core.chain.complaint(record, now_s)
             result = core.accept(
-                record,
-                remaining_s,
-                complaint,
-                source=caller.peer_id,
-                now_s=now_s,
-                swarm_wall_s=now_s,
+                record, left_s, complaint, source=caller.peer_id, now_s=now_s, wall_s=now_s
             )
             answers.append((result.code, result.sequence))
         return answers
@@ -366,7 +359,7 @@ class SimulatedPeer:
     def _greet_newcomers(self) -> Steps[None]:
         while self.core.newcomers:
             yield chores.HAND_OVER_DELAY_S
-            newcomers = self.core.take_newcomers()
+            newcomers = self.core.take_newcomers(self._heap.now_s)
             yield self._deliver(chores.handed_over(self.core, newcomers, self._heap.now_s))
         self._greeting = False
 
