@@ -98,7 +98,7 @@ class Writer:
             for index, offer in zip(again, retried, strict=True):
                 offers[index] = offer
         for item in items:
-            self._reader.cache.on_written(item.key, item.subkey)
+            self._reader.on_written(item.key, item.subkey)
         self._remind(parcels, offers)
         return [
             offer.report(parcel.record.sequence)
