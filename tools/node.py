@@ -11,7 +11,6 @@ import trio
 from rich.console import Console
 
 from p2p import (
-    RELAYS_VALIDATOR,
     DhtConfig,
     Node,
     RelayLimits,
@@ -27,6 +26,7 @@ from tools.failures import CommandError
 from tools.identity import default_identity_path
 from tools.output import console, print_json
 from tools.stopping import run_until_stopped
+from training.network import RUN_VALIDATORS
 
 _FIRST_VERDICT_S = 20.0
 _NEXT_VERDICT_S = 10.0
@@ -111,7 +111,7 @@ async def _serve(options: NodeOptions) -> None:
     )
     async with (
         open_node(config) as node,
-        open_dht(node, DhtConfig(validators=(RELAYS_VALIDATOR,)), options.initial_peers) as dht,
+        open_dht(node, DhtConfig(validators=RUN_VALIDATORS), options.initial_peers) as dht,
         open_relay_directory(node, dht),
         open_service_nursery() as nursery,
     ):
