@@ -1,6 +1,6 @@
 """Pages of a dictionary: each subkey once, the signed ones before what a stranger can add."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p import PeerId
@@ -38,7 +38,8 @@ def turned(store: RecordStore, page_records: int) -> list[list[str]]:
             return read
 
 
-@given(st.sets(subkeys, max_size=60), st.integers(1, 20))
+@settings(max_examples=50)
+@given(st.sets(subkeys, max_size=40), st.integers(1, 15))
 def test_all_is_read_and_the_signed_after_the_first_page(
     names: set[str], page_records: int
 ) -> None:
