@@ -47,7 +47,13 @@ class Neighbourhood:
         nearest = self.nearest(key)[:replicas]
         if len(nearest) < replicas:
             return len(self.silent)
-        return sum(one.key ^ key < nearest[-1].key ^ key for one in self.silent)
+        farthest = max(one.key ^ key for one in nearest)
+        return sum(one.key ^ key < farthest for one in self.silent)
+
+    def replicas_of(self, key: int, replicas: int) -> list[Contact]:
+        """Who should hold a key, those who were silent among them: most of them live."""
+        both = (*self.nodes, *self.silent)
+        return sorted(both, key=lambda contact: contact.key ^ key)[:replicas]
 
 
 def neighbourhood_of(

@@ -169,8 +169,8 @@ class Writer:
                     near = await reader.neighbourhood(targets[0], with_care=matters(targets))
                     covered = [one for one in targets if one == targets[0] or near.covers(one)]
                     for target in covered:
-                        nearest = near.nearest(target)
-                        found(target, nearest, nearest[: self._state.config.replicas])
+                        replicas = near.replicas_of(target, self._state.config.replicas)
+                        found(target, near.nearest(target), replicas)
                     targets = [one for one in targets if one not in covered]
 
         async with trio.open_nursery() as nursery:

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from p2p import RecordInvalid
 from p2p.dht import Dht, PutItem, owned_subkey, schema
 from p2p.dht.cache import Found, Name
+from p2p.dht.key import record_key
 from tests.p2p.dht.swarms import open_swarm
 
 
@@ -259,3 +260,26 @@ async def test_many_keys_are_asked_for_again_when_their_holders_said_nothing(
             nursery.start_soon(thaw)
             found = await reader.get_many([item.key for item in items])
         assert found.keys() == {item.key for item in items}
+
+
+async def test_holders_that_were_silent_are_given_what_was_put_once_they_wake(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        peers = [await swarm.add() for _ in range(8)]
+        _, writer = await swarm.add("writer", client_mode=True)
+        await writer.put("key0", b"old", ttl_s=600)
+        # Newcomers have been handed all by then.
+        await trio.sleep(5)
+        holders = (await writer.trace("key0")).holders
+        frozen, dht = next(one for one in peers if one[0].peer_id == holders[0])
+        swarm.network.freeze(frozen.peer_id)
+        reports = await writer.put_many(
+            [PutItem(key=f"key{i}", value=b"new", ttl_s=700) for i in range(6)]
+        )
+        assert frozen.peer_id not in reports[0].refused
+        swarm.network.thaw(frozen.peer_id)
+        await trio.sleep(5)
+        held = dht._state.store.get(record_key("key0"), None, trio.current_time())
+        assert held is not None
+        assert held.record.value == b"new"
