@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         open_low_rank_averager,
     )
     from averaging.matchmaking.plan import plan_spans
+    from averaging.matchmaking.strangers import STRANGERS_VALIDATOR
     from averaging.report import MemberReport, RoundReport
     from averaging.round_id import RoundId
     from averaging.secure.averager import SecureAverager, open_secure_averager
@@ -93,6 +94,7 @@ _HOMES = {
         "open_low_rank_averager",
     ),
     "averaging.matchmaking.plan": ("plan_spans",),
+    "averaging.matchmaking.strangers": ("STRANGERS_VALIDATOR",),
     "averaging.report": (
         "MemberReport",
         "RoundReport",
@@ -130,6 +132,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CODED_ELEMENTS_MIN",
+    "STRANGERS_VALIDATOR",
     "Averager",
     "AveragerConfig",
     "AveragingError",

@@ -8,7 +8,18 @@ import pytest
 from prometheus_client import REGISTRY
 
 from p2p import DhtConfig
-from p2p.dht import StoreLimits, contact, hearsay, lookup, record, routing, schema
+from p2p.dht import (
+    StoreLimits,
+    contact,
+    hearsay,
+    lookup,
+    pages,
+    record,
+    routing,
+    schema,
+    state,
+    store,
+)
 from p2p.rpc import Method
 
 PAGE = (Path(__file__).parent.parent / "docs" / "protocols" / "dht.md").read_text("utf-8")
@@ -18,9 +29,12 @@ OWNERS: dict[str, Any] = {
     "contact": contact,
     "hearsay": hearsay,
     "lookup": lookup,
+    "pages": pages,
     "record": record,
     "routing": routing,
     "schema": schema,
+    "state": state,
+    "store": store,
 }
 # | `owner.name` | 2.5 s | why |
 NUMBER_ROW = re.compile(r"^\| `(\w+)\.(\w+)` \| ([\d. ]+)", re.MULTILINE)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import trio
 from rich.console import Console
@@ -15,6 +16,7 @@ from p2p import (
     DhtConfig,
     Node,
     RelayLimits,
+    SchemaValidator,
     open_dht,
     open_node,
     open_relay_directory,
@@ -31,6 +33,15 @@ from tools.stopping import run_until_stopped
 _FIRST_VERDICT_S = 20.0
 _NEXT_VERDICT_S = 10.0
 _VERDICT_LOOK_S = 0.2
+
+
+SIGNED_KEYS = (r".*/0(b.*)?", r".*/progress")
+"""Where those who train list themselves; what they put there only they need to understand."""
+VALIDATORS = (
+    RELAYS_VALIDATOR,
+    *(SchemaValidator(key_pattern=one, kind=Any, owned=True) for one in SIGNED_KEYS),
+)
+"""What the node demands of the records that it holds and reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +122,7 @@ async def _serve(options: NodeOptions) -> None:
     )
     async with (
         open_node(config) as node,
-        open_dht(node, DhtConfig(validators=(RELAYS_VALIDATOR,)), options.initial_peers) as dht,
+        open_dht(node, DhtConfig(validators=VALIDATORS), options.initial_peers) as dht,
         open_relay_directory(node, dht),
         open_service_nursery() as nursery,
     ):

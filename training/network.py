@@ -8,7 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from averaging import STRANGERS_VALIDATOR
 from p2p import (
+    RELAYS_VALIDATOR,
     Dht,
     DhtConfig,
     Node,
@@ -19,6 +21,10 @@ from p2p import (
     open_node,
     open_relay_directory,
 )
+from training.progress.schema import PROGRESS_VALIDATOR
+
+RUN_VALIDATORS = (RELAYS_VALIDATOR, STRANGERS_VALIDATOR, PROGRESS_VALIDATOR)
+"""What each node of a swarm that trains demands of the records that it holds and reads."""
 
 _NEIGHBOURS_S = 4.0
 """A peer on this network answers the first or the second question of mDNS, or is not there."""
@@ -71,6 +77,7 @@ async def _open_network(
             mdns = await stack.enter_async_context(open_mdns(node, run=run))
             if not initial_peers:
                 initial_peers = await mdns.enter(within_s=_NEIGHBOURS_S)
+        dht_config = replace(dht_config, validators=(*dht_config.validators, *RUN_VALIDATORS))
         dht = await stack.enter_async_context(open_dht(node, dht_config, initial_peers))
         await stack.enter_async_context(open_relay_directory(node, dht))
         yield node, dht

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from p2p import (
     Node,
     P2PError,
     PeerId,
+    SchemaValidator,
     decode_untrusted,
     encode,
     owned_subkey,
@@ -38,6 +40,11 @@ _RETRY_S = 2.0
 _POLL_S_MIN = 0.125
 _POLL_S_MAX = 0.5
 _OWNED_PREFIX = owned_subkey(PeerId(""))
+
+STRANGERS_VALIDATOR = SchemaValidator(
+    key_pattern=rf".*{re.escape(strangers_key(''))}(b.*)?", kind=schema.CandidateRecord, owned=True
+)
+"""For DhtConfig.validators: nodes that have it hold no nonsense under the keys of groups."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class ReadCache:
         self._entries_max = entries_max
         self._size_bytes_max = size_bytes_max
         self._entries: OrderedDict[Name, _Entry] = OrderedDict()
+        self._written_at_s: OrderedDict[Name, float] = OrderedDict()
+        self._forgotten_write_at_s = float("-inf")
         self.size_bytes = 0
         self.deadline_s: float | None = None
         """When due() is to be called, at the latest; None while no entry is in use."""
@@ -71,6 +73,9 @@ class ReadCache:
     def on_read(self, name: Name, found: Found, asked_at_s: float) -> None:
         """The replicas were asked at this time, and this is what they hold."""
         self.forget(name)
+        if asked_at_s < self._written_at_s.get(name, self._forgotten_write_at_s):
+            # We wrote meanwhile: they may have answered before they were given it.
+            return
         size_bytes = 256 + sum(sighting.record.size_bytes for sighting in found.values())
         if size_bytes > self._size_bytes_max:
             return
@@ -86,10 +91,16 @@ class ReadCache:
         if entry is not None:
             self.size_bytes -= entry.size_bytes
 
-    def on_written(self, key: str, subkey: str | None) -> None:
-        """We wrote it ourselves: what was read before is old."""
-        self.forget((key, subkey, False))
-        self.forget((key, None, True))
+    def on_written(self, key: str, subkey: str | None, now_s: float) -> list[Name]:
+        """We wrote it ourselves: what was asked for before is old, under the names returned."""
+        names: list[Name] = [(key, subkey, False), (key, None, True)]
+        for name in names:
+            self.forget(name)
+            self._written_at_s.pop(name, None)
+            self._written_at_s[name] = now_s
+        while len(self._written_at_s) > self._entries_max:
+            _, self._forgotten_write_at_s = self._written_at_s.popitem(last=False)
+        return names
 
     def due(self, now_s: float) -> list[Name]:
         """What is to be read again now; each is named once, until it is used again."""

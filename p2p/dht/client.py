@@ -13,6 +13,7 @@ from p2p.dht.core import SPARE_CONTACTS
 from p2p.dht.key import key_from_bytes, key_to_bytes
 from p2p.dht.lookup import Search
 from p2p.dht.mirror import Cursor
+from p2p.dht.pages import Pages
 from p2p.dht.reading import Sighting
 from p2p.dht.record import Record
 from p2p.dht.schema import to_wire
@@ -28,8 +29,8 @@ Ask: TypeAlias = Callable[[Contact], Awaitable[tuple[list[Contact], Hashable]]]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 
-# A replica that pages endlessly is cut off here: more than the largest dictionary of default size.
-_PAGES_MAX = 64
+# All pages of a dictionary together may take so many times as long as a call.
+_PAGES_CALLS = 4
 # Refusals of a peer that is as it should be: it has much to do, or is older than the method.
 _BLAMELESS = ("busy", "unknown-method")
 _GUARDED = Attempt("any", "too many peers that were named at this host or range do not answer")
@@ -74,7 +75,7 @@ class DhtClient:
         if not query.dictionary:
             found = await self._find(contact, query, self._count)
             named = self._state.named_untrusted(contact.peer_id, found.contacts)
-            return named, await self._valid(key, query, found)
+            return named, await self._valid(contact, key, query, found)
         return await self._find_dictionary(contact, key, query.key)
 
     async def find_values(
@@ -91,7 +92,7 @@ class DhtClient:
             if len(answer.found) != len(asked):
                 raise MessageInvalid("an answer per query was expected")
             for (key, query), found in zip(asked, answer.found, strict=True):
-                sightings[key] = await self._valid(key, query, found)
+                sightings[key] = await self._valid(contact, key, query, found)
         return sightings
 
     async def _find_dictionary(
@@ -102,25 +103,25 @@ class DhtClient:
         known = mirrors.cursor(contact.peer_id, key_number) or Cursor(0, 0)
         contacts: list[Contact] = []
         sightings: list[Sighting] = []
-        after, cursor = "", None
-        for page in range(_PAGES_MAX):
-            query = schema.Query(key_bytes, None, True, after, known.boot, known.change)
-            found = await self._find(contact, query, 0 if page else self._count)
-            if not page:
-                contacts = self._state.named_untrusted(contact.peer_id, found.contacts)
-                # What changes between the pages is to be sent again.
-                cursor = Cursor(found.boot, found.change) if found.boot else None
-            elif cursor is not None and found.boot != cursor.boot:
-                cursor = None
-            sightings += await self._valid(key, query, found)
-            last = max((wire.subkey for wire in found.records if wire.subkey), default=after)
-            if not found.more:
-                break
-            if last <= after:
-                cursor = None
-                break
-            after = last
-        else:
+        pages, cursor = Pages(), None
+        # Who cannot be read to the end in time is still worth what it has sent.
+        with trio.move_on_after(_PAGES_CALLS * self._state.config.call_timeout_s):
+            first = True
+            while True:
+                query = schema.Query(key_bytes, None, True, pages.after, known.boot, known.change)
+                found = await self._find(contact, query, self._count if first else 0)
+                if first:
+                    contacts = self._state.named_untrusted(contact.peer_id, found.contacts)
+                    # What changes between the pages is to be sent again.
+                    cursor = Cursor(found.boot, found.change) if found.boot else None
+                elif cursor is not None and found.boot != cursor.boot:
+                    cursor = None
+                sightings += await self._valid(contact, key, query, found)
+                sizes = ((one.subkey or "", len(one.value)) for one in found.records)
+                if not pages.on_page(sizes, more=found.more):
+                    break
+                first = False
+        if not pages.is_complete:
             cursor = None
         now_s = trio.current_time()
         return contacts, mirrors.on_answer(contact.peer_id, key_number, cursor, sightings, now_s)
@@ -138,10 +139,23 @@ class DhtClient:
             raise MessageInvalid("one answer to one query was expected")
         return answer.found[0]
 
-    async def _valid(self, key: str, query: schema.Query, found: schema.Found) -> list[Sighting]:
-        """What was asked for of an answer, as far as it is valid."""
+    async def _valid(
+        self, contact: Contact, key: str, query: schema.Query, found: schema.Found
+    ) -> list[Sighting]:
+        """What was asked for of an answer, as far as it is valid.
+
+        Raises:
+            MessageInvalid: an owner has not signed its record; the routing table knows. All honest
+                replicas check that, too.
+        """
         asked_for = tuple(wire for wire in found.records if _answers(query, wire.subkey))
-        valid = await self._state.valid_untrusted(key, asked_for)
+        if not query.dictionary:
+            asked_for = asked_for[:1]
+        try:
+            valid = await self._state.valid_untrusted(key, asked_for)
+        except MessageInvalid:
+            self._state.table.on_failed(contact.peer_id, contact.key, trio.current_time())
+            raise
         now_s = trio.current_time()
         return [Sighting(record, now_s + remaining_s) for record, remaining_s in valid]
 

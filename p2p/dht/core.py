@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from p2p.dht.config import DhtConfig
@@ -17,7 +18,7 @@ from p2p.dht.latency import Latencies
 from p2p.dht.lookup import Lookup, Search
 from p2p.dht.paths import DisjointLookup, paths_for
 from p2p.dht.reading import Reading, Sighting
-from p2p.dht.record import Record, check_signature
+from p2p.dht.record import Record, check_signature, within_age_s
 from p2p.dht.routing import RoutingTable
 from p2p.dht.schema import TARGETS_MAX
 from p2p.dht.skew import MedianClock
@@ -29,6 +30,8 @@ from p2p.peer_id import PeerId
 SPARE_CONTACTS = 3
 # Far buckets that a newcomer asks its first peer about at once: enough for a million nodes.
 FAR_BUCKETS = TARGETS_MAX - 1
+# Peers of whom is remembered when they were handed records.
+_HANDED_MAX = 4096
 
 
 class DhtCore:
@@ -61,6 +64,7 @@ class DhtCore:
         self.latencies = Latencies()
         # Whether all whom we know answered when we last sought our neighbours.
         self._oriented = True
+        self._handed_at_s: OrderedDict[PeerId, float] = OrderedDict()
         self.newcomers: dict[PeerId, Contact] = {}
         """Newly confirmed contacts, that may have to be handed records."""
 
@@ -82,12 +86,21 @@ class DhtCore:
         """
         if not self.table.on_seen(contact, now_s) or self.is_client:
             return False
+        if now_s < self._handed_at_s.get(contact.peer_id, float("-inf")) + self.config.republish_s:
+            # It has most of it still, or is given it when that is due anyway.
+            return False
         self.newcomers[contact.peer_id] = contact
         return True
 
-    def take_newcomers(self) -> dict[PeerId, Contact]:
-        """The newcomers since the last time."""
-        newcomers, self.newcomers = self.newcomers, {}
+    def take_newcomers(self, now_s: float) -> dict[PeerId, Contact]:
+        """The newcomers since the last time who are still there; they are handed records now."""
+        came, self.newcomers = self.newcomers, {}
+        newcomers = {peer_id: one for peer_id, one in came.items() if peer_id in self.table}
+        for peer_id in newcomers:
+            self._handed_at_s.pop(peer_id, None)
+            self._handed_at_s[peer_id] = now_s
+        while len(self._handed_at_s) > _HANDED_MAX:
+            self._handed_at_s.popitem(last=False)
         return newcomers
 
     def on_answer(
@@ -209,8 +222,12 @@ class DhtCore:
 
         The next one should shun nobody: those who were silent are just whom to ask again.
         """
-        enough = max(1, self.config.replicas - self.config.read_replicas)
-        return len(lookup.unanswered) >= enough and not reading.newest(now_s)
+        return len(lookup.unanswered) >= self.too_silent and not reading.newest(now_s)
+
+    @property
+    def too_silent(self) -> int:
+        """With so many replicas silent, that nothing was found means little."""
+        return max(1, self.config.replicas - self.config.read_replicas)
 
     def lagging(
         self, nearest: Sequence[Contact | None], reading: Reading, now_s: float
@@ -279,10 +296,16 @@ class DhtCore:
         *,
         source: str,
         now_s: float,
+        wall_s: float,
     ) -> StoreResult:
-        """Take a record that a peer offers, unless the validators have a complaint."""
+        """Take a record that a peer offers, unless the validators have a complaint.
+
+        Args:
+            wall_s: the swarm's wall time, by which the age of signed records is judged.
+        """
         if complaint is not None:
             return StoreResult(StoreCode.REFUSED, reason=complaint)
+        remaining_s = within_age_s(record, remaining_s, wall_s)
         return self.store.put(record, remaining_s=remaining_s, source=source, now_s=now_s)
 
     def page(
@@ -302,9 +325,11 @@ class DhtCore:
         return page[:room_records], more or len(page) > room_records
 
 
-def life_left_s(record: Record, remaining_s: float) -> float:
-    """What a holder says is left, but never more than the owner signed."""
-    return min(remaining_s, record.life_ms / 1000) if record.owner else remaining_s
+def life_left_s(record: Record, remaining_s: float, swarm_wall_s: float) -> float:
+    """What a holder says is left, but never more than the owner signed, or than its age allows."""
+    if record.owner is None:
+        return remaining_s
+    return min(within_age_s(record, remaining_s, swarm_wall_s), record.life_ms / 1000)
 
 
 def version_of(sightings: Sequence[Sighting]) -> Hashable:

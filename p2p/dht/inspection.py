@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from itertools import islice
 
 import trio
 
@@ -20,12 +19,14 @@ from p2p.dht.trace import Trace, Tracer
 _GAUGES_S = 15.0
 # Each key costs a pass over the routing table, and strangers may ask.
 _SAMPLED_KEYS_MAX = 64
+# Strangers are told what was so at most so long ago.
+_TOLD_S = 1.0
 
 
 def stats(state: DhtState) -> schema.Stats:
-    """What this node holds and has done; cheap enough for strangers to ask."""
+    """What this node holds and has done."""
     counters, store = state.counters, state.store
-    sample = list(islice(store.living(trio.current_time()), _SAMPLED_KEYS_MAX))
+    sample = store.sample(_SAMPLED_KEYS_MAX)
     return schema.Stats(
         uptime_ms=int((trio.current_time() - state.begun_s) * 1000),
         contacts=len(state.table),
@@ -34,7 +35,7 @@ def stats(state: DhtState) -> schema.Stats:
         record_bytes=store.size_bytes,
         record_bytes_max=state.config.store.total_bytes_max,
         sampled_keys=len(sample),
-        replica_keys=sum(None in state.replicas_of(key) for key, _, _ in sample),
+        replica_keys=sum(None in state.replicas_of(key) for key in sample),
         pings=counters.requests[schema.PING.name],
         find_nodes=counters.requests[schema.FIND_NODE.name],
         find_values=counters.requests[schema.FIND_VALUE.name],
@@ -46,6 +47,22 @@ def stats(state: DhtState) -> schema.Stats:
         search_hops=counters.search_hops,
         search_ms=int(counters.search_s * 1000),
     )
+
+
+class ToldStats:
+    """What strangers are told of us, worked out once a second at most."""
+
+    def __init__(self, state: DhtState) -> None:
+        self._state = state
+        self._told: schema.Stats | None = None
+        self._told_at_s = 0.0
+
+    def __call__(self) -> schema.Stats:
+        """What is, or was a moment ago."""
+        now_s = trio.current_time()
+        if self._told is None or now_s >= self._told_at_s + _TOLD_S:
+            self._told, self._told_at_s = stats(self._state), now_s
+        return self._told
 
 
 async def trace(

@@ -31,6 +31,8 @@ class Neighbourhood:
     covered_bits: int
     """Keys that share so many leading bits with the target are covered."""
     bits: int = KEY_BITS
+    silent: tuple[Contact, ...] = ()
+    """Of those asked, who did not answer: they may be among the nearest to a covered key, too."""
 
     def covers(self, key: int) -> bool:
         """Whether the nodes nearest to this key are among ours."""
@@ -39,6 +41,19 @@ class Neighbourhood:
     def nearest(self, key: int) -> list[Contact]:
         """Our nodes, nearest to this key first."""
         return sorted(self.nodes, key=lambda contact: contact.key ^ key)
+
+    def silent_near(self, key: int, replicas: int) -> int:
+        """How many of the silent are nearer to a key than the last of so many replicas."""
+        nearest = self.nearest(key)[:replicas]
+        if len(nearest) < replicas:
+            return len(self.silent)
+        farthest = max(one.key ^ key for one in nearest)
+        return sum(one.key ^ key < farthest for one in self.silent)
+
+    def replicas_of(self, key: int, replicas: int) -> list[Contact]:
+        """Who should hold a key, those who were silent among them: most of them live."""
+        both = (*self.nodes, *self.silent)
+        return sorted(both, key=lambda contact: contact.key ^ key)[:replicas]
 
 
 def neighbourhood_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -97,6 +97,11 @@ class Reader:
                 nursery.start_soon(read_group, targets)
         return found
 
+    def on_written(self, key: str, subkey: str | None) -> None:
+        """We wrote it ourselves: no answer that was asked for before is one for later readers."""
+        for name in self.cache.on_written(key, subkey, trio.current_time()):
+            self._flights.pop(name, None)
+
     async def keep_used_fresh(self) -> None:
         """Read again what is in use, before it is too old; until cancelled."""
         while True:
@@ -124,9 +129,10 @@ class Reader:
             )
             return Neighbourhood(target, tuple(everybody), 0)
         lookup = await self._client.find_nearest(target, config.bucket_size, with_care=with_care)
-        return neighbourhood_of(
+        near = neighbourhood_of(
             target, lookup.answered(), width=config.bucket_size, replicas=config.replicas
         )
+        return replace(near, silent=(*lookup.late, *lookup.silent))
 
     def with_ourselves(self, contacts: Sequence[Contact], target: int) -> list[Contact | None]:
         """The contacts, and None for us where we are as near; clients hold nothing."""
@@ -156,15 +162,14 @@ class Reader:
                 del self._flights[name]
             flight.landed.set()
 
-    async def _ask_replicas(self, name: Name) -> Found:
+    async def _ask_replicas(self, name: Name, *, shuns: bool = True) -> Found:
         """What the replicas hold, ourselves included; those that lag behind are mended."""
         key, subkey, dictionary = name
         core, target = self._state.core, record_key(key)
         query = schema.Query(key_to_bytes(target), subkey, dictionary)
         own = self._own_sightings(target, query)
-        lookup, reading = core.reading_lookup(
-            target, own, trio.current_time(), self._client.shunned
-        )
+        avoid = self._client.shunned if shuns else lambda _: False
+        lookup, reading = core.reading_lookup(target, own, trio.current_time(), avoid)
 
         async def ask(contact: Contact) -> tuple[list[Contact], Hashable]:
             contacts, sightings = await self._client.find_value(contact, key, query)
@@ -182,7 +187,7 @@ class Reader:
         self, near: Neighbourhood, keys: list[str], subkey: str | None
     ) -> dict[str, Found]:
         """Read keys whose replicas are known: as many as must agree first, all if they do not."""
-        config, asked_at_s = self._state.config, trio.current_time()
+        core, config, asked_at_s = self._state.core, self._state.config, trio.current_time()
         readings = {key: Reading() for key in keys}
         versions: dict[str, list[Hashable]] = {key: [] for key in keys}
         replicas = {
@@ -206,14 +211,34 @@ class Reader:
                 for contact, asked in parcels.items():
                     nursery.start_soon(ask, contact, asked)
         found: dict[str, Found] = {}
+        again: list[str] = []
         for key in keys:
-            if not readings[key].heard:
-                # Whoever the lookup heard has gone: start anew.
-                found[key] = await self.read((key, subkey, False), 0.0)
+            newest = readings[key].newest(trio.current_time())
+            silent = len(replicas[key][: config.replicas]) - len(versions[key])
+            silent += near.silent_near(record_key(key), config.replicas)
+            if not readings[key].heard or (not newest and silent >= core.too_silent):
+                # Whoever the lookup heard has gone, or whoever holds it said nothing.
+                again.append(key)
                 continue
             self._mend(readings[key], replicas[key])
-            found[key] = readings[key].newest(trio.current_time())
-            self.cache.on_read((key, subkey, False), found[key], asked_at_s)
+            found[key] = newest
+            self.cache.on_read((key, subkey, False), newest, asked_at_s)
+        found.update(await self._read_each(again, subkey))
+        return found
+
+    async def _read_each(self, keys: Iterable[str], subkey: str | None) -> dict[str, Found]:
+        """Read keys anew, each with a lookup of its own that shuns nobody."""
+        found: dict[str, Found] = {}
+        limiter = trio.CapacityLimiter(_AT_ONCE_MAX)
+
+        async def read(key: str) -> None:
+            async with limiter:
+                name = (key, subkey, False)
+                found[key] = await self._fly(name, lambda: self._ask_replicas(name, shuns=False))
+
+        async with trio.open_nursery() as nursery:
+            for key in keys:
+                nursery.start_soon(read, key)
         return found
 
     async def _ask_many(

@@ -126,6 +126,14 @@ def check_age(record: Record, swarm_wall_s: float) -> None:
         raise RecordInvalid(f"signed {-age_s:.0f} s in the future")
 
 
+def within_age_s(record: Record, remaining_s: float, swarm_wall_s: float) -> float:
+    """What is left of a life, no longer than check_age() will pass the record."""
+    if record.owner is None:
+        return remaining_s
+    too_old_s = (record.signed_at_ms + record.life_ms) / 1000 + CLOCK_SLACK_S
+    return min(remaining_s, too_old_s - swarm_wall_s)
+
+
 def supersedes(new: Record, new_expires_at_s: float, old: Record, old_expires_at_s: float) -> bool:
     """Whether the new record replaces the old one of the same key and subkey."""
     if new.owner is not None:

@@ -27,6 +27,7 @@ class SavedState:
     def __init__(self, state: DhtState, path: Path | None) -> None:
         self._state = state
         self._path = path.expanduser() if path is not None else None
+        self._before = Snapshot()
 
     async def load(self) -> Snapshot:
         """What was known before the last stop; nothing if there is no file, or none of ours."""
@@ -34,7 +35,8 @@ class SavedState:
             return Snapshot()
         try:
             data = await self._state.node.offload(_read, self._path)
-            return snapshot.from_bytes_untrusted(data)
+            self._before = snapshot.from_bytes_untrusted(data)
+            return self._before
         except FileNotFoundError:
             return Snapshot()
         except (OSError, MessageInvalid) as exc:
@@ -47,7 +49,9 @@ class SavedState:
         if self._path is None:
             return
         state = self._state
-        data = snapshot.to_bytes(sequence, state.own_key, state.table.confirmed)
+        data = snapshot.to_bytes(
+            sequence, state.own_key, state.table.confirmed, self._before.contacts
+        )
         try:
             await state.node.offload(_write, self._path, data)
         except OSError as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from p2p.dht import schema
-from p2p.dht.inspection import stats
+from p2p.dht.inspection import ToldStats
 from p2p.dht.key import key_from_bytes, node_key
 from p2p.dht.record import Record
 from p2p.dht.schema import from_wire, to_wire
@@ -23,6 +23,7 @@ class DhtServer:
 
     def __init__(self, state: DhtState) -> None:
         self._state = state
+        self._told_stats = ToldStats(state)
 
     def service(self) -> RpcService:
         """The RPC service to be served while the DHT is open."""
@@ -45,7 +46,7 @@ class DhtServer:
         return schema.Left()
 
     async def _on_stats(self, caller: PeerId, request: schema.AskStats) -> schema.Stats:
-        return stats(self._state)
+        return self._told_stats()
 
     async def _on_find_node(self, caller: PeerId, request: schema.FindNode) -> schema.FoundNodes:
         self._state.counters.on_request(schema.FIND_NODE.name)
@@ -111,14 +112,19 @@ class DhtServer:
         if account != caller:
             admitted = self._state.range_quotas.admit(account, admitted, trio.current_time())
         complaints = await self._state.complaints_untrusted(records[:admitted])
-        now_s = trio.current_time()
+        now_s, wall_s = trio.current_time(), self._state.swarm_wall_s
         invalid = sum(complaint is not None for complaint in complaints)
         quotas.on_invalid(caller, invalid, now_s)
         complaints += [_OVER_QUOTA] * (len(records) - admitted)
         answers = []
         for record, remaining, complaint in zip(records, remaining_ms, complaints, strict=True):
             result = self._state.core.accept(
-                record, remaining / 1000, complaint, source=account, now_s=now_s
+                record,
+                remaining / 1000,
+                complaint,
+                source=account,
+                now_s=now_s,
+                wall_s=wall_s,
             )
             self._state.counters.on_offer(result.code, _kind_of(complaint))
             reason = result.reason[: schema.REASON_LENGTH_MAX]

@@ -18,6 +18,8 @@ from p2p.dht.schema import WireContact, contacts_untrusted
 from p2p.errors import MessageInvalid
 from p2p.wire import Message, decode_untrusted, encode
 
+FIRST_TRIED = 16
+"""Of those known before a restart, so many are greeted at once: most live, and one is enough."""
 CONTACTS_MAX = 256
 """A table of a swarm of a million nodes has about so many."""
 SIZE_BYTES_MAX = 512 * 1024
@@ -36,17 +38,29 @@ class Snapshot:
     sequence: int = 0
     """The highest number of a record of its own."""
     contacts: tuple[Contact, ...] = ()
-    """Peers that it had heard itself, nearest to it first."""
+    """Peers that it had heard itself, nearest to it first; then some that it had known before."""
 
 
-def to_bytes(sequence: int, own_key: int, confirmed: Iterable[Contact]) -> bytes:
-    """The bytes to be written down."""
-    nearest_first = sorted(confirmed, key=lambda contact: contact.key ^ own_key)
-    contacts = (
-        WireContact(contact.peer_id, contact.addresses)
-        for contact in _spread(nearest_first, CONTACTS_MAX)
-    )
-    return _MAGIC + encode(_Saved(sequence, tuple(contacts)))
+def to_bytes(
+    sequence: int, own_key: int, confirmed: Iterable[Contact], remembered: Iterable[Contact] = ()
+) -> bytes:
+    """The bytes to be written down.
+
+    Args:
+        remembered: whom we knew at our start. While we have heard nobody since, our network may be
+            down, and all are kept; then only as many as the next start will try.
+    """
+
+    def nearest(contacts: Iterable[Contact], count: int) -> list[Contact]:
+        return _spread(sorted(contacts, key=lambda contact: contact.key ^ own_key), count)
+
+    contacts = nearest(confirmed, CONTACTS_MAX)
+    heard = {contact.peer_id for contact in contacts}
+    unheard = (contact for contact in remembered if contact.peer_id not in heard)
+    count = FIRST_TRIED if contacts else CONTACTS_MAX
+    contacts += nearest(unheard, max(0, count - len(contacts)))
+    wires = (WireContact(contact.peer_id, contact.addresses) for contact in contacts)
+    return _MAGIC + encode(_Saved(sequence, tuple(wires)))
 
 
 def from_bytes_untrusted(data: bytes) -> Snapshot:

@@ -35,6 +35,7 @@ from p2p.dht.schema import (
 )
 from p2p.dht.store import RecordStore
 from p2p.dht.validate import signature_complaints
+from p2p.errors import MessageInvalid
 from p2p.node import Node
 from p2p.peer_id import PeerId
 
@@ -42,6 +43,9 @@ from p2p.peer_id import PeerId
 _INLINE_SIGNATURES_MAX = 16
 # The peers of one address range may offer together what so many may offer each.
 _RANGE_FACTOR = 4
+HAND_OVERS_PER_RANGE = 32
+"""Newcomers of one public address range that are handed records at once, and in each
+`DhtConfig.republish_s`; more are given them when they are due to all."""
 # One piece of work for a thread: some 10 ms.
 _SIGNATURES_PER_PIECE = 64
 
@@ -63,6 +67,9 @@ class DhtState:
         self.range_quotas = Quotas(
             burst=_RANGE_FACTOR * config.store.offered_per_peer_burst,
             per_s=_RANGE_FACTOR * config.store.offered_per_peer_per_s,
+        )
+        self.hand_overs = Quotas(
+            burst=HAND_OVERS_PER_RANGE, per_s=HAND_OVERS_PER_RANGE / config.republish_s
         )
         self.mirrors = DictionaryMirrors()
         self.counters = Counters()
@@ -175,8 +182,15 @@ class DhtState:
         self._on_seen(contact)
 
     def _on_seen(self, contact: Contact) -> None:
-        if self.core.on_spoke(contact, trio.current_time()):
-            self.newcomer_came.set()
+        now_s = trio.current_time()
+        if not self.core.on_spoke(contact, now_s):
+            return
+        # Ids cost nothing, and each new one is handed records.
+        account = self.account_of(contact.peer_id)
+        if account != contact.peer_id and not self.hand_overs.admit(account, 1, now_s):
+            del self.core.newcomers[contact.peer_id]
+            return
+        self.newcomer_came.set()
 
     @property
     def knows_everybody(self) -> bool:
@@ -190,35 +204,51 @@ class DhtState:
     async def complaints_untrusted(self, records: list[Record]) -> list[str | None]:
         """Why each record must not be believed, or None; many signatures are checked in threads."""
         wall_s = self.swarm_wall_s
-        signatures = self.chain.signatures
-        unknown = [i for i, record in enumerate(records) if not signatures.knows(record)]
-        refused: dict[int, str] = {}
-        if len(unknown) > _INLINE_SIGNATURES_MAX:
-            for start in range(0, len(unknown), _SIGNATURES_PER_PIECE):
-                piece = unknown[start : start + _SIGNATURES_PER_PIECE]
-                verdicts = await self.node.offload(
-                    signature_complaints, [records[i] for i in piece]
-                )
-                for i, verdict in zip(piece, verdicts, strict=True):
-                    if verdict is None:
-                        signatures.learn(records[i])
-                    else:
-                        refused[i] = verdict
+        refused = await self._bad_signatures(records, first_only=False)
         return [
             refused[i] if i in refused else self.chain.complaint(record, wall_s)
             for i, record in enumerate(records)
         ]
 
+    async def _bad_signatures(self, records: list[Record], *, first_only: bool) -> dict[int, str]:
+        """Which records are not signed by their owners, and why; good signatures are remembered."""
+        signatures = self.chain.signatures
+        unknown = [i for i, record in enumerate(records) if not signatures.knows(record)]
+        is_little = len(unknown) <= _INLINE_SIGNATURES_MAX
+        refused: dict[int, str] = {}
+        for start in range(0, len(unknown), _SIGNATURES_PER_PIECE):
+            piece = unknown[start : start + _SIGNATURES_PER_PIECE]
+            sought = [records[i] for i in piece]
+            verdicts = (
+                signature_complaints(sought)
+                if is_little
+                else await self.node.offload(signature_complaints, sought)
+            )
+            for i, verdict in zip(piece, verdicts, strict=True):
+                if verdict is None:
+                    signatures.learn(records[i])
+                else:
+                    refused[i] = verdict
+            if refused and first_only:
+                break
+        return refused
+
     async def valid_untrusted(
         self, key: str, wires: tuple[WireRecord, ...]
     ) -> list[tuple[Record, float]]:
-        """The records of an answer that pass all validators, with what is left of their life."""
+        """The records of an answer that pass all validators, with what is left of their life.
+
+        Raises:
+            MessageInvalid: an owner has not signed its record; no further ones were looked at.
+        """
         records = [from_wire(key, wire) for wire in wires]
-        complaints = await self.complaints_untrusted(records)
+        for complaint in (await self._bad_signatures(records, first_only=True)).values():
+            raise MessageInvalid(complaint)
+        wall_s = self.swarm_wall_s
         return [
-            (record, life_left_s(record, wire.remaining_ms / 1000))
-            for record, wire, complaint in zip(records, wires, complaints, strict=True)
-            if complaint is None and wire.remaining_ms > 0
+            (record, life_left_s(record, wire.remaining_ms / 1000, wall_s))
+            for record, wire in zip(records, wires, strict=True)
+            if wire.remaining_ms > 0 and self.chain.complaint(record, wall_s) is None
         ]
 
 

@@ -4,7 +4,7 @@ Each record is charged to whoever delivered it: the peer, or the public address 
 from, as one machine can have any number of ids. When memory runs out, whoever delivered the most
 bytes loses its oldest records first, so that one who floods displaces nobody but itself. What a
 signed record's sequence was is remembered for 15 minutes beyond its life, so that an older one
-cannot come back.
+cannot come back. All records of one key together stay so few that a reader can take them all.
 
 Every change is numbered, so that who has read a dictionary before is sent only what changed since.
 The numbers mean something together with the store's *boot*, which no other store has. Nothing is
@@ -17,16 +17,16 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeAlias
+from itertools import islice
 
 from p2p.dht.key import record_key
 from p2p.dht.record import CLOCK_SLACK_S, SIGNED_LIFE_S_MAX, Record, supersedes
+from p2p.dht.shares import Shares, Slot
 
 KEY_BYTES_MAX = 256
 SUBKEY_BYTES_MAX = 128
-
-Slot: TypeAlias = tuple[int, str | None]
-"""A key and a subkey."""
+DICTIONARY_BYTES_MAX = 3 * 2**20
+"""All records of one key together: a reader turns so many pages, and can remember five replicas."""
 
 # A sweep looks at so many records at most, about a millisecond's work; the next goes on from there.
 _SWEEP_RECORDS = 4096
@@ -107,6 +107,7 @@ class KeyRecords:
 
     key: str
     slots: dict[str | None, Held] = field(default_factory=dict)
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -115,14 +116,6 @@ class _Memory:
 
     sequence: int
     lives_until_s: float
-
-
-@dataclass(slots=True)
-class _Share:
-    """What one peer has delivered, the oldest first."""
-
-    size_bytes: int = 0
-    slots: dict[Slot, None] = field(default_factory=dict)
 
 
 class RecordStore:
@@ -136,11 +129,16 @@ class RecordStore:
         """How many changes there were."""
         self._keys: OrderedDict[int, KeyRecords] = OrderedDict()
         self._memories: OrderedDict[Slot, _Memory] = OrderedDict()
-        self._shares: dict[str, _Share] = {}
-        self.size_bytes = 0
+        self.shares = Shares()
+        """Who brought what."""
 
     def __len__(self) -> int:
-        return sum(len(share.slots) for share in self._shares.values())
+        return self.shares.count
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory for all records, the keeping of books included."""
+        return self.shares.size_bytes
 
     def put(self, record: Record, *, remaining_s: float, source: str, now_s: float) -> StoreResult:
         """Offer a record that the validators have passed."""
@@ -229,6 +227,10 @@ class RecordStore:
             if living:
                 yield key, entry.key, living
 
+    def sample(self, count_max: int) -> list[int]:
+        """So many of the keys at most; others after the next sweep."""
+        return list(islice(self._keys, count_max))
+
     def complaint(self, record: Record, remaining_s: float) -> str | None:
         """Why a record is over a limit, or None."""
         limits = self._limits
@@ -260,26 +262,18 @@ class RecordStore:
     def _no_room(self, slot: Slot, record: Record, source: str) -> str | None:
         """Make room for a record, or say why there is none."""
         limits = self._limits
-        share = self._shares.get(source) or _Share()
+        share = self.shares.of(source)
         if slot not in share.slots and len(share.slots) >= limits.records_per_peer_max:
             return (
                 f"{len(share.slots)} records here are of you or your address range, as many as may"
             )
-        entry = self._keys.get(slot[0])
-        if (
-            entry is not None
-            and slot[1] not in entry.slots
-            and len(entry.slots) >= limits.subkeys_per_key_max
-        ):
-            unsigned = [held for held in entry.slots.values() if held.record.owner is None]
-            if record.owner is None or not unsigned:
-                return f"the key has {len(entry.slots)} subkeys, as many as it may"
-            first = min(unsigned, key=lambda held: held.expires_at_s)
-            self._remove((slot[0], first.record.subkey))
+        reason = self._no_room_in_key(slot, record)
+        if reason is not None:
+            return reason
         held = self._held(slot)
         needed = record.size_bytes - (held.record.size_bytes if held is not None else 0)
         while self.size_bytes + needed > limits.total_bytes_max:
-            heaviest_id, heaviest = max(self._shares.items(), key=lambda item: item[1].size_bytes)
+            heaviest_id, heaviest = self.shares.heaviest()
             if heaviest_id == source or heaviest.size_bytes <= share.size_bytes + needed:
                 return "this node is full"
             victim = next(iter(heaviest.slots))
@@ -287,6 +281,36 @@ class RecordStore:
                 return "this node is full"
             self._remove(victim)
         return None
+
+    def _no_room_in_key(self, slot: Slot, record: Record) -> str | None:
+        """Make room under a key, where unsigned records give way to signed ones, or say why not."""
+        entry = self._keys.get(slot[0])
+        if entry is None:
+            return None
+        held = entry.slots.get(slot[1])
+        count = len(entry.slots) + (held is None)
+        size_bytes = entry.size_bytes + record.size_bytes
+        if held is not None:
+            size_bytes -= held.record.size_bytes
+        count_max = self._limits.subkeys_per_key_max
+        if (held is not None or count <= count_max) and size_bytes <= DICTIONARY_BYTES_MAX:
+            return None
+        unsigned = (
+            []
+            if record.owner is None
+            else [one for one in entry.slots.values() if one.record.owner is None]
+        )
+        unsigned.sort(key=lambda one: one.expires_at_s)
+        for giving_way, one in enumerate(unsigned, 1):
+            count -= 1
+            size_bytes -= one.record.size_bytes
+            if count <= count_max and size_bytes <= DICTIONARY_BYTES_MAX:
+                for gone in unsigned[:giving_way]:
+                    self._remove((slot[0], gone.record.subkey))
+                return None
+        if size_bytes > DICTIONARY_BYTES_MAX:
+            return f"the key has {entry.size_bytes} bytes, as many as it may"
+        return f"the key has {len(entry.slots)} subkeys, as many as it may"
 
     def _insert(self, slot: Slot, held: Held) -> None:
         if self._held(slot) is not None:
@@ -296,11 +320,10 @@ class RecordStore:
         if entry is None:
             entry = self._keys[key] = KeyRecords(held.record.key)
         entry.slots[subkey] = held
+        size_bytes = held.record.size_bytes
+        entry.size_bytes += size_bytes
         self._number(held)
-        share = self._shares.setdefault(held.source, _Share())
-        share.slots[slot] = None
-        share.size_bytes += held.record.size_bytes
-        self.size_bytes += held.record.size_bytes
+        self.shares.add(held.source, slot, size_bytes)
         self._memories.pop(slot, None)
 
     def _number(self, held: Held) -> None:
@@ -311,14 +334,11 @@ class RecordStore:
         key, subkey = slot
         entry = self._keys[key]
         held = entry.slots.pop(subkey)
+        size_bytes = held.record.size_bytes
+        entry.size_bytes -= size_bytes
         if not entry.slots:
             del self._keys[key]
-        share = self._shares[held.source]
-        del share.slots[slot]
-        share.size_bytes -= held.record.size_bytes
-        if not share.slots:
-            del self._shares[held.source]
-        self.size_bytes -= held.record.size_bytes
+        self.shares.remove(held.source, slot, size_bytes)
         if remember and held.record.owner is not None:
             self._remember(slot, held)
 

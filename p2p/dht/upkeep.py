@@ -13,15 +13,13 @@ from p2p.dht.client import DhtClient
 from p2p.dht.contact import Contact
 from p2p.dht.key import node_key
 from p2p.dht.record import Record
-from p2p.dht.snapshot import Snapshot, first_to_try
+from p2p.dht.snapshot import FIRST_TRIED, Snapshot, first_to_try
 from p2p.dht.state import DhtState
 from p2p.errors import AddressInvalid, Attempt, P2PError, UnreachableError
 from p2p.peer_id import short
 
 logger = logging.getLogger(__name__)
 
-# Of those known before a restart, so many are greeted at once: most live, and one is enough.
-_REMEMBERED_TRIED = 16
 _CALLS_AT_ONCE = 8
 # A pass over many records lets others run after so many keys.
 _KEYS_PER_SLICE = 64
@@ -83,7 +81,7 @@ class Upkeep:
     def _entrances(self) -> list[Contact]:
         """Who may let us in: the initial peers, and some of those that we knew."""
         known = Snapshot(0, tuple(self._remembered))
-        return self._initial + first_to_try(known, _REMEMBERED_TRIED)
+        return self._initial + first_to_try(known, FIRST_TRIED)
 
     async def _meet(
         self, contact: Contact, met: trio.MemorySendChannel[Contact | None] | None = None
@@ -174,7 +172,7 @@ class Upkeep:
             await state.newcomer_came.wait()
             await trio.sleep(chores.HAND_OVER_DELAY_S)
             state.newcomer_came = trio.Event()
-            newcomers = state.core.take_newcomers()
+            newcomers = state.core.take_newcomers(trio.current_time())
             await self._deliver_all(chores.handed_over(state.core, newcomers, trio.current_time()))
 
     async def _look_after_records(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 from p2p.dht.record import Record, check_age, check_signature, signed_bytes
 from p2p.errors import MessageInvalid, RecordInvalid
 from p2p.wire import decode_untrusted
+
+logger = logging.getLogger(__name__)
 
 # Verified signatures remembered: a dictionary of a thousand peers, read again and again.
 _VERIFIED_MAX = 8192
@@ -100,11 +103,26 @@ class ValidatorChain:
         try:
             check_age(record, swarm_wall_s)
             self.signatures.check(record)
-            for validator in self._validators:
-                validator.check(record)
         except RecordInvalid as exc:
             return str(exc) or "invalid"
+        for validator in self._validators:
+            complaint = _complaint_of(validator, record)
+            if complaint is not None:
+                return complaint
         return None
+
+
+def _complaint_of(validator: RecordValidator, record: Record) -> str | None:
+    try:
+        validator.check(record)
+    except RecordInvalid as exc:
+        return str(exc) or "invalid"
+    except Exception as exc:
+        # It is the program's own code, but on a stranger's bytes: they must not end the program.
+        name = type(validator).__name__
+        logger.warning("dht_validator_failed validator=%s key=%s", name, record.key, exc_info=exc)
+        return f"the validator {name} failed on it: {type(exc).__name__}"
+    return None
 
 
 def signature_complaints(records: Sequence[Record]) -> list[str | None]:

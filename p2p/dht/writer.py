@@ -98,7 +98,7 @@ class Writer:
             for index, offer in zip(again, retried, strict=True):
                 offers[index] = offer
         for item in items:
-            self._reader.cache.on_written(item.key, item.subkey)
+            self._reader.on_written(item.key, item.subkey)
         self._remind(parcels, offers)
         return [
             offer.report(parcel.record.sequence)
@@ -169,8 +169,8 @@ class Writer:
                     near = await reader.neighbourhood(targets[0], with_care=matters(targets))
                     covered = [one for one in targets if one == targets[0] or near.covers(one)]
                     for target in covered:
-                        nearest = near.nearest(target)
-                        found(target, nearest, nearest[: self._state.config.replicas])
+                        replicas = near.replicas_of(target, self._state.config.replicas)
+                        found(target, near.nearest(target), replicas)
                     targets = [one for one in targets if one not in covered]
 
         async with trio.open_nursery() as nursery:

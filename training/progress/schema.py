@@ -11,12 +11,13 @@ write, for those who do not know each other yet.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated
 
 from msgspec import Meta
 
 from averaging import RoundId
-from p2p import Message, MessageInvalid, Method, decode_untrusted
+from p2p import Message, MessageInvalid, Method, SchemaValidator, decode_untrusted
 from training.progress.batch_schedule import NUMBER_MAX
 from training.progress.drift import SKETCH_SIZE
 from training.progress.position import PeerRecord, Position, Role
@@ -92,6 +93,12 @@ def service_name(run: str) -> str:
 def dht_key(run: str) -> str:
     """Where strangers of a run find each other."""
     return f"{run}/progress"
+
+
+PROGRESS_VALIDATOR = SchemaValidator(
+    key_pattern=rf".*{re.escape(dht_key(''))}", kind=Progress, owned=True
+)
+"""For DhtConfig.validators: nodes that have it hold no nonsense under the keys of progress."""
 
 
 def message_of(record: PeerRecord, *, life_s: float, addresses: tuple[str, ...]) -> Progress:

@@ -61,9 +61,7 @@ class SimulatedPeer:
         self.index = 0
         """Where it stands in the world's list."""
         self._calls, self._heap, self._signing = calls, calls.heap, signing
-        self._rng = rng
-        self._initial = initial
-        self.liar = liar
+        self._rng, self._initial, self.liar = rng, initial, liar
         self._greeting = False
         self._sequencer = Sequencer()
 
@@ -131,9 +129,11 @@ class SimulatedPeer:
             records = [] if held is None else [(held.record, held.expires_at_s - now_s)]
             return core.named_to(caller.peer_id, target, count, now_s), records
         answers = []
-        for record, remaining_s in request:
+        for record, left_s in request:
             complaint = core.chain.complaint(record, now_s)
-            result = core.accept(record, remaining_s, complaint, source=caller.peer_id, now_s=now_s)
+            result = core.accept(
+                record, left_s, complaint, source=caller.peer_id, now_s=now_s, wall_s=now_s
+            )
             answers.append((result.code, result.sequence))
         return answers
 
@@ -197,7 +197,7 @@ class SimulatedPeer:
                 for record, left_s in records
             ]
             sightings = [
-                Sighting(record, now_s + life_left_s(record, left_s))
+                Sighting(record, now_s + life_left_s(record, left_s, now_s))
                 for record, left_s in asked
                 if record.subkey == subkey
                 and left_s > 0
@@ -359,7 +359,7 @@ class SimulatedPeer:
     def _greet_newcomers(self) -> Steps[None]:
         while self.core.newcomers:
             yield chores.HAND_OVER_DELAY_S
-            newcomers = self.core.take_newcomers()
+            newcomers = self.core.take_newcomers(self._heap.now_s)
             yield self._deliver(chores.handed_over(self.core, newcomers, self._heap.now_s))
         self._greeting = False
 

@@ -76,6 +76,8 @@ class Liar:
         self._forgery = forgery
         self._contacts: tuple[schema.WireContact, ...] = ()
         self._first: dict[bytes, dict[str | None, schema.WireRecord]] = {}
+        self.given = 0
+        """How many records it was given."""
 
     @property
     def heard_of(self) -> int:
@@ -122,6 +124,7 @@ class Liar:
         for item in request.items:
             key = key_to_bytes(record_key(item.key))
             for record in item.records:
+                self.given += 1
                 self._first.setdefault(key, {}).setdefault(record.subkey, record)
                 answers.append(schema.Answer(0))
         return schema.Stored(_wall_ms(), tuple(answers))

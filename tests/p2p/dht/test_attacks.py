@@ -5,10 +5,11 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from p2p import Identity, PeerId
-from p2p.dht import Dht, DhtConfig, PutReport, StoreLimits, owned_subkey, schema
+from p2p import Identity, PeerId, rpc_client
+from p2p.dht import Dht, DhtConfig, PutItem, PutReport, StoreLimits, owned_subkey, schema
 from p2p.dht.key import distance, node_key, record_key
 from p2p.dht.record import CLOCK_SLACK_S
+from p2p.dht.state import HAND_OVERS_PER_RANGE
 from tests.p2p.dht.swarms import Liar, Swarm, open_swarm
 
 GROUND = 2000
@@ -108,5 +109,53 @@ async def test_a_flood_through_many_identities_is_bounded(autojump_clock: MockCl
         assert dht.stats.record_bytes <= limits.total_bytes_max
         assert dht.stats.refused == refused > 0
         # Nobody has the whole of it: each identity's share is at most the evenest one, and one.
-        shares = [share.size_bytes for share in dht._state.store._shares.values()]
+        shares = [share.size_bytes for share in dht._state.store.shares.all()]
         assert max(shares) <= limits.total_bytes_max / len(shares) + 2 * (len(value) + 512)
+
+
+async def test_a_dictionary_filled_by_one_stranger_still_shows_what_is_signed(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        await swarm.add("bob")
+        owner, dht = await swarm.add("owner")
+        subkey = owned_subkey(owner.peer_id)
+        await dht.put("run/progress", b"v", subkey=subkey, ttl_s=LIFE_S)
+        _, mallory = await swarm.add("mallory", client_mode=True)
+        # They sort before anything that is signed, and are more than a reader is ready to turn.
+        flood = [
+            PutItem(key="run/progress", value=bytes(16_000), subkey=f"!{index:04}", ttl_s=LIFE_S)
+            for index in range(400)
+        ]
+        reports = await mallory.put_many(flood)
+        assert reports[0].replicas == 2
+        _, newcomer = await swarm.add("newcomer", client_mode=True)
+        assert subkey in await newcomer.get_dictionary("run/progress")
+        # Nor is there no room for another's.
+        report = await newcomer.put(
+            "run/progress", b"w", subkey=owned_subkey(newcomer._state.node.peer_id), ttl_s=LIFE_S
+        )
+        assert report.replicas == 2
+
+
+async def test_coming_and_going_costs_the_others_little(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        node, bob = await swarm.add("bob", host="9.9.9.9")
+        await bob.put("k", b"v", ttl_s=3000)
+        given = 0
+        for number in range(HAND_OVERS_PER_RANGE + 16):
+            liar = Liar()
+            async with (
+                swarm.network.open_node(f"m{number}", host="6.6.6.6") as mallory,
+                liar.service().serving(mallory),
+            ):
+                await mallory.connect_address(node.addresses[0])
+                calls = rpc_client(mallory, schema.SERVICE, schema.MAJOR)
+                bare = tuple(a.removesuffix(f"/p2p/{mallory.peer_id}") for a in mallory.addresses)
+                for _ in range(2):
+                    await calls.call(node.peer_id, schema.PING, schema.Ping(bare), timeout_s=5)
+                    await trio.sleep(1.5)
+                    await calls.call(node.peer_id, schema.LEAVE, schema.Leave(), timeout_s=5)
+            given += liar.given
+        # All this takes three minutes, in which the range is granted some more.
+        assert HAND_OVERS_PER_RANGE <= given <= HAND_OVERS_PER_RANGE + 10

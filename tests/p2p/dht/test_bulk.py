@@ -1,11 +1,15 @@
 """Many keys at once, shared reads, and reads that may be a little old."""
 
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from p2p import RecordInvalid
 from p2p.dht import Dht, PutItem, owned_subkey, schema
+from p2p.dht.cache import Found, Name
+from p2p.dht.key import record_key
 from tests.p2p.dht.swarms import open_swarm
 
 
@@ -203,3 +207,79 @@ async def test_a_little_old_is_cheap_and_in_use_stays_fresh(autojump_clock: Mock
         assert entry.value == b"mine"
         found = await bob.get_many(["k", "other"], max_age_s=4)
         assert found.keys() == {"k"}
+
+
+async def test_a_read_that_began_before_our_own_put_answers_nobody_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        for _ in range(3):
+            await swarm.add()
+        _, alice = await swarm.add("alice")
+        await alice.put("k", b"old", ttl_s=60)
+        ask_replicas = alice._reader._ask_replicas
+
+        async def ask_slowly(name: Name) -> Found:
+            found = await ask_replicas(name)
+            await trio.sleep(10)
+            return found
+
+        alice._reader._ask_replicas = ask_slowly  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(alice.get, "k", max_age_s=30))
+            await trio.sleep(5)
+            alice._reader._ask_replicas = ask_replicas  # type: ignore[method-assign]
+            await alice.put("k", b"new", ttl_s=600)
+            entry = await alice.get("k", max_age_s=30)
+            assert entry is not None
+            assert entry.value == b"new"
+        entry = await alice.get("k", max_age_s=30)
+        assert entry is not None
+        assert entry.value == b"new"
+
+
+async def test_many_keys_are_asked_for_again_when_their_holders_said_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        peers = [await swarm.add() for _ in range(8)]
+        _, reader = await swarm.add("reader", client_mode=True)
+        items = [PutItem(key=f"key{i}", value=b"v", ttl_s=600) for i in range(6)]
+        await peers[0][1].put_many(items)
+        holders = (await reader.trace("key0")).holders
+        for peer_id in holders:
+            swarm.network.freeze(peer_id)
+
+        async def thaw() -> None:
+            # The lookup for their neighbourhood has given them up by then.
+            await trio.sleep(2.1)
+            for peer_id in holders:
+                swarm.network.thaw(peer_id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thaw)
+            found = await reader.get_many([item.key for item in items])
+        assert found.keys() == {item.key for item in items}
+
+
+async def test_holders_that_were_silent_are_given_what_was_put_once_they_wake(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        peers = [await swarm.add() for _ in range(8)]
+        _, writer = await swarm.add("writer", client_mode=True)
+        await writer.put("key0", b"old", ttl_s=600)
+        # Newcomers have been handed all by then.
+        await trio.sleep(5)
+        holders = (await writer.trace("key0")).holders
+        frozen, dht = next(one for one in peers if one[0].peer_id == holders[0])
+        swarm.network.freeze(frozen.peer_id)
+        reports = await writer.put_many(
+            [PutItem(key=f"key{i}", value=b"new", ttl_s=700) for i in range(6)]
+        )
+        assert frozen.peer_id not in reports[0].refused
+        swarm.network.thaw(frozen.peer_id)
+        await trio.sleep(5)
+        held = dht._state.store.get(record_key("key0"), None, trio.current_time())
+        assert held is not None
+        assert held.record.value == b"new"

@@ -64,7 +64,7 @@ def test_what_we_wrote_is_read_anew() -> None:
     cache = ReadCache()
     for name in (("k", "s", False), ("k", None, True), ("k", None, False)):
         cache.on_read(name, {}, 0.0)
-    cache.on_written("k", "s")
+    cache.on_written("k", "s", 0.0)
     assert cache.get(("k", "s", False), max_age_s=9, now_s=1.0) is None
     assert cache.get(("k", None, True), max_age_s=9, now_s=1.0) is None
     assert cache.get(("k", None, False), max_age_s=9, now_s=1.0) == {}
@@ -82,3 +82,26 @@ def test_the_cache_is_bounded(reads: list[tuple[int, int]]) -> None:
     for index in range(21):
         cache.forget((f"k{index}", None, False))
     assert (len(cache), cache.size_bytes) == (0, 0)
+
+
+def test_what_was_asked_before_our_own_write_is_not_kept() -> None:
+    cache = ReadCache()
+    for name in (("k", "s", False), ("k", None, True)):
+        cache.on_written("k", "s", 5.0)
+        cache.on_read(name, found(b"old"), 4.9)
+        assert cache.get(name, max_age_s=30, now_s=6.0) is None
+        cache.on_read(name, found(b"new"), 5.0)
+        assert cache.get(name, max_age_s=30, now_s=6.0) is not None
+    cache.on_read(("k", "other", False), found(), 4.9)
+    assert cache.get(("k", "other", False), max_age_s=30, now_s=6.0) is not None
+
+
+def test_the_memory_of_writes_is_bounded() -> None:
+    cache = ReadCache(entries_max=2)
+    for number in range(5):
+        cache.on_written(f"k{number}", None, float(number))
+    # Of which were forgotten is not known: what was asked before any of them may be old.
+    cache.on_read(("k0", None, False), found(), -1.0)
+    assert len(cache) == 0
+    cache.on_read(("k0", None, False), found(), 5.0)
+    assert len(cache) == 1

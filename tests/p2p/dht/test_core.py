@@ -44,7 +44,7 @@ def test_the_role_is_asked_each_time() -> None:
     assert None in core.replicas_of(target, 0.0)
     role.is_client = True
     assert meet(core, 2) == [False]
-    assert set(core.take_newcomers()) == {an_id(1)}
+    assert set(core.take_newcomers(0.0)) == {an_id(1)}
     assert not core.knows_everybody(0.0)
     assert None not in core.replicas_of(target, 0.0)
     assert None not in core.with_ourselves(core.table.confirmed, target)
@@ -70,7 +70,7 @@ def test_who_becomes_a_client_bequeaths_all_and_forgets_it() -> None:
     before = core.store
     for number in range(20):
         record = Record(key=f"k{number}", subkey=None, value=b"v")
-        stored = core.accept(record, 60, None, source=core.own_id, now_s=0.0)
+        stored = core.accept(record, 60, None, source=core.own_id, now_s=0.0, wall_s=0.0)
         assert stored.code is StoreCode.STORED
     # Of most keys it is no replica: those are with others.
     as_replica = sum(bool(one) for one in chores.bequeathed(core, 0.0))
@@ -85,9 +85,12 @@ def test_who_becomes_a_client_bequeaths_all_and_forgets_it() -> None:
 
 def test_a_refused_record_is_not_stored() -> None:
     core = core_of(Role())
-    refused = core.accept(RECORD, 60, "because", source="somebody", now_s=0.0)
+    refused = core.accept(RECORD, 60, "because", source="somebody", now_s=0.0, wall_s=0.0)
     assert (refused.code, refused.reason, len(core.store)) == (StoreCode.REFUSED, "because", 0)
-    assert core.accept(RECORD, 60, None, source="somebody", now_s=0.0).code is StoreCode.STORED
+    assert (
+        core.accept(RECORD, 60, None, source="somebody", now_s=0.0, wall_s=0.0).code
+        is StoreCode.STORED
+    )
 
 
 def test_replicas_that_were_silent_are_replicas_still() -> None:
@@ -104,3 +107,24 @@ def test_replicas_that_were_silent_are_replicas_still() -> None:
     assert lookup.silent == [first]
     assert first not in lookup.answered()
     assert core.nearest_found(lookup) == by_distance[:3]
+
+
+def test_who_comes_back_at_once_is_not_handed_everything_again() -> None:
+    core = core_of(Role())
+    contact = Contact(an_id(1), node_key(an_id(1)), ())
+    assert core.on_spoke(contact, 0.0)
+    assert list(core.take_newcomers(0.0)) == [contact.peer_id]
+    core.table.on_left(contact.peer_id, contact.key)
+    assert not core.on_spoke(contact, CONFIG.republish_s - 1)
+    assert core.take_newcomers(CONFIG.republish_s - 1) == {}
+    core.table.on_left(contact.peer_id, contact.key)
+    assert core.on_spoke(contact, CONFIG.republish_s)
+
+
+def test_one_who_leaves_before_its_turn_is_handed_nothing() -> None:
+    core = core_of(Role())
+    contact = Contact(an_id(1), node_key(an_id(1)), ())
+    assert core.on_spoke(contact, 0.0)
+    core.table.on_left(contact.peer_id, contact.key)
+    assert core.take_newcomers(1.0) == {}
+    assert core.on_spoke(contact, 2.0)

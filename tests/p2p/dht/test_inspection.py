@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from prometheus_client import REGISTRY
 from trio.testing import MockClock
 
@@ -127,3 +128,15 @@ async def test_an_operator_reads_what_happened(autojump_clock: MockClock) -> Non
         during = [value(name) for name in names]
         assert [now - then for now, then in zip(during, before, strict=True)][::2] == [2, 2]
     assert [value(name) for name in names] == before
+
+
+async def test_strangers_are_told_the_same_for_a_second(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        bob_node, bob = await swarm.add("bob")
+        _, alice = await swarm.add("alice")
+        first = await alice.stats_of(bob_node.peer_id)
+        await bob.put("k", b"v", ttl_s=600)
+        assert bob.stats.records == 1
+        assert await alice.stats_of(bob_node.peer_id) == first
+        await trio.sleep(1)
+        assert (await alice.stats_of(bob_node.peer_id)).records == 1

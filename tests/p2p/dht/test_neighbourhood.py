@@ -1,5 +1,7 @@
 """Neighbourhoods: a covered key's nearest nodes are among those that the lookup heard."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +56,12 @@ def test_groups_share_their_first_bits(targets: list[int], bits: int) -> None:
     for group in groups:
         assert all(shared_bits(group[0], key, 8) >= bits for key in group)
     assert len({group[0] >> (8 - bits) for group in groups}) == len(groups)
+
+
+def test_who_was_silent_may_be_among_the_nearest() -> None:
+    near = neighbourhood_of(0, [contact(1), contact(4), contact(9)], width=3, replicas=2, bits=8)
+    near = replace(near, silent=(contact(3), contact(5), contact(200)))
+    # Of the two nearest to 0 that were heard, the farther is 4; of those to 9 it is 1.
+    assert near.silent_near(0, 2) == 1
+    assert near.silent_near(9, 2) == 0
+    assert near.silent_near(0, 4) == 3

@@ -331,3 +331,21 @@ async def test_many_ids_of_one_machine_displace_nobody_but_each_other(
                 await Scene(swarm, bob_node, bob, calls).store(*flood, key=f"k{index}")
         assert len(await bob.get_dictionary("honest")) == 40
         assert bob._state.store.size_bytes <= 60_000
+
+
+async def test_an_old_copy_gains_no_life_by_being_passed_on(autojump_clock: MockClock) -> None:
+    async with open_scene() as scene:
+        # Signed for a minute, 15 minutes and 50 seconds ago; said to have all of its life left.
+        record = Record(
+            key="k",
+            subkey=owned_subkey(ALICE.peer_id),
+            value=b"old",
+            sequence=1,
+            life_ms=60_000,
+            signed_at_ms=int((scene.bob_node.wall_time_s() - 950) * 1000),
+        )
+        (answer,) = await scene.store(to_wire(sign_record(record, ALICE), 60))
+        assert answer.code == 0
+        assert len(await scene.bob.get_dictionary("k")) == 1
+        await trio.sleep(11)
+        assert await scene.bob.get_dictionary("k") == {}

@@ -120,3 +120,31 @@ async def test_nobody_left_of_those_known_is_a_start_alone(
         _, alice = await swarm.add("alice", config)
         assert alice.peers == ()
         assert (await alice.put("k", b"v", ttl_s=60)).replicas == 1
+
+
+async def test_a_start_without_a_network_forgets_nobody(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "dht.state"
+    path.write_bytes(to_bytes(7, 0, CONTACTS))
+    async with open_swarm() as swarm:
+        _, alice = await swarm.add("alice", replace(QUICK, state_path=path))
+        assert alice.peers == ()
+    saved = from_bytes_untrusted(path.read_bytes())
+    assert saved.sequence == 7
+    assert set(saved.contacts) == set(CONTACTS)
+
+
+async def test_those_who_are_heard_take_the_places_of_those_who_are_not(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "dht.state"
+    path.write_bytes(to_bytes(0, 0, CONTACTS))
+    async with open_swarm() as swarm:
+        bob, _ = await swarm.add("bob")
+        await swarm.add("alice", replace(QUICK, state_path=path))
+    # A node that is back greets so many, so what more would be lost is no loss.
+    saved = from_bytes_untrusted(path.read_bytes()).contacts
+    assert len(saved) == 16
+    assert saved[0].peer_id == bob.peer_id
+    assert set(saved[1:]) < set(CONTACTS)

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from p2p import PeerId
 from p2p.dht.key import record_key
 from p2p.dht.record import CLOCK_SLACK_S, Record, owned_subkey
-from p2p.dht.store import RecordStore, StoreCode, StoreLimits, StoreResult
+from p2p.dht.store import (
+    DICTIONARY_BYTES_MAX,
+    RecordStore,
+    StoreCode,
+    StoreLimits,
+    StoreResult,
+)
 
 ALICE = PeerId("alice")
 MALLORY = PeerId("mallory")
@@ -162,6 +168,24 @@ def test_limits_of_one_record(record: Record, remaining_s: float, reason: str) -
     result = put(RecordStore(StoreLimits(value_bytes_max=100)), record, remaining_s=remaining_s)
     assert result.code is StoreCode.REFUSED
     assert reason in result.reason
+
+
+def test_a_key_holds_only_so_many_bytes_and_unsigned_ones_give_way() -> None:
+    store = RecordStore(StoreLimits())
+    count = 0
+    while put(store, plain(bytes(16_000), f"s{count:03}"), remaining_s=60.0 - count / 10).code is (
+        StoreCode.STORED
+    ):
+        count += 1
+    assert store.size_bytes <= DICTIONARY_BYTES_MAX < store.size_bytes + 17_000
+    assert "bytes, as many as it may" in put(store, plain(bytes(16_000), "more")).reason
+    # Other keys are not concerned.
+    assert put(store, plain(bytes(16_000), key="other")).code is StoreCode.STORED
+    # The signed one takes the place of those that would go first, of as few as it needs.
+    assert put(store, signed(bytes(16_000))).code is StoreCode.STORED
+    assert value_of(store, owned_subkey(ALICE)) is not None
+    assert value_of(store, f"s{count - 1:03}") is None
+    assert value_of(store, f"s{count - 3:03}") is not None
 
 
 def test_a_full_dictionary_prefers_signed_subkeys() -> None:

@@ -1,5 +1,6 @@
 """Validators: signatures are checked once, schemas where they apply, ages always."""
 
+import pickle
 import random
 from dataclasses import replace
 from typing import Annotated
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from p2p import Identity, Message, RecordInvalid, encode
+from p2p.dht import DhtConfig
 from p2p.dht.record import Record, owned_subkey, sign_record
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
 
@@ -88,3 +90,26 @@ def test_many_signatures_are_checked_one_by_one() -> None:
     assert complaints[0] is None
     assert complaints[2] is None
     assert "owner" in (complaints[1] or "")
+
+
+class Careless:
+    """A validator that takes for granted what a stranger need not give."""
+
+    def check(self, record: Record) -> None:
+        record.value.decode()
+
+
+def test_what_a_validator_cannot_judge_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    chain = ValidatorChain([Careless()])
+    assert chain.complaint(signed(b"text"), NOW_S) is None
+    assert "Careless" in (chain.complaint(signed(b"\xff"), NOW_S) or "")
+    assert "dht_validator_failed" in caplog.text
+
+
+def test_validators_can_be_sent_to_another_process() -> None:
+    config = DhtConfig(validators=(SCHEMA,))
+    same = pickle.loads(pickle.dumps(config))
+    assert same == config
+    same.validators[0].check(signed(encode(Progress(3))))
+    with pytest.raises(RecordInvalid, match="schema"):
+        same.validators[0].check(signed(b"x"))
