@@ -197,11 +197,11 @@ class DhtClient:
         contact = state.table.known(contact)
         addresses = contact.addresses
         try:
-            if contact.peer_id not in state.trusted and not state.node.is_connected(
-                contact.peer_id
-            ):
-                addresses = state.guard.admit(addresses, trio.current_time())
-                if contact.addresses and not addresses:
+            if contact.peer_id not in state.trusted:
+                # Where to find it again, when the connection is lost, is for the guard to say then.
+                connected = state.node.is_connected(contact.peer_id)
+                addresses = () if connected else state.guard.admit(addresses, trio.current_time())
+                if contact.addresses and not addresses and not connected:
                     raise UnreachableError(contact.peer_id, (_GUARDED,))
             state.node.add_addresses(contact.peer_id, addresses)
             asked_at_s = trio.current_time()

@@ -116,9 +116,16 @@ class DhtCore:
             self.table.on_doubted(contact.peer_id, contact.key)
 
     def named_to(self, caller: PeerId, key: int, count: int, now_s: float) -> list[Contact]:
-        """Contacts that we have heard ourselves, without the caller, who knows itself."""
+        """Contacts that we have heard ourselves, without the caller, who knows itself.
+
+        Nor is anybody named who says to be where we do not see it.
+        """
         nearest = self.table.nearest(key, count + 1, now_s, confirmed_only=True)
-        return [contact for contact in nearest if contact.peer_id != caller][:count]
+        named = [one for one in nearest if one.peer_id != caller and not one.elsewhere]
+        if len(named) < count < len(nearest):
+            everybody = self.table.nearest(key, len(self.table), now_s, confirmed_only=True)
+            named = [one for one in everybody if one.peer_id != caller and not one.elsewhere]
+        return named[:count]
 
     def join_targets(self, rng: random.Random) -> list[int]:
         """What a newcomer asks its first peer about: itself and all far parts of the key space."""

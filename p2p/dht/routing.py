@@ -134,6 +134,11 @@ class RoutingTable:
         place = bucket.places.get(contact.peer_id) if bucket is not None else None
         return place.contact if place is not None and place.confirmed else contact
 
+    def has_place(self, contact: Contact) -> bool:
+        """Whether a peer is in the table, and not merely among the replacements."""
+        bucket = self._buckets.get(bucket_index(self._own_key, contact.key, self._bits))
+        return bucket is not None and contact.peer_id in bucket.places
+
     def _places(self) -> Iterator[_Place]:
         for index in sorted(self._buckets):
             yield from self._buckets[index].places.values()
@@ -155,7 +160,8 @@ class RoutingTable:
         known = bucket.places.pop(contact.peer_id, None)
         if known is not None:
             newly_confirmed = not known.confirmed
-            if known.contact.addresses != contact.addresses and contact.addresses:
+            moved = known.contact.addresses != contact.addresses
+            if (moved or known.contact.seen_in != contact.seen_in) and contact.addresses:
                 known.contact = contact
                 bucket.on_change()
             known.seen_at_s = now_s
