@@ -261,11 +261,18 @@ class RoutingTable:
             self._remove(bucket, peer_id)
 
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
-        """Take a contact out; the most recently heard replacement takes its place."""
+        """Take a contact out; the newest replacement that is not of a crowded range enters."""
         self._unsure.pop(peer_id, None)
         bucket.on_change()
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
-            substitute_id, substitute = bucket.replacements.popitem()
+            tally = NetworkTally()
+            for place in bucket.places.values():
+                tally.add(place.contact)
+            waiting = bucket.replacements
+            newest_first = reversed(waiting)
+            fit = (p for p in newest_first if not tally.crowded(waiting[p].contact))
+            substitute_id = next(fit, next(reversed(waiting)))
+            substitute = waiting.pop(substitute_id)
             bucket.places[substitute_id] = substitute
             # It was heard long ago, perhaps: the stalest stand first.
             by_time = sorted(bucket.places.items(), key=lambda item: item[1].seen_at_s)
