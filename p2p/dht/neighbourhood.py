@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from p2p.dht.contact import Contact
+from p2p.dht.contact import Contact, choose_diverse
 from p2p.dht.key import KEY_BITS, bucket_index
 
 
@@ -37,8 +37,9 @@ class Neighbourhood:
         return shared_bits(self.target, key, self.bits) >= self.covered_bits
 
     def nearest(self, key: int) -> list[Contact]:
-        """Our nodes, nearest to this key first."""
-        return sorted(self.nodes, key=lambda contact: contact.key ^ key)
+        """Our nodes, nearest to this key first, crowded address ranges last."""
+        nearest = sorted(self.nodes, key=lambda contact: contact.key ^ key)
+        return choose_diverse(nearest, len(nearest))
 
 
 def neighbourhood_of(
