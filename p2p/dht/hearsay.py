@@ -170,6 +170,27 @@ def _places_of(text: str) -> tuple[str, str, int, bool] | None:
     return host, network_of(host), hop.port, reach_of(hop) is Reach.PUBLIC
 
 
+@lru_cache(maxsize=16_384)
+def own_of(addresses: tuple[str, ...], remote: str) -> tuple[str, ...]:
+    """Of a peer's addresses: those that are its own for all we see at the end of a connection.
+
+    They are at the same host; in a local network also those of the same ports, as one listener on
+    all interfaces is the rule there; and on our own machine all that are not public.
+    """
+    seen = _places_of(remote)
+    if seen is None:
+        return ()
+    host, _, _, seen_public = seen
+    places = {text: place for text in addresses if (place := _places_of(text)) is not None}
+    here = ipaddress.ip_address(host).is_loopback
+    ports = {port for at, _, port, _ in places.values() if at == host}
+    return tuple(
+        text
+        for text, (at, _, port, public) in places.items()
+        if at == host or (not (seen_public or public) and (here or port in ports))
+    )
+
+
 class HearsayGuard:
     """Counts what we dial on nothing but hearsay, so that nobody aims us at a third party."""
 

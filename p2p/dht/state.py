@@ -17,6 +17,7 @@ from p2p.dht.hearsay import (
     Reach,
     account_of_untrusted,
     fit_untrusted,
+    own_of,
     reach_of_connection,
     seen_at_untrusted,
 )
@@ -159,6 +160,19 @@ class DhtState:
             if known.addresses and known.peer_id != self.node.peer_id:
                 contacts.append(known)
         return contacts
+
+    def to_be_dialed(self, contact: Contact, now_s: float) -> tuple[str, ...]:
+        """Where to dial a peer, now or when it has lost its connection to us.
+
+        Of addresses that are not its own for all we see, only so many are tried.
+        """
+        if contact.peer_id in self.trusted:
+            return contact.addresses
+        own: dict[str, None] = {}
+        for one in self._direct(contact.peer_id):
+            own.update(dict.fromkeys(own_of(contact.addresses, one.address)))
+        others = (one for one in contact.addresses if one not in own)
+        return (*own, *self.guard.admit(others, now_s))
 
     def told_to(self, caller: PeerId, contacts: Iterable[Contact]) -> tuple[WireContact, ...]:
         """Contacts as they are passed on to a peer: where it may be able to dial them."""

@@ -17,6 +17,7 @@ from p2p.dht.hearsay import (
     HearsayGuard,
     Reach,
     fit_untrusted,
+    own_of,
     reach_of,
     reach_of_connection,
     seen_at_untrusted,
@@ -135,6 +136,24 @@ def test_a_swarm_on_one_machine_is_dialed_whichever_of_its_addresses_answers() -
         guard.on_answered(addresses[port % 2], addresses)
 
 
+@pytest.mark.parametrize(
+    ("remote", "own"),
+    [
+        ("/ip6/2a00:0::1/tcp/50000", ("/ip6/2a00::1/tcp/7",)),
+        ("/ip4/192.168.1.5/tcp/50000", ("/ip4/192.168.1.5/tcp/7", "/ip4/10.0.0.5/tcp/7")),
+        (
+            "/ip4/127.0.0.1/tcp/50000",
+            ("/ip4/192.168.1.5/tcp/7", "/ip4/10.0.0.5/tcp/7", "/ip4/10.0.0.6/tcp/8"),
+        ),
+        ("/dns4/me.example/tcp/7", ()),
+    ],
+)
+def test_which_addresses_of_a_connected_peer_are_its_own(remote: str, own: tuple[str, ...]) -> None:
+    local = ("/ip4/192.168.1.5/tcp/7", "/ip4/10.0.0.5/tcp/7", "/ip4/10.0.0.6/tcp/8")
+    named = ("/ip6/2a00::1/tcp/7", "/ip4/8.8.4.4/tcp/7", "/dns4/me.example/tcp/7", *local)
+    assert own_of(named, remote) == own
+
+
 def test_names_are_not_dialed_on_hearsay() -> None:
     names = [f"/dns4/h{index}.evil.example/tcp/1" for index in range(10)]
     assert HearsayGuard().admit([*names, PUBLIC], 0.0) == (PUBLIC,)
@@ -236,3 +255,14 @@ async def test_private_addresses_are_not_told_to_the_internet(autojump_clock: Mo
             assert dht.peers == (bob_node.peer_id,)
             state.on_request(carol.peer_id, carol.addresses)
             assert set(dht.peers) == {bob_node.peer_id, carol.peer_id}
+
+
+async def test_who_called_us_is_found_again_when_its_connection_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        alice, dht = await swarm.add("alice")
+        bob, _ = await swarm.add("bob")
+        (contact,) = dht._state.table.confirmed
+        await dht._client.ping(contact)
+        assert set(alice.addresses_of(bob.peer_id)) == set(bob.addresses)
