@@ -361,7 +361,8 @@ class Lookup:
         waiting = [c for c in reversed(self._by_distance) if c.state is _State.WAITING]
         doubtful = next(filter(self._doubtful, waiting), None) if self._in_doubt else None
         last = doubtful or next(iter(waiting), None)
-        if last is None or self._rank(last) <= self._rank(newcomer):
+        rank = self._doubtful(newcomer), newcomer.distance
+        if last is None or (last is doubtful, last.distance) <= rank:
             return False
         self._by_distance.remove(last)
         del self._candidates[last.contact.peer_id]
@@ -371,9 +372,6 @@ class Lookup:
     @property
     def _in_doubt(self) -> bool:
         return any(count >= DEAD_NAMED_MAX for count in self._dead_named.values())
-
-    def _rank(self, candidate: _Candidate) -> tuple[bool, int]:
-        return self._doubtful(candidate), candidate.distance
 
     def _doubtful(self, candidate: _Candidate) -> bool:
         """Whether only peers that named too many dead ones vouch for an unasked candidate."""

@@ -123,8 +123,8 @@ class DhtState:
     def on_request(self, caller: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer asked us something; it is a contact unless it is a client."""
         connections = self._direct(caller)
-        if connections:
-            addresses = seen_at_untrusted(addresses, connections[0].address)
+        for one in connections:
+            addresses = seen_at_untrusted(addresses, one.address)
         direct = fit_untrusted(addresses, _reach_over(connections))
         if direct:
             self._on_seen(_seen(contact_untrusted(caller, direct), connections))
@@ -142,9 +142,8 @@ class DhtState:
 
         An id costs a key, and a flooder has as many as it likes; addresses are harder to come by.
         """
-        for info in self.node.connections_to(peer_id):
-            return account_of_untrusted(info.address) or peer_id
-        return peer_id
+        first = next(iter(self.node.connections_to(peer_id)), None)
+        return (account_of_untrusted(first.address) if first else None) or peer_id
 
     def named_untrusted(self, namer: PeerId, named: Contacts) -> list[Contact]:
         """Whom an answer names, at addresses that the answerer may know; ourselves left out."""

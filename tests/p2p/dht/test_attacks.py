@@ -131,6 +131,9 @@ async def test_who_has_one_range_gets_two_places_alone_or_among_many_keys(
                 assert (await writer.put_many(items))[-1].replicas == 5
                 holding = [value in held_by(dht) for dht in dhts]
                 assert (sum(holding[:6]), sum(holding[6:])) == (3, 2)
+                alone, among_many = await client.get("k"), await client.get_many(["k", "other0"])
+                assert alone is not None
+                assert alone.value == among_many["k"].value == value
                 for dht in dhts:
                     dht._state.forget_records()
 
