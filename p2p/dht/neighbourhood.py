@@ -37,7 +37,11 @@ class Neighbourhood:
         return shared_bits(self.target, key, self.bits) >= self.covered_bits
 
     def nearest(self, key: int) -> list[Contact]:
-        """Our nodes, nearest to this key first, crowded address ranges last."""
+        """Our nodes, nearest to this key first, crowded address ranges last.
+
+        Who takes a place of a crowded range is the nearest that we heard: outside what is covered
+        there may be a nearer one, which a lookup of this key alone would find.
+        """
         nearest = sorted(self.nodes, key=lambda contact: contact.key ^ key)
         return choose_diverse(nearest, len(nearest))
 
