@@ -124,7 +124,7 @@ def bequeathed(core: DhtCore, now_s: float) -> Iterator[list[Delivery]]:
     Who has just become a client is nobody's replica any more, but has the records.
     """
     for key, _, held in core.store.living(now_s):
-        nearest = core.table.nearest(key, core.config.replicas, now_s, confirmed_only=True)
+        nearest = core.others_near(key, core.config.replicas, now_s)
         if nearest and (core.is_client or None in core.replicas_of(key, now_s)):
             yield [(nearest[-1], held)]
         else:

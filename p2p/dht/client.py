@@ -209,14 +209,11 @@ class DhtClient:
         state = self._state
         # Wrong addresses that a liar names for an honest peer must not make it fail.
         contact = state.table.known(contact)
-        addresses = contact.addresses
         try:
-            if contact.peer_id not in state.trusted and not state.node.is_connected(
-                contact.peer_id
-            ):
-                addresses = state.guard.admit(addresses, trio.current_time())
-                if contact.addresses and not addresses:
-                    raise UnreachableError(contact.peer_id, (_GUARDED,))
+            addresses = state.to_be_dialed(contact, trio.current_time())
+            reachable = addresses or state.node.is_connected(contact.peer_id)
+            if contact.addresses and not reachable:
+                raise UnreachableError(contact.peer_id, (_GUARDED,))
             state.node.add_addresses(contact.peer_id, addresses)
             asked_at_s = trio.current_time()
             response = await self._rpc.call(

@@ -21,12 +21,22 @@ class Contact:
     peer_id: PeerId
     key: int
     addresses: tuple[str, ...] = ()
+    seen_in: str | None = None
+    """The public address range of its connection to us; None if it has none, or is private."""
     networks: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    """The public address ranges that it may be dialed in; worked out once, as every choice of
+    """The public address ranges that it is in, or says so; worked out once, as every choice of
     contacts asks for them."""
+    elsewhere: bool = field(init=False, repr=False, compare=False)
+    """Whether all that it says of its addresses is of other ranges than where we see it: they may
+    be a third party's, or false, to pass for a peer of many ranges."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "networks", networks_of(self.addresses))
+        networks, seen_in = networks_of(self.addresses), self.seen_in
+        elsewhere = seen_in is not None and seen_in not in networks
+        if elsewhere and seen_in is not None:
+            networks = (*networks, seen_in)
+        object.__setattr__(self, "networks", networks)
+        object.__setattr__(self, "elsewhere", elsewhere)
 
 
 @lru_cache(maxsize=65536)
@@ -71,6 +81,17 @@ class NetworkTally:
         """Count a contact."""
         for network in contact.networks:
             self._counts[network] = self._counts.get(network, 0) + 1
+
+
+def is_diverse(contacts: Iterable[Contact]) -> bool:
+    """Whether no address range has more than its share of these."""
+    counts: dict[str, int] = {}
+    for contact in contacts:
+        for network in contact.networks:
+            count = counts[network] = counts.get(network, 0) + 1
+            if count > PEERS_PER_NETWORK_MAX:
+                return False
+    return True
 
 
 def choose_diverse(contacts: Iterable[Contact], count: int) -> list[Contact]:

@@ -7,12 +7,11 @@ the simulator shows of a swarm is what these rules do.
 from __future__ import annotations
 
 import random
-from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from p2p.dht.config import DhtConfig
-from p2p.dht.contact import Contact
+from p2p.dht.contact import Contact, choose_diverse, is_diverse
 from p2p.dht.key import node_key, random_key_in_bucket
 from p2p.dht.latency import Latencies
 from p2p.dht.lookup import Lookup, Search
@@ -129,9 +128,16 @@ class DhtCore:
             self.table.on_doubted(contact.peer_id, contact.key)
 
     def named_to(self, caller: PeerId, key: int, count: int, now_s: float) -> list[Contact]:
-        """Contacts that we have heard ourselves, without the caller, who knows itself."""
+        """Contacts that we have heard ourselves, without the caller, who knows itself.
+
+        Nor is anybody named who says to be where we do not see it.
+        """
         nearest = self.table.nearest(key, count + 1, now_s, confirmed_only=True)
-        return [contact for contact in nearest if contact.peer_id != caller][:count]
+        named = [one for one in nearest if one.peer_id != caller and not one.elsewhere]
+        if len(named) < count < len(nearest):
+            everybody = self.table.nearest(key, len(self.table), now_s, confirmed_only=True)
+            named = [one for one in everybody if one.peer_id != caller and not one.elsewhere]
+        return named[:count]
 
     def join_targets(self, rng: random.Random) -> list[int]:
         """What a newcomer asks its first peer about: itself and all far parts of the key space."""
@@ -260,14 +266,18 @@ class DhtCore:
     def replicas_of(self, key: int, now_s: float, spare: int = 0) -> list[Contact | None]:
         """Who should hold a key as far as we know, nearest first, and so many next in line.
 
-        None stands for ourselves.
+        None stands for ourselves. Crowded address ranges come last.
         """
         count = self.config.replicas + spare
+        return self.with_ourselves(self.others_near(key, count, now_s), key)[:count]
+
+    def others_near(self, key: int, count: int, now_s: float) -> list[Contact]:
+        """The same without ourselves."""
         nearest = self.table.nearest(key, count, now_s, confirmed_only=True)
-        if self.is_client:
-            return list(nearest)
-        before = bisect(nearest, self.own_key ^ key, key=lambda contact: contact.key ^ key)
-        return [*nearest[:before], None, *nearest[before:]][:count]
+        if is_diverse(nearest):
+            return nearest
+        more = count + self.config.bucket_size
+        return choose_diverse(self.table.nearest(key, more, now_s, confirmed_only=True), count)
 
     def nearest_found(self, lookup: Search) -> list[Contact]:
         """The replicas of a key as a lookup found them, those that were silent among them.
@@ -277,16 +287,25 @@ class DhtCore:
         """
         found = [*lookup.answered(), *lookup.late, *lookup.silent]
         found.sort(key=lambda contact: contact.key ^ lookup.target)
-        return found[: self.config.replicas]
+        return choose_diverse(found, self.config.replicas)
 
-    def with_ourselves(self, contacts: Iterable[Contact], target: int) -> list[Contact | None]:
-        """The contacts, and None for us where we are as near; clients hold nothing."""
-        listed = list(contacts)
+    def with_ourselves(self, contacts: Sequence[Contact], target: int) -> list[Contact | None]:
+        """The contacts, and None for us where we are as near; clients hold nothing.
+
+        Args:
+            contacts: nearest first; behind them, in order as well, those of crowded ranges.
+        """
         if self.is_client:
-            return list(listed)
-        own = self.own_key ^ target
-        position = sum(contact.key ^ target < own for contact in listed)
-        return [*listed[:position], None, *listed[position:]]
+            return list(contacts)
+        own, position, before = self.own_key ^ target, 0, -1
+        for contact in contacts:
+            distance = contact.key ^ target
+            # Where the order breaks, the crowded begin: nearer or not, they are behind us.
+            if distance > own or distance < before:
+                break
+            before = distance
+            position += 1
+        return [*contacts[:position], None, *contacts[position:]]
 
     def accept(
         self,

@@ -5,9 +5,11 @@ everybody who asks to the ports of a third party, or to the machines behind our 
 
 1. a peer may name only addresses as far out as its own connection to us: over the internet public
    ones, over a local network private ones, too, and from our own machine all;
-2. nothing is dialed that is our own, that nobody can dial, or that leads to many machines;
-3. of one machine only so many ports are tried on hearsay in ten minutes: one that answered as the
-   peer that was named is not counted any more.
+2. nothing is dialed that is our own, that nobody can dial, or that leads to many machines; nor
+   names of hosts, as whoever owns a domain can have its names mean any machine, ours included:
+   a peer that announces one is known by where we see it;
+3. of one machine only so many ports are tried on hearsay in ten minutes: the one at which the peer
+   that was named has answered is not counted any more.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ PORTS_PER_NETWORK_MAX = 32
 """The same for a public /24 or /48, so that neither its many machines are scanned."""
 # Names that resolvers of local networks answer; no public peer goes by them.
 _LOCAL_SUFFIXES = (".local", ".internal", ".lan", ".home.arpa", ".localhost")
+# What carriers use between their NAT and homes (RFC 6598), and some VPNs among their machines.
+_SHARED = ipaddress.IPv4Network("100.64.0.0/10")
 # Machines and networks remembered.
 _HOSTS_MAX = 4_096
 
@@ -60,14 +64,25 @@ def reach_of(address: Address) -> Reach | None:
     hop = first_hop(address)
     if hop.port == 0 or is_unspecified(hop):
         return None
-    if hop.kind not in ("ip4", "ip6"):
+    if _is_name(hop):
         return _reach_of_name(hop.host.lower().rstrip("."))
-    ip = ipaddress.ip_address(hop.host)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        return reach_of(TcpAddress("ip4", str(ip.ipv4_mapped), hop.port))
+    ip = _machine(hop.host)
     if ip.is_multicast or ip == ipaddress.IPv4Address("255.255.255.255"):
         return None
-    return _REACH_OF_SCOPE[scope(hop)]
+    if ip.version == 4 and ip in _SHARED:
+        return Reach.PRIVATE
+    return _REACH_OF_SCOPE[scope(TcpAddress(f"ip{ip.version}", str(ip), hop.port))]
+
+
+def _machine(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The machine that the text of an IP address means, however it is spelled."""
+    ip = ipaddress.ip_address(host)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return mapped or ip
+
+
+def _is_name(hop: TcpAddress) -> bool:
+    return hop.kind not in ("ip4", "ip6")
 
 
 def _reach_of_name(name: str) -> Reach:
@@ -90,7 +105,10 @@ def reach_of_connection(remote: str, local: TcpAddress | None) -> Reach:
 
 @lru_cache(maxsize=65_536)
 def account_of_untrusted(remote: str) -> str | None:
-    """The public address range of a connection's other end, or of its relay; None if private."""
+    """The public address range of a connection's other end, or of its relay.
+
+    None for a private one, and for a name, which tells no range.
+    """
     places = _places_of(remote)
     return places[1] if places is not None and places[3] else None
 
@@ -105,21 +123,72 @@ def fit_untrusted(addresses: tuple[str, ...], reach: Reach) -> tuple[str, ...]:
         except MessageInvalid:
             # Newer peers may know other kinds of addresses.
             continue
-        needed = None if isinstance(address, CircuitAddress) else reach_of(address)
+        if isinstance(address, CircuitAddress) or _is_name(address):
+            continue
+        needed = reach_of(address)
         if needed is not None and needed <= reach:
             fit.append(text)
     return tuple(fit)
 
 
 @lru_cache(maxsize=16_384)
+def seen_at_untrusted(addresses: tuple[str, ...], remote: str) -> tuple[str, ...]:
+    """What a peer says of where it listens, with the host that we see it at in place of names.
+
+    Args:
+        remote: the other end of a direct connection to it.
+    """
+    if not any(text.startswith("/dns") for text in addresses):
+        return addresses
+    try:
+        seen = first_hop(parse_address_untrusted(remote))
+    except MessageInvalid:
+        return addresses
+    at: dict[str, None] = {}
+    for text in addresses:
+        try:
+            address = parse_address_untrusted(text)
+        except MessageInvalid:
+            continue
+        if isinstance(address, TcpAddress) and _is_name(address) and not _is_name(seen):
+            text = str(TcpAddress(seen.kind, seen.host, address.port))
+        at[text] = None
+    return tuple(at)
+
+
+@lru_cache(maxsize=16_384)
 def _places_of(text: str) -> tuple[str, str, int, bool] | None:
-    """Host, range, port and whether it is public; None for what cannot be dialed."""
+    """Host, range, port and whether it is public; None for a name, or what cannot be dialed."""
     try:
         address = parse_address_untrusted(text)
     except MessageInvalid:
         return None
     hop = first_hop(address)
-    return hop.host, network_of(hop.host), hop.port, reach_of(hop) is Reach.PUBLIC
+    if _is_name(hop):
+        return None
+    host = str(_machine(hop.host))
+    return host, network_of(host), hop.port, reach_of(hop) is Reach.PUBLIC
+
+
+@lru_cache(maxsize=16_384)
+def own_of(addresses: tuple[str, ...], remote: str) -> tuple[str, ...]:
+    """Of a peer's addresses: those that are its own for all we see at the end of a connection.
+
+    They are at the same host; in a local network also those of the same ports, as one listener on
+    all interfaces is the rule there; and on our own machine all that are not public.
+    """
+    seen = _places_of(remote)
+    if seen is None:
+        return ()
+    host, _, _, seen_public = seen
+    places = {text: place for text in addresses if (place := _places_of(text)) is not None}
+    here = ipaddress.ip_address(host).is_loopback
+    ports = {port for at, _, port, _ in places.values() if at == host}
+    return tuple(
+        text
+        for text, (at, _, port, public) in places.items()
+        if at == host or (not (seen_public or public) and (here or port in ports))
+    )
 
 
 class HearsayGuard:
@@ -147,17 +216,28 @@ class HearsayGuard:
             self._tried.popitem(last=False)
         return tuple(admitted)
 
-    def on_answered(self, addresses: Iterable[str]) -> None:
-        """The peer that was named has answered: its addresses were no scan."""
+    def on_answered(self, dialed: str, addresses: Iterable[str] = ()) -> None:
+        """The peer that was named has answered where we dialed it: that was no scan.
+
+        Its other addresses may be anybody's, and go on counting. In a local network those of the
+        same port do not: one listener on all interfaces is the rule there.
+        """
+        at = _places_of(dialed)
+        if at is None:
+            return
+        self._forgive(at[0], at[1], at[2])
+        if at[3]:
+            return
         for text in addresses:
             places = _places_of(text)
-            if places is None:
-                continue
-            host, network, port, _ = places
-            for place in (host, network):
-                tried = self._tried.get(place)
-                if tried is not None and tried.pop((host, port), None) is not None and not tried:
-                    del self._tried[place]
+            if places is not None and places[2] == at[2] and not places[3]:
+                self._forgive(places[0], places[1], places[2])
+
+    def _forgive(self, host: str, network: str, port: int) -> None:
+        for place in (host, network):
+            tried = self._tried.get(place)
+            if tried is not None and tried.pop((host, port), None) is not None and not tried:
+                del self._tried[place]
 
     def _has_room(self, place: str, target: tuple[str, int], most: int, now_s: float) -> bool:
         tried = self._tried.get(place)

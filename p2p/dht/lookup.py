@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import zip_longest
 from operator import attrgetter
 from typing import Protocol
 
@@ -115,6 +116,8 @@ class _Candidate:
     """How many peers in a row had to be asked, this one included, on the shortest way to it."""
     named_by: list[PeerId]
     """Who told us of it before it answered; empty when it came from our own table."""
+    whereabouts: list[tuple[str, ...]] | None = None
+    """The different lists of addresses that it was named with, if there is more than one."""
     state: _State = _State.WAITING
     asked_at_s: float = 0.0
     version: Hashable = None
@@ -332,27 +335,43 @@ class Lookup:
         if hops < known.hops:
             known.hops = hops
         if contact.addresses != known.contact.addresses:
-            # One of those who name it may be wrong about where it is.
-            both = dict.fromkeys((*known.contact.addresses, *contact.addresses))
-            known.contact = replace(known.contact, addresses=tuple(both)[:ADDRESSES_MAX])
+            # One of those who name it may be wrong about where it is: all have their turn.
+            lists = known.whereabouts or [known.contact.addresses]
+            if contact.addresses in lists or len(lists) >= ADDRESSES_MAX:
+                return
+            known.whereabouts = [*lists, contact.addresses]
+            turns = (one for turn in zip_longest(*known.whereabouts) for one in turn if one)
+            addresses = tuple(dict.fromkeys(turns))[:ADDRESSES_MAX]
+            known.contact = replace(known.contact, addresses=addresses)
             self._front = None
 
     def _add(self, contact: Contact, named_by: list[PeerId], hops: int) -> None:
         if contact.peer_id == self._own_id or self._avoid(contact.peer_id):
             return
         candidate = _Candidate(contact, contact.key ^ self._target, hops, named_by)
-        if len(self._by_distance) >= CANDIDATES_MAX:
-            waiting = (c for c in reversed(self._by_distance) if c.state is _State.WAITING)
-            farthest = next(waiting, None)
-            if farthest is None or farthest.distance <= candidate.distance:
-                return
-            self._by_distance.remove(farthest)
-            del self._candidates[farthest.contact.peer_id]
-            self._front = None
+        if len(self._by_distance) >= CANDIDATES_MAX and not self._make_room(candidate):
+            return
         self._candidates[contact.peer_id] = candidate
         insort(self._by_distance, candidate, key=_distance_of)
         if candidate.distance <= self._front_reach:
             self._front = None
+
+    def _make_room(self, newcomer: _Candidate) -> bool:
+        """Forget the last in line if it is behind a newcomer: the doubtful stand behind others."""
+        waiting = [c for c in reversed(self._by_distance) if c.state is _State.WAITING]
+        doubtful = next(filter(self._doubtful, waiting), None) if self._in_doubt else None
+        last = doubtful or next(iter(waiting), None)
+        rank = self._doubtful(newcomer), newcomer.distance
+        if last is None or (last is doubtful, last.distance) <= rank:
+            return False
+        self._by_distance.remove(last)
+        del self._candidates[last.contact.peer_id]
+        self._front = None
+        return True
+
+    @property
+    def _in_doubt(self) -> bool:
+        return any(count >= DEAD_NAMED_MAX for count in self._dead_named.values())
 
     def _doubtful(self, candidate: _Candidate) -> bool:
         """Whether only peers that named too many dead ones vouch for an unasked candidate."""
@@ -365,7 +384,7 @@ class Lookup:
     def _current_front(self) -> list[_Candidate]:
         if self._front is None:
             candidates = self._by_distance
-            in_doubt = any(count >= DEAD_NAMED_MAX for count in self._dead_named.values())
+            in_doubt = self._in_doubt
             if in_doubt:
                 candidates = sorted(candidates, key=self._doubtful)
             usable = (c.contact for c in candidates if c.state in _USABLE)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from p2p.dht.contact import Contact
+from p2p.dht.contact import Contact, choose_diverse
 from p2p.dht.key import KEY_BITS, bucket_index
 
 
@@ -39,8 +39,13 @@ class Neighbourhood:
         return shared_bits(self.target, key, self.bits) >= self.covered_bits
 
     def nearest(self, key: int) -> list[Contact]:
-        """Our nodes, nearest to this key first."""
-        return sorted(self.nodes, key=lambda contact: contact.key ^ key)
+        """Our nodes, nearest to this key first, crowded address ranges last.
+
+        Who takes a place of a crowded range is the nearest that we heard: outside what is covered
+        there may be a nearer one, which a lookup of this key alone would find.
+        """
+        nearest = sorted(self.nodes, key=lambda contact: contact.key ^ key)
+        return choose_diverse(nearest, len(nearest))
 
     def silent_near(self, key: int, replicas: int) -> int:
         """How many of the silent are nearer to a key than the last of so many replicas."""
@@ -52,8 +57,8 @@ class Neighbourhood:
 
     def replicas_of(self, key: int, replicas: int) -> list[Contact]:
         """Who should hold a key, those who were silent among them: most of them live."""
-        both = (*self.nodes, *self.silent)
-        return sorted(both, key=lambda contact: contact.key ^ key)[:replicas]
+        both = sorted((*self.nodes, *self.silent), key=lambda contact: contact.key ^ key)
+        return choose_diverse(both, min(replicas, len(both)))
 
 
 def neighbourhood_of(

@@ -134,6 +134,11 @@ class RoutingTable:
         place = bucket.places.get(contact.peer_id) if bucket is not None else None
         return place.contact if place is not None and place.confirmed else contact
 
+    def has_place(self, contact: Contact) -> bool:
+        """Whether a peer is in the table, and not merely among the replacements."""
+        bucket = self._buckets.get(bucket_index(self._own_key, contact.key, self._bits))
+        return bucket is not None and contact.peer_id in bucket.places
+
     def _places(self) -> Iterator[_Place]:
         for index in sorted(self._buckets):
             yield from self._buckets[index].places.values()
@@ -155,7 +160,8 @@ class RoutingTable:
         known = bucket.places.pop(contact.peer_id, None)
         if known is not None:
             newly_confirmed = not known.confirmed
-            if known.contact.addresses != contact.addresses and contact.addresses:
+            moved = known.contact.addresses != contact.addresses
+            if (moved or known.contact.seen_in != contact.seen_in) and contact.addresses:
                 known.contact = contact
                 bucket.on_change()
             known.seen_at_s = now_s
@@ -255,11 +261,18 @@ class RoutingTable:
             self._remove(bucket, peer_id)
 
     def _remove(self, bucket: _Bucket, peer_id: PeerId) -> None:
-        """Take a contact out; the most recently heard replacement takes its place."""
+        """Take a contact out; the newest replacement that is not of a crowded range enters."""
         self._unsure.pop(peer_id, None)
         bucket.on_change()
         if bucket.places.pop(peer_id, None) is not None and bucket.replacements:
-            substitute_id, substitute = bucket.replacements.popitem()
+            tally = NetworkTally()
+            for place in bucket.places.values():
+                tally.add(place.contact)
+            waiting = bucket.replacements
+            newest_first = reversed(waiting)
+            fit = (p for p in newest_first if not tally.crowded(waiting[p].contact))
+            substitute_id = next(fit, next(reversed(waiting)))
+            substitute = waiting.pop(substitute_id)
             bucket.places[substitute_id] = substitute
             # It was heard long ago, perhaps: the stalest stand first.
             by_time = sorted(bucket.places.items(), key=lambda item: item[1].seen_at_s)

@@ -9,7 +9,7 @@ import trio
 
 from p2p.address import is_circuit
 from p2p.dht.config import DhtConfig
-from p2p.dht.contact import Contact
+from p2p.dht.contact import Contact, networks_of
 from p2p.dht.core import DhtCore, life_left_s
 from p2p.dht.counters import Counters
 from p2p.dht.hearsay import (
@@ -17,7 +17,9 @@ from p2p.dht.hearsay import (
     Reach,
     account_of_untrusted,
     fit_untrusted,
+    own_of,
     reach_of_connection,
+    seen_at_untrusted,
 )
 from p2p.dht.mirror import DictionaryMirrors
 from p2p.dht.quota import Quotas
@@ -36,6 +38,7 @@ from p2p.dht.schema import (
 from p2p.dht.store import RecordStore
 from p2p.dht.validate import signature_complaints
 from p2p.errors import MessageInvalid
+from p2p.host.transport import ConnectionInfo
 from p2p.node import Node
 from p2p.peer_id import PeerId
 
@@ -126,30 +129,28 @@ class DhtState:
 
     def on_request(self, caller: PeerId, addresses: tuple[str, ...]) -> None:
         """A peer asked us something; it is a contact unless it is a client."""
-        direct = fit_untrusted(addresses, self.reach_of(caller))
+        connections = self._direct(caller)
+        for one in connections:
+            addresses = seen_at_untrusted(addresses, one.address)
+        direct = fit_untrusted(addresses, _reach_over(connections))
         if direct:
-            self._on_seen(contact_untrusted(caller, direct))
+            self._on_seen(_seen(contact_untrusted(caller, direct), connections))
+
+    def _direct(self, peer_id: PeerId) -> list[ConnectionInfo]:
+        """The connections to a peer that no relay is part of."""
+        return [one for one in self.node.connections_to(peer_id) if one.path != "relayed"]
 
     def reach_of(self, peer_id: PeerId) -> Reach:
         """From how near a connected peer speaks to us."""
-        return max(
-            (
-                reach_of_connection(info.address, info.local)
-                for info in self.node.connections_to(peer_id)
-                if info.path != "relayed"
-            ),
-            default=Reach.PUBLIC,
-        )
+        return _reach_over(self._direct(peer_id))
 
     def account_of(self, peer_id: PeerId) -> str:
         """To whom what a peer stores here is charged: its public address range, else itself.
 
         An id costs a key, and a flooder has as many as it likes; addresses are harder to come by.
         """
-        for info in self.node.connections:
-            if info.peer_id == peer_id:
-                return account_of_untrusted(info.address) or peer_id
-        return peer_id
+        first = next(iter(self.node.connections_to(peer_id)), None)
+        return (account_of_untrusted(first.address) if first else None) or peer_id
 
     def named_untrusted(self, namer: PeerId, named: Contacts) -> list[Contact]:
         """Whom an answer names, at addresses that the answerer may know; ourselves left out."""
@@ -160,10 +161,24 @@ class DhtState:
             if known is contact:
                 fit = fit_untrusted(contact.addresses, reach)
                 own = self.addresses
-                known = replace(contact, addresses=tuple(one for one in fit if one not in own))
+                fit = tuple(one for one in fit if one not in own)[:ADDRESSES_PASSED_ON_MAX]
+                known = _seen(replace(contact, addresses=fit), self._direct(contact.peer_id))
             if known.addresses and known.peer_id != self.node.peer_id:
                 contacts.append(known)
         return contacts
+
+    def to_be_dialed(self, contact: Contact, now_s: float) -> tuple[str, ...]:
+        """Where to dial a peer, now or when it has lost its connection to us.
+
+        Of addresses that are not its own for all we see, only so many are tried.
+        """
+        if contact.peer_id in self.trusted:
+            return contact.addresses
+        own: dict[str, None] = {}
+        for one in self._direct(contact.peer_id):
+            own.update(dict.fromkeys(own_of(contact.addresses, one.address)))
+        others = (one for one in contact.addresses if one not in own)
+        return (*own, *self.guard.admit(others, now_s))
 
     def told_to(self, caller: PeerId, contacts: Iterable[Contact]) -> tuple[WireContact, ...]:
         """Contacts as they are passed on to a peer: where it may be able to dial them."""
@@ -177,9 +192,16 @@ class DhtState:
 
     def on_answer(self, contact: Contact, wall_ms: int) -> None:
         """A peer answered us."""
-        self.clock.on_answer(contact.peer_id, wall_ms / 1000, self.node.wall_time_s())
-        self.guard.on_answered(contact.addresses)
+        connections = self._direct(contact.peer_id)
+        for one in connections:
+            if one.outbound:
+                self.guard.on_answered(one.address, contact.addresses)
+        contact = _seen(contact, connections)
         self._on_seen(contact)
+        if self.table.has_place(contact):
+            # A lookup hears whom liars name, as many as they like: those are no witnesses.
+            voter = contact.seen_in or contact.peer_id
+            self.clock.on_answer(voter, wall_ms / 1000, self.node.wall_time_s())
 
     def _on_seen(self, contact: Contact) -> None:
         now_s = trio.current_time()
@@ -250,6 +272,22 @@ class DhtState:
             for record, wire in zip(records, wires, strict=True)
             if wire.remaining_ms > 0 and self.chain.complaint(record, wall_s) is None
         ]
+
+
+def _reach_over(connections: Iterable[ConnectionInfo]) -> Reach:
+    return max(
+        (reach_of_connection(one.address, one.local) for one in connections),
+        default=Reach.PUBLIC,
+    )
+
+
+def _seen(contact: Contact, connections: Iterable[ConnectionInfo]) -> Contact:
+    """The contact, with the range that we see it in: one that it names, if it is in several."""
+    ranges = [r for one in connections if (r := account_of_untrusted(one.address)) is not None]
+    if not ranges:
+        return contact
+    seen_in = next((one for one in ranges if one in networks_of(contact.addresses)), ranges[0])
+    return contact if contact.seen_in == seen_in else replace(contact, seen_in=seen_in)
 
 
 def _is_fit(address: str) -> bool:

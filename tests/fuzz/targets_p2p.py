@@ -11,7 +11,13 @@ from p2p import MessageInvalid, PeerId, RefusedError, RemoteError, StreamBroken,
 from p2p.address import parse_address_untrusted, scope
 from p2p.dht import schema
 from p2p.dht.contact import networks_of
-from p2p.dht.hearsay import HearsayGuard, Reach, account_of_untrusted, fit_untrusted
+from p2p.dht.hearsay import (
+    HearsayGuard,
+    Reach,
+    account_of_untrusted,
+    fit_untrusted,
+    seen_at_untrusted,
+)
 from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.snapshot import first_to_try, from_bytes_untrusted, to_bytes
@@ -174,7 +180,9 @@ def run_contacts(data: bytes) -> None:
             for reach in Reach:
                 fit = fit_untrusted(contact.addresses, reach)
                 HearsayGuard().admit(fit, 0.0)
-                HearsayGuard().on_answered(contact.addresses)
+                for address in contact.addresses:
+                    HearsayGuard().on_answered(address, contact.addresses)
+                    seen_at_untrusted(contact.addresses, address)
             for address in contact.addresses:
                 account_of_untrusted(address)
             networks_of(contact.addresses)
@@ -271,6 +279,7 @@ TARGETS = (
             "p2p.dht.schema.contacts_untrusted",
             "p2p.dht.schema.contact_untrusted",
             "p2p.dht.hearsay.account_of_untrusted",
+            "p2p.dht.hearsay.seen_at_untrusted",
             "p2p.dht.hearsay.fit_untrusted",
             "p2p.dht.state.named_untrusted",
         ),

@@ -43,6 +43,13 @@ class Swarm:
         await self._stack.enter_async_context(open_liar(node, self.initial_peers, liar))
         return node
 
+    async def add_outsider(self, name: str, liar: Liar | None = None, **options: Any) -> Node:
+        """A node that has not joined, and answers, if at all, as a liar does."""
+        node = await self._stack.enter_async_context(self.network.open_node(name, **options))
+        if liar is not None:
+            await self._stack.enter_async_context(liar.service().serving(node))
+        return node
+
     @property
     def initial_peers(self) -> tuple[str, ...]:
         """What another needs to join."""

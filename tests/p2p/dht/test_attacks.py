@@ -159,3 +159,53 @@ async def test_coming_and_going_costs_the_others_little(autojump_clock: MockCloc
             given += liar.given
         # All this takes three minutes, in which the range is granted some more.
         assert HAND_OVERS_PER_RANGE <= given <= HAND_OVERS_PER_RANGE + 10
+
+
+async def test_who_has_one_range_gets_two_places_alone_or_among_many_keys(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_swarm() as swarm:
+        crowd = ground_near("k", 6, swarm)
+        dhts = [(await swarm.add(f"honest{n}", host=f"{20 + n}.1.1.1"))[1] for n in range(6)]
+        dhts += [
+            (await swarm.add("of the crowd", host=f"99.9.9.{n + 1}", identity=one))[1]
+            for n, one in enumerate(crowd)
+        ]
+        # A client looks for the nodes; who knows everybody need not.
+        _, client = await swarm.add("client", host="9.9.9.9", client_mode=True)
+        for writer in (client, dhts[0]):
+            for value, others in ((b"alone", 0), (b"among many", 20)):
+                items = [PutItem(key=f"other{n}", value=value, ttl_s=LIFE_S) for n in range(others)]
+                items.append(PutItem(key="k", value=value, ttl_s=2 * LIFE_S + others))
+                assert (await writer.put_many(items))[-1].replicas == 5
+                holding = [value in held_by(dht) for dht in dhts]
+                assert (sum(holding[:6]), sum(holding[6:])) == (3, 2)
+                alone, among_many = await client.get("k"), await client.get_many(["k", "other0"])
+                assert alone is not None
+                assert alone.value == among_many["k"].value == value
+                for dht in dhts:
+                    dht._state.forget_records()
+
+
+def held_by(dht: Dht) -> list[bytes]:
+    held = dht._state.store.get(record_key("k"), None, trio.current_time())
+    return [held.record.value] if held is not None else []
+
+
+async def test_false_addresses_do_not_make_one_range_many(autojump_clock: MockClock) -> None:
+    async with open_swarm() as swarm:
+        alice, dht = await swarm.add("alice", host="9.9.9.9")
+        for number in range(5):
+            await swarm.add(f"honest{number}", host=f"{20 + number}.1.1.1")
+        liars = []
+        for number, identity in enumerate(ground_near("k", 6, swarm)):
+            liar = Liar()
+            host = f"99.9.9.{number + 1}"
+            node = await swarm.add_outsider("liar", liar, host=host, identity=identity)
+            await node.connect_address(alice.addresses[0])
+            calls = rpc_client(node, schema.SERVICE, schema.MAJOR)
+            says = (f"/ip4/{40 + number}.1.1.1/tcp/1",)
+            await calls.call(alice.peer_id, schema.PING, schema.Ping(says), timeout_s=5)
+            liars.append(liar)
+        assert (await dht.put("k", b"v", ttl_s=LIFE_S)).replicas == 5
+        assert sum(liar.heard_of for liar in liars) == 2

@@ -128,3 +128,27 @@ def test_one_who_leaves_before_its_turn_is_handed_nothing() -> None:
     core.table.on_left(contact.peer_id, contact.key)
     assert core.take_newcomers(1.0) == {}
     assert core.on_spoke(contact, 2.0)
+
+
+def test_replicas_are_of_different_ranges_while_there_are_any() -> None:
+    core = core_of(Role())
+    target = record_key("k")
+    keys = sorted((node_key(an_id(n)) ^ target, an_id(n)) for n in range(1, 12))
+    for rank, (distance, peer_id) in enumerate(keys):
+        # The nearest seven are of one range.
+        host = f"20.0.0.{rank}" if rank < 7 else f"20.0.{rank}.1"
+        core.on_spoke(Contact(peer_id, distance ^ target, (f"/ip4/{host}/tcp/1",)), 0.0)
+    by_distance = sorted(core.table.contacts, key=lambda one: one.key ^ target)
+    diverse = [*by_distance[:2], *by_distance[7:], *by_distance[2:7]]
+    assert core.others_near(target, 3, 0.0) == diverse[:3]
+    assert core.others_near(target, 11, 0.0) == diverse
+    lookup = core.lookup(target, 11, 0.0)
+    while not lookup.done:
+        for one in lookup.next_queries(0.0):
+            lookup.on_answer(one.peer_id, [])
+    assert core.nearest_found(lookup) == diverse[:3]
+    # We stand among those that are not of a crowded range, by distance.
+    farther = [one for one in diverse[:6] if one.key ^ target > core.own_key ^ target]
+    replicas = core.replicas_of(target, 0.0, spare=9)
+    assert replicas.index(None) == 6 - len(farther)
+    assert [one for one in replicas if one is not None] == diverse

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from p2p import PeerId
 from p2p.dht.contact import Contact
-from p2p.dht.lookup import QUERIES_MAX, Lookup
+from p2p.dht.lookup import ADDRESSES_MAX, CANDIDATES_MAX, QUERIES_MAX, Lookup
 from p2p.dht.routing import RoutingTable
 
 OWN = PeerId("own")
@@ -261,3 +261,27 @@ def test_a_farther_peer_takes_a_place_of_a_crowded_range_only() -> None:
     assert [c.key for c in lookup.next_queries(0.0)] == [40]
     lookup.on_answer(contact(40).peer_id, [])
     assert lookup.done
+
+
+def test_a_liar_does_not_crowd_out_the_true_address() -> None:
+    lookup = lookup_of(0, [contact(8), contact(9), contact(10)])
+    lookup.next_queries(0.0)
+    wrong = tuple(f"/wrong{index}" for index in range(8))
+    for namer, addresses in ((8, wrong), (9, ("/right",)), (10, wrong[::-1])):
+        lookup.on_answer(contact(namer).peer_id, [Contact(contact(1).peer_id, 1, addresses)])
+    (one,) = lookup.next_queries(0.0)
+    assert one.addresses[:3] == ("/wrong0", "/right", "/wrong7")
+    assert len(one.addresses) == ADDRESSES_MAX
+
+
+def test_a_full_lookup_forgets_the_doubtful_first() -> None:
+    lookup = lookup_of(0, [contact(252), contact(253)], width=8)
+    liar, honest = lookup.next_queries(0.0)
+    invented = [Contact(PeerId(f"invented{key}"), key) for key in range(CANDIDATES_MAX)]
+    lookup.on_answer(liar.peer_id, invented)
+    for one in [*lookup.next_queries(0.0), *lookup.next_queries(0.0)]:
+        lookup.on_failure(one.peer_id)
+    lookup.on_failure(lookup.next_queries(0.0)[0].peer_id)
+    true = [Contact(PeerId(f"true{key}"), key) for key in range(1000, 1020)]
+    lookup.on_answer(honest.peer_id, true)
+    assert set(true) <= set(lookup.known)

@@ -65,3 +65,12 @@ def test_who_was_silent_may_be_among_the_nearest() -> None:
     assert near.silent_near(0, 2) == 1
     assert near.silent_near(9, 2) == 0
     assert near.silent_near(0, 4) == 3
+
+
+def test_crowded_ranges_come_last_for_each_key() -> None:
+    crowd = [Contact(PeerId(f"crowd{k}"), k, (f"/ip4/20.0.0.{k}/tcp/1",)) for k in range(1, 9)]
+    others = [Contact(PeerId(f"other{k}"), k, (f"/ip4/20.0.{k}.1/tcp/1",)) for k in range(9, 25)]
+    near = neighbourhood_of(0, crowd + others, width=20, replicas=5, bits=8)
+    assert near.nearest(0)[:5] == crowd[:2] + others[:3]
+    assert near.nearest(8)[:5] == [crowd[7], *others[:4]]
+    assert set(near.nearest(8)) == {*crowd, *others}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p import PeerId
-from p2p.dht.contact import Contact, choose_diverse, networks_of
+from p2p.dht.contact import Contact, choose_diverse, is_diverse, networks_of
 from p2p.dht.key import bucket_index
 from p2p.dht.routing import SHUN_FIRST_S, RoutingTable
 
@@ -235,3 +235,37 @@ def test_we_believe_what_a_peer_itself_told_us() -> None:
     routing.on_seen(told, 1.0)
     assert routing.known(hearsay) == told
     assert routing.confirmed == [told]
+
+
+def test_a_replacement_of_a_crowded_range_waits_for_others() -> None:
+    routing = table(bucket_size=4)
+    for key in range(128, 132):
+        routing.on_seen(contact(key, f"/ip4/{key}.1.1.1/tcp/1"), float(key))
+    routing.on_seen(contact(140, "/ip4/9.9.9.9/tcp/1"), 140.0)
+    for key in range(141, 144):
+        routing.on_seen(contact(key, f"/ip4/8.8.8.{key}/tcp/1"), float(key))
+    for key in range(128, 131):
+        routing.on_left(contact(key).peer_id, key)
+    assert {c.key for c in routing.contacts} == {131, 140, 142, 143}
+    # There is nobody else: better a crowded range than an empty place.
+    routing.on_left(contact(131).peer_id, 131)
+    assert {c.key for c in routing.contacts} == {140, 141, 142, 143}
+
+
+def test_a_peer_is_of_the_range_that_we_see_it_in_whatever_it_says() -> None:
+    says = [(f"/ip4/{key}.1.1.1/tcp/1",) for key in range(1, 7)]
+    fakes = [Contact(PeerId(f"f{k}"), k, says[k - 1], "6.6.6.0/24") for k in range(1, 7)]
+    others = [contact(key, f"/ip4/9.9.{key}.1/tcp/1") for key in range(7, 11)]
+    assert [c.key for c in choose_diverse(fakes + others, 5)] == [1, 2, 7, 8, 9]
+    assert not is_diverse(fakes[:3])
+    assert is_diverse(fakes[:2] + others)
+    assert all(fake.elsewhere for fake in fakes)
+    assert not Contact(PeerId("a"), 1, ("/ip4/6.6.6.7/tcp/1", *says[0]), "6.6.6.0/24").elsewhere
+    assert not others[0].elsewhere
+    routing = table(bucket_size=4)
+    for key in range(128, 132):
+        routing.on_seen(contact(key, f"/ip4/{key}.1.1.1/tcp/1"), float(key))
+        # It has moved, or its connection has.
+        moved = Contact(contact(key).peer_id, key, contact(key).addresses or says[0], "6.6.6.0/24")
+        routing.on_seen(moved, float(key))
+    assert routing.on_seen(contact(150, "/ip4/9.9.9.9/tcp/1"), 150.0)
