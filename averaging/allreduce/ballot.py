@@ -326,8 +326,6 @@ class Ballot(Generic[Peer]):
                 self._count(self._me, self.vote)
             if self._waiting_since_s is None:
                 self._waiting_since_s = now_s
-            if complete is not None:
-                return
         nowhere = self._repair.mend()
         if not self._votes:
             return
