@@ -258,8 +258,8 @@ class Ballot(Generic[Peer]):
 
     def on_abort(self, reason: str) -> None:
         """An aggregator says that nobody can average its piece, so that nobody can vote."""
-        # Whoever voted knows better.
-        if self.end is None and self.stand is not Stand.VOTED:
+        # Whoever voted, or knows that a quorum did, knows better.
+        if self.end is None and self.commit is None and self.stand is not Stand.VOTED:
             self._abandon()
             self._finish(End("failed", True, reason, hopeless=True))
 

@@ -135,6 +135,16 @@ def test_an_abort_is_ignored_by_who_voted() -> None:
     assert other.stand is Stand.ABANDONED
 
 
+def test_an_abort_is_ignored_by_who_knows_of_a_certificate() -> None:
+    ballot = ballot_of_three(me=2)
+    ballot.on_commit(Commit((bytes(32),) * 3 * PIECES_PER_SPAN, (0, 1), (bytes(64),) * 2), 0.0)
+    ballot.on_abort("nobody contributed")
+    assert ballot.end is None
+    for piece in range(3 * PIECES_PER_SPAN):
+        ballot.on_piece(piece, bytes(32), 1.0)
+    assert ballot.end == End("success", True, "")
+
+
 @pytest.mark.parametrize("voted", [False, True])
 def test_giving_up_is_undecided_only_after_voting(voted: bool) -> None:
     ballot = ballot_of_three(me=1)
