@@ -356,7 +356,8 @@ class Member:
                 self.ballot.on_commit(message, self.now_s())
                 self.act()
             case Abort():
-                if message.certain and not (self.weight and uplink.wanted):
+                contributes = self.weight or (self.votes and not self.begun)
+                if message.certain and not (contributes and uplink.wanted):
                     self.ballot.on_abort(message.reason)
                     self.act()
                 else:

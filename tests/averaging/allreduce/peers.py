@@ -195,14 +195,22 @@ async def outcome_of(
     weight: float,
     deadline_s: float,
     coding: Coding | None = None,
+    *,
+    prepared_s: float = 0.0,
 ) -> Outcome:
-    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats."""
+    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats.
+
+    Args:
+        prepared_s: how long its streams are open before its values are final.
+    """
     handed_over: list[Array] = []
     dtype = np.dtype(np.float32) if flat is None else flat.dtype
     elements = sum(group.span_elements) if flat is None else len(flat)
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
     coding = coding or Coding.floats(FloatingWire(runs, dtype))
     async with allreduce.entered(group, coding, deadline_s) as entered:
+        if prepared_s:
+            await trio.sleep(prepared_s)
         result = await entered.run(
             flat, weight, on_success=lambda vector: handed_over.append(vector.copy())
         )
@@ -218,6 +226,7 @@ async def run_group(
     *,
     deadline_s: float = 20.0,
     codings: Sequence[Coding] | None = None,
+    prepared_s: float = 0.0,
 ) -> list[Outcome]:
     """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, Outcome] = {}
@@ -232,6 +241,7 @@ async def run_group(
             weight,
             until_s,
             codings[number] if codings else None,
+            prepared_s=prepared_s,
         )
 
     async with trio.open_nursery() as nursery:

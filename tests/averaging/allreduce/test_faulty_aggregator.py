@@ -106,6 +106,7 @@ async def run_with_liar(
     lie: Callable[[Liar], Answers],
     *,
     weights: Sequence[float] | None = None,
+    prepared_s: float = 0.0,
 ) -> tuple[list[RoundResult], list[Array], PeerId]:
     """Two honest members and a liar; their results, their vectors, and the liar's id."""
     async with open_peers(network, 2) as peers, network.open_node("eve") as eve:
@@ -118,7 +119,9 @@ async def run_with_liar(
         service.stream(TRANSFER, liar.serve)
         async with service.serving(eve):
             vectors = vectors_for(2, ELEMENTS)
-            results = await run_group(peers, group, vectors, weights, deadline_s=10)
+            results = await run_group(
+                peers, group, vectors, weights, deadline_s=10, prepared_s=prepared_s
+            )
     return results, vectors, eve.peer_id
 
 
@@ -187,13 +190,15 @@ async def test_what_it_says_of_others_pieces_does_not_count(network: SimNetwork)
     assert np.count_nonzero(honest) >= ELEMENTS * 0.6
 
 
+@pytest.mark.parametrize("prepared_s", [0.0, 1.0])
 @pytest.mark.parametrize("certain", [True, False])
 @simulated
 async def test_an_abort_does_not_end_the_attempt_of_who_contributes(
-    network: SimNetwork, certain: bool
+    network: SimNetwork, certain: bool, prepared_s: float
 ) -> None:
-    """Whoever contributes knows that the aggregator that says so cannot be right."""
-    check_done_without(*await run_with_liar(network, lambda liar: [(Abort(NOBODY, certain), b"")]))
+    """Who contributes, or is still to, knows that the aggregator that says so cannot be right."""
+    abort: Answers = [(Abort(NOBODY, certain), b"")]
+    check_done_without(*await run_with_liar(network, lambda liar: abort, prepared_s=prepared_s))
 
 
 @simulated
