@@ -50,7 +50,7 @@ class RoundReport:
     lost: tuple[PeerId, ...] = ()
     """Members lost in any attempt."""
     behind: RoundId | None = None
-    """The round that the others are in, when this one is not theirs."""
+    """The round that the others are in, when this one is not theirs, or is over for them."""
     sent_bytes: int = 0
     """Bulk bytes, in all attempts."""
     received_bytes: int = 0

@@ -32,6 +32,8 @@ class RoundResult:
     """Members that could not be reached, left, or lied."""
     promised: bool
     """Whether we promised never to vote in this group."""
+    agreed: bytes = b""
+    """The digest of what the others agreed on, as far as we know; on success ours."""
     plans: int = 0
     """How often the work of lost aggregators was given to others."""
     sent_bytes: Mapping[Path, int] = field(default_factory=dict)
@@ -79,16 +81,18 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     held_all_s = max(held_all_s, session.begun_at_s)
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
+    agreed = manifest_digest(session.group_id, commit.pieces) if commit else b""
     plan = session.ballot.plan
     return RoundResult(
         outcome=end.outcome,
         certain=end.certain,
         hopeless=end.hopeless,
         reason=end.reason,
-        digest=manifest_digest(session.group_id, commit.pieces) if succeeded and commit else b"",
+        digest=agreed if succeeded else b"",
         members=members_of_success(session) if succeeded else members_of_failure(session),
         lost=lost_in_success(session) if succeeded else session.ballot.lost,
         promised=session.ballot.promise is not None,
+        agreed=agreed,
         plans=plan.number // MEMBERS_MAX if plan is not None else 0,
         sent_bytes=dict(session.sent_bytes),
         received_bytes=dict(session.received_bytes),

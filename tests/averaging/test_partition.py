@@ -90,6 +90,30 @@ async def test_who_voted_and_is_cut_off_is_undecided_and_then_behind(network: Si
     assert behind.number >= 1
 
 
+@simulated
+async def test_who_cannot_fetch_what_the_others_agreed_on_is_told_that_it_is_behind(
+    network: SimNetwork,
+) -> None:
+    """Its link carries the certificate in time, but not the result."""
+    async with AsyncExitStack() as stack:
+        swarm = await open_swarm(stack, network, 3, elements=100_000)
+
+        async def step(number: int, averager: Averager, tensors: Any) -> RoundReport:
+            async with averager.prepare(expected=swarm.ids) as prepared:
+                for other in swarm.ids[:2]:
+                    network.set_link(swarm.ids[2], other, bytes_per_s=10_000)
+                report = await prepared.run(tensors)
+            await trio.sleep(30)
+            return report
+
+        await swarm.run(step)
+    report = swarm.failure(2)
+    assert "agreed on a result that could not be fetched" in report.reason
+    assert report.behind == RoundId(1, swarm.report(0).digest)
+    assert report.digest == b""
+    assert report.attempts == 1
+
+
 def voted(averager: Averager) -> bool:
     """Whether it has voted in a group that still runs."""
     sessions = averager._allreduce._sessions.values()
