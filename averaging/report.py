@@ -24,7 +24,7 @@ class MemberReport:
     """The L2 norm of its vector, as it declared it; 0 where its weight is 0 or nothing was agreed.
     After success all voters are told the same."""
     reason: str = ""
-    """Why the fraction is below 1; empty when it is not."""
+    """Why the fraction is below 1, or what else is odd about this member; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,9 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
             reason = reason or "auxiliary"
         elif known and not weight:
             reason = reason or "weight 0"
+        elif len({(end.weights[number], end.norms[number]) for end in held} - {(0.0, 0.0)}) > 1:
+            # Its aggregators never heard of it where there are zeros.
+            reason = reason or DIFFERS
         reports[peer] = MemberReport(fraction=whole, weight=weight, norm=norm, reason=reason)
     return reports
 
@@ -159,4 +162,5 @@ def lost_in_success(session: Session) -> tuple[PeerId, ...]:
     return tuple(peer for peer in session.members if peer in lost)
 
 
+DIFFERS: Final = "weights or norms differ between aggregators: it lied to them, or one of them lies"
 LIED: Final = "signed two things that exclude each other"

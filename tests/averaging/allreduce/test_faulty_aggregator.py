@@ -15,7 +15,7 @@ from averaging.allreduce import manifest
 from averaging.allreduce.aggregator import NOBODY
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.partition import Piece, partition
-from averaging.allreduce.result import LIED, RoundResult
+from averaging.allreduce.result import DIFFERS, LIED, RoundResult
 from averaging.allreduce.schema import (
     MAJOR,
     MEMBERS_MAX,
@@ -370,3 +370,16 @@ async def test_one_that_votes_for_both_is_named_and_parts_nobody(
     for side in sides:
         if len(side) <= count / 2:
             check_named(side, eve)
+
+
+@simulated
+async def test_a_table_that_says_other_weights_than_the_others_is_noticed(
+    network: SimNetwork,
+) -> None:
+    """Whether the aggregator lies or the member told it something else is not known."""
+    results, _, eve = await run_with_liar(network, lambda liar: liar.whole())
+    for result in results:
+        assert result.outcome == "success"
+        # Of eve, who sends nothing, only her own table says something.
+        odd = [peer for peer, member in result.members.items() if member.reason == DIFFERS]
+        assert odd == [peer for peer in result.members if peer != eve]
