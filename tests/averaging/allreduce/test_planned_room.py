@@ -74,3 +74,8 @@ async def test_what_waits_for_a_slow_sender_is_bounded(
     assert peak_bytes <= limit_bytes
     if limit_bytes > 4 * ELEMENTS:
         assert peak_bytes > ELEMENTS, "the others were not far ahead of the slow one"
+
+
+def test_less_than_nothing_is_no_limit() -> None:
+    with pytest.raises(ValueError, match="planned_bytes_max"):
+        AllreduceConfig(planned_bytes_max=-1)
