@@ -47,6 +47,8 @@ class Attempts:
 
     def report_of(self, group: Group, result: RoundResult, now_s: float) -> RoundReport:
         """What came of the step with its last group."""
+        succeeded = result.outcome == "success"
+        missed = RoundId(group.round.number + 1, result.agreed) if result.agreed else None
         return self._counted(
             now_s,
             RoundReport(
@@ -54,9 +56,10 @@ class Attempts:
                 round=group.round,
                 members=result.members,
                 digest=result.digest,
-                succeeded=result.outcome == "success",
+                succeeded=succeeded,
                 outcome=result.outcome,
                 reason=result.reason,
+                behind=None if succeeded else missed,
                 plans=result.plans,
                 codec=result.codec,
                 dropped_elements=result.dropped_elements,

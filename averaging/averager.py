@@ -255,9 +255,10 @@ class Averager:
                     self.settle(group.round, self._round, result.lost)
                 return report
             self._previous = self._previous_of(group, result)
-            # Who is undecided must not take part elsewhere: its vote may have committed.
-            hopeless = result.outcome == "undecided" or result.hopeless
-            if hopeless or trio.current_time() >= wish.until_s:
+            # Who is undecided must not take part elsewhere: its vote may have committed. Nor need
+            # who knows that the others agreed: it is behind.
+            over = result.outcome == "undecided" or result.hopeless or bool(result.agreed)
+            if over or trio.current_time() >= wish.until_s:
                 raise RoundFailed(report)
 
     def _previous_of(self, group: Group, result: RoundResult) -> _Previous:

@@ -25,7 +25,7 @@ class MemberReport:
     """The L2 norm of its vector, as it declared it; 0 where its weight is 0 or nothing was agreed.
     After success all voters are told the same."""
     reason: str = ""
-    """Why the fraction is below 1; empty when it is not."""
+    """Why the fraction is below 1, or what else is odd about this member; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RoundReport:
     lost: tuple[PeerId, ...] = ()
     """Members lost in any attempt."""
     behind: RoundId | None = None
-    """The round that the others are in, when this one is not theirs."""
+    """The round that the others are in, when this one is not theirs, or is over for them."""
     sent_bytes: int = 0
     """Bulk bytes, in all attempts."""
     received_bytes: int = 0

@@ -47,9 +47,6 @@ _TICK_S: Final = 0.2
 _ROBUST_EFFORT: Final = 16
 
 
-# --- averaging our pieces ---------------------------------------------------------------------
-
-
 async def reduce_pieces(session: Session) -> None:
     """Average what is ours, chunk by chunk, as the parts come; until the block around it ends."""
     async with open_service_nursery() as nursery:
@@ -205,7 +202,7 @@ async def _contribute(session: Session) -> None:
 
 async def _contribute_to(session: Session, work: Work) -> None:
     for chunk in work.piece.chunks:
-        while not work.reduction.may_deliver(session.me):
+        while not _has_room(session, work, session.me):
             await session.room_changed.wait()
             if work not in session.work:
                 return
@@ -372,7 +369,7 @@ async def _take_part(
             # By a plan that we do not follow, since we voted.
             return
         raise MessageInvalid("a part of a piece that does not exist")
-    while not work.reduction.may_deliver(peer) and not session.senders.excluded(peer):
+    while not _has_room(session, work, peer) and not session.senders.excluded(peer):
         link.listening_since_s = None
         await session.room_changed.wait()
         link.listening_since_s = trio.current_time()
@@ -388,3 +385,14 @@ async def _take_part(
         session.tell_links((peer,), Excluded(reason))
     session.work_changed.ring()
     session.room_changed.ring()
+
+
+def _has_room(session: Session, work: Work, peer: PeerId) -> bool:
+    """Whether we keep the sender's next chunk until the others' have come."""
+    if not work.reduction.may_deliver(peer):
+        return False
+    planned = [one for one in session.work if one.plan and not one.reduction.done]
+    # So the oldest goes on, and who is blocked while it waits for them is found by its pace.
+    if not work.plan or (work in planned[:1] and peer in work.reduction.awaited()):
+        return True
+    return sum(one.reduction.waiting_bytes for one in planned) < session.config.planned_bytes_max

@@ -258,8 +258,8 @@ class Ballot(Generic[Peer]):
 
     def on_abort(self, reason: str) -> None:
         """An aggregator says that nobody can average its piece, so that nobody can vote."""
-        # Whoever voted knows better.
-        if self.end is None and self.stand is not Stand.VOTED:
+        # Whoever voted, or knows that a quorum did, knows better.
+        if self.end is None and self.commit is None and self.stand is not Stand.VOTED:
             self._abandon()
             self._finish(End("failed", True, reason, hopeless=True))
 
@@ -326,8 +326,6 @@ class Ballot(Generic[Peer]):
                 self._count(self._me, self.vote)
             if self._waiting_since_s is None:
                 self._waiting_since_s = now_s
-            if complete is not None:
-                return
         nowhere = self._repair.mend()
         if not self._votes:
             return

@@ -43,6 +43,9 @@ class AllreduceConfig:
     votes_min: int = 1
     """Fewer votes commit nothing, though they be a quorum of their group. With more than half of
     all peers here, at every peer, two groups of one round can never both succeed."""
+    planned_bytes_max: int = 64 << 20
+    """After a plan, whole pieces may wait for slow senders; over so many bytes only what the oldest
+    of them waits for is taken."""
     grace_s: float = 1.0
     """How long chunks may wait for a member, in all, before its pace is held against the plan."""
     start_patience_s: float = 10.0
@@ -66,6 +69,8 @@ class AllreduceConfig:
             raise ValueError("linger_s and farewell_s must be at least 0")
         if min(self.results_kept_max, self.chunks_ahead_max, self.votes_min) < 1:
             raise ValueError("results_kept_max, chunks_ahead_max and votes_min must be at least 1")
+        if self.planned_bytes_max < 0:
+            raise ValueError("planned_bytes_max must be at least 0")
         Rule.parse(self.rule)
         if self.grace_s < 0 or self.tolerated_liars < 0 or self.norm_factor_max < 0:
             raise ValueError("grace_s, tolerated_liars and norm_factor_max must be at least 0")

@@ -174,8 +174,9 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
             case Commit():
                 hearing.on_commit_untrusted(session, message)
             case Abort():
-                # Whoever contributes and was not refused knows better.
-                if message.certain and not (session.weight and uplink.wanted):
+                # Whoever contributes, or is still to, and was not refused knows better.
+                contributes = session.weight or (session.votes and not session.begun.is_set())
+                if message.certain and not (contributes and uplink.wanted):
                     session.ballot.on_abort(message.reason)
                     session.act()
                 else:

@@ -51,17 +51,10 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId])
         incoming = Incoming(chunks=ours.chunks.copy(), digests=ours.digests.copy())
     request = Fetch(session.group_id, wanted.piece, wanted.digest, len(incoming.chunks))
     try:
-        async with (
-            client.open(
-                wanted.peer, FETCH, request, timeout_s=session.config.ask_timeout_s
-            ) as call,
-            open_service_nursery() as nursery,
-        ):
-            # Of this call alone: another member may hold the piece and be quicker.
-            calls = OpenCalls()
-            nursery.start_soon(_break_when_silent, calls, wanted.peer, session.config.silence_s)
-            with calls.holding(call):
-                end = await _receive_untrusted(session, call, wanted, incoming)
+        async with client.open(
+            wanted.peer, FETCH, request, timeout_s=session.config.ask_timeout_s
+        ) as call:
+            end = await _receive_while_heard_untrusted(session, call, wanted, incoming)
     except P2PError:
         session.incoming[wanted.piece] = Incoming()
         session.ballot.on_fetch_failed(wanted.peer, wanted.piece, trio.current_time())
@@ -70,9 +63,27 @@ async def fetch(session: Session, client: RpcClient, wanted: FetchPiece[PeerId])
         session.hold(end, incoming.chunks)
 
 
-async def _break_when_silent(calls: OpenCalls, peer: PeerId, silence_s: float) -> None:
+async def _receive_while_heard_untrusted(
+    session: Session, call: RpcCall[Any, Any], wanted: FetchPiece[PeerId], incoming: Incoming
+) -> PieceEnd:
+    # Of this call alone: another member may hold the piece and be quicker.
+    calls, end = OpenCalls(), None
+    async with open_service_nursery() as nursery:
+        # It cancels and does not raise: two errors at once would leave as a group.
+        silence_s, scope = session.config.silence_s, nursery.cancel_scope
+        nursery.start_soon(_cancel_when_silent, calls, wanted.peer, silence_s, scope)
+        with calls.holding(call):
+            end = await _receive_untrusted(session, call, wanted, incoming)
+    if end is None:
+        raise StreamBroken("the holder fell silent")
+    return end
+
+
+async def _cancel_when_silent(
+    calls: OpenCalls, peer: PeerId, silence_s: float, scope: trio.CancelScope
+) -> None:
     await wait_silent(calls, peer, silence_s)
-    raise StreamBroken("the holder fell silent")
+    scope.cancel()
 
 
 async def _receive_untrusted(

@@ -196,6 +196,8 @@ class Reduction(Generic[Peer]):
         self._waiting: dict[Peer, list[Array]] = {member: [] for member in members}
         self.next_chunk = 0
         """The chunk to be reduced next."""
+        self.waiting_bytes = 0
+        """Of chunks that came and are not taken."""
 
     @property
     def done(self) -> bool:
@@ -248,6 +250,7 @@ class Reduction(Generic[Peer]):
         self._delivered[sender] += 1
         senders.on_delivered(sender)
         self._waiting[sender].append(values)
+        self.waiting_bytes += values.nbytes
         return None
 
     def take(self) -> tuple[Contribution, ...]:
@@ -259,6 +262,7 @@ class Reduction(Generic[Peer]):
             if self.next_chunk < self._counted(member)
         ]
         self.next_chunk += 1
+        self.waiting_bytes -= sum(contribution.values.nbytes for contribution in taken)
         return tuple(taken)
 
     def included(self) -> tuple[int, ...]:

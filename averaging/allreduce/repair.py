@@ -118,6 +118,8 @@ class Repair(Generic[Peer]):
 
     def take(self, agreed: Pieces) -> bool:
         """Get the agreed pieces from whoever holds them; whether all are held."""
+        # What is agreed on is not planned anew, so no turn of ours to plan stays due.
+        self.planning.on_hope()
         if self.holdings.complete == agreed:
             return True
         for piece, digest in enumerate(agreed):

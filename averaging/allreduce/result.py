@@ -33,6 +33,8 @@ class RoundResult:
     """Members that could not be reached, left, or lied."""
     promised: bool
     """Whether we promised never to vote in this group."""
+    agreed: bytes = b""
+    """The digest of what the others agreed on, as far as we know; on success ours."""
     plans: int = 0
     """How often the work of lost aggregators was given to others."""
     sent_bytes: Mapping[Path, int] = field(default_factory=dict)
@@ -82,6 +84,7 @@ def result_of(session: Session, now_s: float) -> RoundResult:
     held_all_s = max(held_all_s, session.begun_at_s)
     trouble_s = session.trouble_since_s
     succeeded = end.outcome == "success"
+    agreed = manifest_digest(session.group_id, commit.pieces) if commit else b""
     plan = session.ballot.plan
     # An auxiliary member holds no more of the result than it averaged itself.
     contributes = session.weight > 0 and session.me in session.voters
@@ -90,10 +93,11 @@ def result_of(session: Session, now_s: float) -> RoundResult:
         certain=end.certain,
         hopeless=end.hopeless,
         reason=end.reason,
-        digest=manifest_digest(session.group_id, commit.pieces) if succeeded and commit else b"",
+        digest=agreed if succeeded else b"",
         members=members_of_success(session) if succeeded else members_of_failure(session),
         lost=lost_in_success(session) if succeeded else session.ballot.lost,
         promised=session.ballot.promise is not None,
+        agreed=agreed,
         plans=plan.number // MEMBERS_MAX if plan is not None else 0,
         sent_bytes=dict(session.sent_bytes),
         received_bytes=dict(session.received_bytes),
@@ -132,6 +136,9 @@ def members_of_success(session: Session) -> dict[PeerId, MemberReport]:
             reason = reason or "auxiliary"
         elif known and not weight:
             reason = reason or "weight 0"
+        elif len({(end.weights[number], end.norms[number]) for end in held} - {(0.0, 0.0)}) > 1:
+            # Its aggregators never heard of it where there are zeros.
+            reason = reason or DIFFERS
         reports[peer] = MemberReport(fraction=whole, weight=weight, norm=norm, reason=reason)
     return reports
 
@@ -172,4 +179,5 @@ def lost_in_success(session: Session) -> tuple[PeerId, ...]:
     return tuple(peer for peer in session.members if peer in lost)
 
 
+DIFFERS: Final = "weights or norms differ between aggregators: it lied to them, or one of them lies"
 LIED: Final = "signed two things that exclude each other"

@@ -33,6 +33,8 @@ CODEC = "int8-block"
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, CODEC: 2e-1}
 """An element farther than this from the mean holds something else."""
 
+JOIN_WINDOW_S = 30.0
+"""Where nobody is lost, a round waits for all peers: many processes on few cores come far apart."""
 SECURE_VALUE_MAX = 8.0
 """Beyond every value of the patterns."""
 
@@ -131,7 +133,9 @@ async def average_with_us(orders: Orders, rank: int, rival: str) -> None:
                     if other != rank:
                         nursery.start_soon(_note_disconnected, node, peer_id, losses, other)
             while True:
-                opened = _open_averager(node, order, secure=rival == "secure")
+                opened = _open_averager(
+                    node, order, secure=rival == "secure", patient=not met["watch"]
+                )
                 order = await _average_one_vector(orders, order, opened, rank, peer_ids, losses)
 
 
@@ -140,7 +144,9 @@ async def _note_disconnected(node: Any, peer_id: Any, losses: Losses, rank: int)
     losses.note(rank)
 
 
-def _open_averager(node: Any, opened: Order, *, secure: bool) -> AbstractAsyncContextManager[Any]:
+def _open_averager(
+    node: Any, opened: Order, *, secure: bool, patient: bool
+) -> AbstractAsyncContextManager[Any]:
     """The averager that is measured."""
     import averaging
 
@@ -150,7 +156,9 @@ def _open_averager(node: Any, opened: Order, *, secure: bool) -> AbstractAsyncCo
         return averaging.open_secure_averager(node, opened["name"], spec, secure_config)
     coded = opened["dtype"] == CODEC
     config = averaging.AveragerConfig(
-        wire_dtype=None if coded else opened["dtype"], codec=CODEC if coded else None
+        wire_dtype=None if coded else opened["dtype"],
+        codec=CODEC if coded else None,
+        join_window_s=JOIN_WINDOW_S if patient else averaging.AveragerConfig.join_window_s,
     )
     return averaging.open_averager(node, opened["name"], spec, config)
 

@@ -67,7 +67,7 @@ def run_scaling(options: ScalingOptions, steps: Steps) -> Report:
             report.rows.append(_measure(peers, options, steps))
         except RivalFailed as exc:
             report.skip(f"{peers} peers", str(exc))
-    report.budgets = budgets(report.rows)
+    report.budgets = budgets(report.rows, options.peers)
     return report
 
 
@@ -112,13 +112,19 @@ def _measure(peers: int, options: ScalingOptions, steps: Steps) -> Row:
     }
 
 
-def budgets(rows: Sequence[Row]) -> list[Budget]:
-    """Judge the largest group."""
-    if not rows:
-        return []
-    largest = max(rows, key=lambda row: int(row["peers"]))
-    name = f"a round of {largest['peers']} peers, against what their links allow"
-    return [Budget(name, largest["times_ideal"], TIMES_IDEAL_MAX, "times as long", "<=")]
+def budgets(rows: Sequence[Row], wanted: Sequence[int]) -> list[Budget]:
+    """Judge the largest group; that it could not be measured is a miss, whatever the others took.
+
+    Args:
+        wanted: the sizes that were asked for.
+    """
+    largest = max(rows, key=lambda row: int(row["peers"]), default=None)
+    reached = int(largest["peers"]) if largest is not None else 0
+    judged = [Budget("the largest group that was measured", reached, max(wanted), "peers", ">=")]
+    if largest is not None:
+        name = f"a round of {reached} peers, against what their links allow"
+        judged.append(Budget(name, largest["times_ideal"], TIMES_IDEAL_MAX, "times as long", "<="))
+    return judged
 
 
 def plot(rows: Sequence[Row], options: ScalingOptions) -> str:

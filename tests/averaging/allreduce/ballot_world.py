@@ -264,6 +264,8 @@ class World:
             if me not in self.crashed and due is not None and due <= self.now_s:
                 ballot.on_deadline(self.now_s)
                 self.act(me)
+                due = ballot.deadline_s
+                assert due is None or due > self.now_s, "a timer that stays in the past"
 
     def run(self) -> None:
         while self.now_s < GIVE_UP_S and any(

@@ -31,9 +31,13 @@ class Report:
     events: int = 0
 
 
-def run_schedule(seed: int) -> Report:
-    """Run one schedule to its end, and judge it."""
-    schedule = _Schedule(random.Random(seed))
+def run_schedule(seed: int, count: int | None = None) -> Report:
+    """Run one schedule to its end, and judge it.
+
+    Args:
+        count: of how many members; None lets the seed decide, mostly for few.
+    """
+    schedule = _Schedule(random.Random(seed), count)
     schedule.run()
     world, round_ = schedule.world, schedule.round
     report = Report(seed, world.complaints, world.notes)
@@ -47,9 +51,10 @@ def run_schedule(seed: int) -> Report:
 
 
 class _Schedule:
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, count: int | None) -> None:
         self.rng = rng
-        count = rng.choice([*range(2, 8)] * 36 + [*range(8, 17)] * 10 + [24, 40, 64])
+        chosen = rng.choice([*range(2, 8)] * 36 + [*range(8, 17)] * 10 + [24, 40, 64])
+        count = count or chosen
         self.world = World(rng, count)
         self.hosts = list(range(count))
         self.setup = self._setup(count)

@@ -224,6 +224,8 @@ class Member:
         due_s, now_s = self.ballot.deadline_s, self.now_s()
         if due_s is not None and due_s <= now_s and not self.over:
             self.ballot.on_deadline(now_s)
+            if (due_s := self.ballot.deadline_s) is not None and due_s <= now_s:
+                self.world.complain(f"{self.me} asks to be woken at {due_s} when it is {now_s}")
             self.act()
         elif due_s is not None:
             self._timer_at_s = max(due_s, self.world.now_s + 1e-3)
@@ -354,7 +356,8 @@ class Member:
                 self.ballot.on_commit(message, self.now_s())
                 self.act()
             case Abort():
-                if message.certain and not (self.weight and uplink.wanted):
+                contributes = self.weight or (self.votes and not self.begun)
+                if message.certain and not (contributes and uplink.wanted):
                     self.ballot.on_abort(message.reason)
                     self.act()
                 else:

@@ -134,8 +134,8 @@ def group_of(
                 terms=wire_dtype,
                 role=role_of(node),
                 weight_cap=0.0 if node.peer_id in auxiliary else weight_cap,
-                up_bytes_per_s=rate,
-                down_bytes_per_s=rate,
+                up_bytes_per_s=int(rate),
+                down_bytes_per_s=int(rate),
                 nonce=rng.randbytes(16),
                 addresses=node.addresses,
                 previous=b"",
@@ -195,14 +195,22 @@ async def outcome_of(
     weight: float,
     deadline_s: float,
     coding: Coding | None = None,
+    *,
+    prepared_s: float = 0.0,
 ) -> Outcome:
-    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats."""
+    """Run one member's part; an auxiliary one has no vector. Without a coding, all is floats.
+
+    Args:
+        prepared_s: how long its streams are open before its values are final.
+    """
     handed_over: list[Array] = []
     dtype = np.dtype(np.float32) if flat is None else flat.dtype
     elements = sum(group.span_elements) if flat is None else len(flat)
     runs = [Run(0, elements, group.members[0].terms or dtype.name)] if elements else []
     coding = coding or Coding.floats(FloatingWire(runs, dtype))
     async with allreduce.entered(group, coding, deadline_s) as entered:
+        if prepared_s:
+            await trio.sleep(prepared_s)
         # What is given may be overwritten.
         result = await entered.run(
             None if flat is None else flat.copy(),
@@ -221,6 +229,7 @@ async def run_group(
     *,
     deadline_s: float = 20.0,
     codings: Sequence[Coding] | None = None,
+    prepared_s: float = 0.0,
 ) -> list[Outcome]:
     """Run the group at all these peers to its end; auxiliary ones have no vector."""
     results: dict[int, Outcome] = {}
@@ -235,6 +244,7 @@ async def run_group(
             weight,
             until_s,
             codings[number] if codings else None,
+            prepared_s=prepared_s,
         )
 
     async with trio.open_nursery() as nursery:

@@ -22,7 +22,7 @@ from averaging.allreduce.outputs import (
     SendVote,
     Stand,
 )
-from averaging.allreduce.schema import Answer, PieceStatus, Plan, Vote
+from averaging.allreduce.schema import Answer, Commit, PieceStatus, Plan, Vote
 from averaging.matchmaking.group import quorum_reached
 from tests.averaging.allreduce.ballot_world import PIECES_PER_SPAN, World
 
@@ -135,6 +135,16 @@ def test_an_abort_is_ignored_by_who_voted() -> None:
     assert other.stand is Stand.ABANDONED
 
 
+def test_an_abort_is_ignored_by_who_knows_of_a_certificate() -> None:
+    ballot = ballot_of_three(me=2)
+    ballot.on_commit(Commit((bytes(32),) * 3 * PIECES_PER_SPAN, (0, 1), (bytes(64),) * 2), 0.0)
+    ballot.on_abort("nobody contributed")
+    assert ballot.end is None
+    for piece in range(3 * PIECES_PER_SPAN):
+        ballot.on_piece(piece, bytes(32), 1.0)
+    assert ballot.end == End("success", True, "")
+
+
 @pytest.mark.parametrize("voted", [False, True])
 def test_giving_up_is_undecided_only_after_voting(voted: bool) -> None:
     ballot = ballot_of_three(me=1)
@@ -194,3 +204,47 @@ def test_an_aggregator_to_which_nobody_contributes_plans_its_pieces_for_others()
         ballot.on_answer(peer, coming, 0.1)
     assert ballot.plan is not None
     assert ballot.holdings.owners == (1, 2, 1, 1, 2, 2)
+
+
+def waiting_for_the_plan_of_another() -> Ballot[int]:
+    """The last of four lacks what the first owns, nobody has it, and two are to plan before."""
+    ballot = World(random.Random(0), 4, 4).ballots[3]
+    for piece in range(PIECES_PER_SPAN, 4 * PIECES_PER_SPAN):
+        ballot.on_piece(piece, bytes(32), 0.0)
+    ballot.on_suspect(0, 0.0, silent=True)
+    for peer in (1, 2):
+        ballot.on_answer(peer, Answer((PieceStatus(int(Hold.LOST)),) * 4 * PIECES_PER_SPAN), 0.0)
+    return ballot
+
+
+def wake(ballot: Ballot[int], until_s: float) -> None:
+    """Let the ballot's timer wake it; nobody answers what it asks."""
+    while (due_s := ballot.deadline_s) is not None and due_s <= until_s:
+        ballot.on_deadline(due_s)
+        assert ballot.deadline_s is None or ballot.deadline_s > due_s, "its timer stays in the past"
+
+
+def test_who_waits_for_the_plan_of_another_plans_when_its_turn_has_come() -> None:
+    ballot = waiting_for_the_plan_of_another()
+    wake(ballot, 1.9)
+    assert ballot.plan is None
+    wake(ballot, 2.1)
+    assert ballot.plan is not None
+
+
+def test_a_piece_that_comes_from_its_suspect_after_all_ends_the_wait_for_a_plan() -> None:
+    ballot = waiting_for_the_plan_of_another()
+    for piece in range(PIECES_PER_SPAN):
+        ballot.on_piece(piece, bytes(32), 1.5)
+    assert ballot.stand is Stand.VOTED
+    wake(ballot, 30.0)
+    assert ballot.plan is None
+
+
+def test_a_certificate_ends_the_wait_for_a_plan() -> None:
+    ballot = waiting_for_the_plan_of_another()
+    agreed = (bytes(32),) * 4 * PIECES_PER_SPAN
+    ballot.on_commit(Commit(agreed, (0, 1, 2), (bytes(64),) * 3), 1.5)
+    assert ballot.end is None
+    wake(ballot, 30.0)
+    assert ballot.plan is None

@@ -15,7 +15,7 @@ from averaging.allreduce import manifest
 from averaging.allreduce.aggregator import NOBODY
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.partition import Piece, partition
-from averaging.allreduce.result import LIED, RoundResult
+from averaging.allreduce.result import DIFFERS, LIED, RoundResult
 from averaging.allreduce.schema import (
     MAJOR,
     MEMBERS_MAX,
@@ -106,6 +106,7 @@ async def run_with_liar(
     lie: Callable[[Liar], Answers],
     *,
     weights: Sequence[float] | None = None,
+    prepared_s: float = 0.0,
 ) -> tuple[list[RoundResult], list[Array], PeerId]:
     """Two honest members and a liar; their results, their vectors, and the liar's id."""
     async with open_peers(network, 2) as peers, network.open_node("eve") as eve:
@@ -118,7 +119,9 @@ async def run_with_liar(
         service.stream(TRANSFER, liar.serve)
         async with service.serving(eve):
             vectors = vectors_for(2, ELEMENTS)
-            results = await run_group(peers, group, vectors, weights, deadline_s=10)
+            results = await run_group(
+                peers, group, vectors, weights, deadline_s=10, prepared_s=prepared_s
+            )
     return results, vectors, eve.peer_id
 
 
@@ -187,13 +190,15 @@ async def test_what_it_says_of_others_pieces_does_not_count(network: SimNetwork)
     assert np.count_nonzero(honest) >= ELEMENTS * 0.6
 
 
+@pytest.mark.parametrize("prepared_s", [0.0, 1.0])
 @pytest.mark.parametrize("certain", [True, False])
 @simulated
 async def test_an_abort_does_not_end_the_attempt_of_who_contributes(
-    network: SimNetwork, certain: bool
+    network: SimNetwork, certain: bool, prepared_s: float
 ) -> None:
-    """Whoever contributes knows that the aggregator that says so cannot be right."""
-    check_done_without(*await run_with_liar(network, lambda liar: [(Abort(NOBODY, certain), b"")]))
+    """Who contributes, or is still to, knows that the aggregator that says so cannot be right."""
+    abort: Answers = [(Abort(NOBODY, certain), b"")]
+    check_done_without(*await run_with_liar(network, lambda liar: abort, prepared_s=prepared_s))
 
 
 @simulated
@@ -365,3 +370,16 @@ async def test_one_that_votes_for_both_is_named_and_parts_nobody(
     for side in sides:
         if len(side) <= count / 2:
             check_named(side, eve)
+
+
+@simulated
+async def test_a_table_that_says_other_weights_than_the_others_is_noticed(
+    network: SimNetwork,
+) -> None:
+    """Whether the aggregator lies or the member told it something else is not known."""
+    results, _, eve = await run_with_liar(network, lambda liar: liar.whole())
+    for result in results:
+        assert result.outcome == "success"
+        # Of eve, who sends nothing, only her own table says something.
+        odd = [peer for peer, member in result.members.items() if member.reason == DIFFERS]
+        assert odd == [peer for peer in result.members if peer != eve]

@@ -18,19 +18,28 @@ FAST_COUNT = 20
 SLOW_COUNT = 500
 SLOW_BATCH = 50
 
+BIG = ((12, 24), (2, 40), (0, 64), pytest.param(3, 64, marks=pytest.mark.slow))
+"""Schedules of groups that other seeds seldom make, with their sizes; most need plans."""
+
 SEEDS = (37, 38, 962, 1735, 2140, 3579, 5504, 6241)
 """Schedules that once went wrong."""
 
 
-def judge(seed: int) -> None:
-    report = run_schedule(seed)
+def judge(seed: int, count: int | None = None) -> None:
+    report = run_schedule(seed, count)
     words = "\n".join(report.words)
-    assert not report.complaints, f"schedule {seed} went wrong:\n{words}"
+    members = f" of {count} members" if count else ""
+    assert not report.complaints, f"schedule {seed}{members} went wrong:\n{words}"
 
 
 def test_no_schedule_breaks_an_invariant() -> None:
     for seed in range(FAST_COUNT):
         judge(seed)
+
+
+@pytest.mark.parametrize(("seed", "count"), BIG)
+def test_no_schedule_of_a_big_group_breaks_an_invariant(seed: int, count: int) -> None:
+    judge(seed, count)
 
 
 @pytest.mark.slow

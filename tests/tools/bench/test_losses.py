@@ -135,9 +135,17 @@ def scaled(peers: int, seconds: float) -> Row:
 
 
 def test_the_largest_group_is_judged_against_its_links() -> None:
-    (judged,) = scaling.budgets([scaled(16, 2.4), scaled(2, 9.0)])
+    reached, judged = scaling.budgets([scaled(16, 2.4), scaled(2, 9.0)], (2, 16))
+    assert (reached.measured, reached.holds) == (16, True)
     assert (judged.measured, judged.holds) == (pytest.approx(1.2), True)
-    assert scaling.budgets([]) == []
+
+
+def test_a_largest_group_that_failed_is_a_miss() -> None:
+    reached, judged = scaling.budgets([scaled(8, 2.0)], (2, 8, 16))
+    assert (reached.measured, reached.budget, reached.holds) == (8, 16, False)
+    assert judged.holds
+    (nothing,) = scaling.budgets([], (2, 16))
+    assert (nothing.measured, nothing.holds) == (0, False)
 
 
 def test_the_plot_has_a_mark_for_each_group() -> None:

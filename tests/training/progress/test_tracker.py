@@ -107,6 +107,47 @@ def test_joining_hears_first_of_those_who_are_there() -> None:
     run_sim(1, main)
 
 
+async def seconds_of_a_batch(alice: Tracker, speeds: dict[Tracker, float]) -> float:
+    """How long it takes until alice knows of enough samples, made at these rates."""
+    for tick in range(200):
+        for tracker, speed in speeds.items():
+            own = replace(tracker.own, samples=round(tick * 0.1 * speed), samples_per_s=speed)
+            tracker.report(own, target=TARGET)
+        await trio.sleep(0.1)
+        if alice.view().samples >= TARGET:
+            return tick * 0.1
+    raise AssertionError("the batch is never full")
+
+
+def test_a_batch_takes_less_time_while_a_fast_peer_is_there() -> None:
+    async def main(network: SimNetwork) -> None:
+        seconds, speeds = [], []
+
+        def rate() -> float:
+            return sum(peer.samples_per_s for peer in alice.view().peers)
+
+        async with trackers(network, ("alice",)) as (nodes, found):
+            alice, node = found["alice"], nodes["alice"]
+            seconds.append(await seconds_of_a_batch(alice, {alice: 10.0}))
+            speeds.append(rate())
+            async with (
+                network.open_node("carol") as carol,
+                open_tracker(carol, RUN, START, dht=None) as tracker,
+            ):
+                carol.add_addresses(node.peer_id, node.addresses)
+                tracker.meet([node.peer_id])
+                await tracker.introduce()
+                seconds.append(await seconds_of_a_batch(alice, {alice: 10.0, tracker: 40.0}))
+                speeds.append(rate())
+            await until(lambda: len(alice.view().expected) == 1, within_s=5)
+            seconds.append(await seconds_of_a_batch(alice, {alice: 10.0}))
+            speeds.append(rate())
+        assert seconds == pytest.approx([10.0, 2.0, 10.0], abs=0.5)
+        assert speeds == [10.0, 50.0, 10.0]
+
+    run_sim(1, main)
+
+
 def test_a_crashed_peer_does_not_count_any_more_at_once() -> None:
     async def main(network: SimNetwork) -> None:
         async with trackers(network, ("alice", "bob")) as (nodes, found):
