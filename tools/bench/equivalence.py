@@ -150,9 +150,8 @@ class _Run:
                 step = max(peer.step for peer in self.everybody)
                 # Who came so late that all others are gone would begin anew, alone.
                 last = self.recipe.steps - 2 * CHURN_EVERY_STEPS
-                if self.churn and due_step <= step <= last:
+                if self.churn and due_step <= step <= last and self._come_or_go(rng):
                     due_step = step + CHURN_EVERY_STEPS
-                    self._come_or_go(rng)
                 if any(peer.finished for peer in self.everybody):
                     self._dismiss_late()
             return self._outcome(time.monotonic() - began_s)
@@ -199,19 +198,24 @@ class _Run:
         if time.monotonic() - began_s > RUN_S_MAX:
             raise RunFailed(f"it did not end within {RUN_S_MAX:.0f} s")
 
-    def _come_or_go(self, rng: random.Random) -> None:
-        """One dies when all are there, and one joins when one is missing."""
+    def _come_or_go(self, rng: random.Random) -> bool:
+        """One dies when all are there, and one joins when one is missing; whether that was so.
+
+        All have taken a step then: of a group of two the survivor would wait for a minute, since
+        the round may have succeeded at the other one.
+        """
         there = [one for one in self._alive() if one.finished is None]
         if len(there) < self.peers:
             self.joins += 1
             self._start()
-            return
-        trained = [one for one in there if one.trains]
-        if len(trained) > 1:
-            victim = rng.choice(trained)
-            victim.killed = True
-            victim.process.kill()
-            self.deaths += 1
+            return True
+        if not all(one.trains for one in there):
+            return False
+        victim = rng.choice(there)
+        victim.killed = True
+        victim.process.kill()
+        self.deaths += 1
+        return True
 
     def _dismiss_late(self) -> None:
         """Who had not taken a step when the first one finished is not waited for."""

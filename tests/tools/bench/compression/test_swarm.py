@@ -66,7 +66,7 @@ def test_a_slash_parts_the_codecs_of_both_ways() -> None:
 def test_one_percent_of_the_elements_learns_as_well_in_a_swarm() -> None:
     """Three real nodes behind links; within two points of dense after as many steps."""
     options = SwarmOptions(
-        codecs=(FLOATS, "topk:0.01"), uplinks_mbit=(200.0,), peers=3, steps=60, width=128
+        codecs=(FLOATS, "topk:0.01"), uplinks_mbit=(200.0,), peers=3, steps=160, width=128
     )
     report = Report("compression", ())
     steps = Steps(Console(file=io.StringIO()))
