@@ -273,11 +273,17 @@ def builtin_recipes() -> tuple[str, ...]:
 def load_recipe(name_or_path: str) -> Recipe:
     """Read a built-in recipe by its name, or any other by the path of its TOML file.
 
+    A name may be cut off at a dash where that is clear: split is split-digits.
+
     Raises:
         RecipeError: there is no such recipe, or its text is not a valid one.
     """
-    builtin = name_or_path in builtin_recipes()
-    path = RECIPES / f"{name_or_path}.toml" if builtin else Path(name_or_path)
+    builtin, path = builtin_recipes(), Path(name_or_path)
+    longer = [name for name in builtin if name.startswith(f"{name_or_path}-")]
+    if name_or_path in builtin:
+        path = RECIPES / f"{name_or_path}.toml"
+    elif len(longer) == 1 and not path.exists():
+        path = RECIPES / f"{longer[0]}.toml"
     try:
         with path.open("rb") as file:
             content = file.read(RECIPE_SIZE_BYTES_MAX + 1)

@@ -136,3 +136,10 @@ def test_options_on_the_command_line_go_first() -> None:
 def test_nothing_but_a_recipe_error_is_raised(content: bytes) -> None:
     with pytest.raises(RecipeError):
         parse_recipe(content, source="my.toml")
+
+
+def test_a_name_may_be_cut_off_where_that_is_clear() -> None:
+    assert load_recipe("split") == load_recipe("split-digits")
+    assert load_recipe("albert") != load_recipe("albert-tiny")
+    with pytest.raises(RecipeError, match="no such recipe"):
+        load_recipe("spl")
