@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from tools.bench.orders import Orders, reason
+from tools.bench.orders import Orders, errors_told
 from tools.bench.processes import Worker
 
 _PIECE_BYTES = 32_768
@@ -220,11 +220,8 @@ def _passed(links: Links) -> dict[str, Any]:
 def main() -> None:
     """Run until the parent is gone; an error is an answer, too."""
     orders = Orders()
-    try:
+    with errors_told(orders):
         trio.run(_run, orders)
-    except Exception as exc:
-        orders.answer({"error": reason(exc)})
-        raise
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -50,6 +52,16 @@ class Orders:
         data = memoryview(json.dumps(result).encode() + b"\n")
         while data:
             data = data[os.write(self._out, data) :]
+
+
+@contextmanager
+def errors_told(orders: Orders) -> Iterator[None]:
+    """An error of what the process does is an answer, too, and ends it."""
+    try:
+        yield
+    except Exception as exc:
+        orders.answer({"error": reason(exc)})
+        raise
 
 
 def reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from averaging import AveragerConfig, RoundReport
-from tools.bench.orders import Orders, reason
+from tools.bench.orders import Orders, errors_told
 from training import StepReport, SwarmConfig, SwarmOptimizer, join
 
 SAMPLES = 8
@@ -231,11 +231,8 @@ def main() -> None:
     """Obey until the parent is gone; an error is an answer, too."""
     orders = Orders()
     torch.set_num_threads(1)
-    try:
+    with errors_told(orders):
         _work(orders)
-    except Exception as exc:
-        orders.answer({"error": reason(exc)})
-        raise
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from p2p import open_service_nursery
-from tools.bench.orders import Orders, reason
+from tools.bench.orders import Orders, errors_told
 from tools.bench.rivals import HEADER_BYTES, Client, Pipe, Rival, call_over_pipe, load_rival
 
 _PATTERN = bytes(range(256)) * 4096
@@ -267,11 +267,8 @@ def main() -> None:
     """Run as the arguments say; an error is an answer, too."""
     orders = Orders()
     name, role = sys.argv[1:]
-    try:
+    with errors_told(orders):
         trio.run(_run, role, load_rival(name), orders)
-    except Exception as exc:
-        orders.answer({"error": reason(exc)})
-        raise
 
 
 if __name__ == "__main__":

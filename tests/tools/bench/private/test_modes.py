@@ -148,7 +148,7 @@ def made_up(**changed: float) -> list[Row]:
         ({}, 0),
         ({f"{aggregating.LARGE_BATCH}/accuracy": 0.94}, 1),
         ({f"{splitting.U_SPLIT}/accuracy": 0.92}, 2),
-        ({f"{private_name(4.0)}/accuracy": 0.94}, 1),
+        ({f"{private_name(8.0)}/accuracy": 0.94}, 1),
         ({f"{aggregating.FEDAVG}/client_kb": 151.0}, 1),
         ({f"{aggregating.UNEQUAL}/formula_kb": 101.0}, 1),
         ({f"{aggregating.FEDAVG}/error_per_tolerance": 1.1}, 1),
