@@ -137,8 +137,11 @@ def test_three_peers_equal_delayed_sgd_in_one_process() -> None:
     logs = {name: Log() for name in names}
     start = threading.Barrier(len(names))
 
+    # Not in the threads: they would draw from torch's one generator in turns.
+    models = {name: make_model() for name in names}
+
     def train(name: str, swarm: Swarm) -> None:
-        model = make_model()
+        model = models[name]
         optimizer = wrap(swarm, model, 72)
         deadline_s = time.monotonic() + SOON_S
         while len(swarm.peers) < len(names):

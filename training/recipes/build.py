@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "lars": Lars,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_SEEDED = threading.Lock()
 
 
 def build_model(recipe: Recipe) -> nn.Module:
@@ -38,8 +40,10 @@ def build_model(recipe: Recipe) -> nn.Module:
     Raises:
         RecipeError: the model's function cannot be found, or does not return a module.
     """
-    torch.manual_seed(recipe.seed)
-    model = _call("model", recipe.model, MODELS, recipe.model_options)
+    # Torch's generator is the process's: two peers in threads of one would draw from it in turns.
+    with _SEEDED:
+        torch.manual_seed(recipe.seed)
+        model = _call("model", recipe.model, MODELS, recipe.model_options)
     if not isinstance(model, nn.Module):
         raise RecipeError(
             f"model: {recipe.model} must return a torch.nn.Module, not {type(model).__name__}"

@@ -1,6 +1,8 @@
 """From the words of a recipe to a model, a task and an optimizer."""
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -20,6 +22,15 @@ HERE = __name__
 def linear(width: int = 2) -> nn.Module:
     """A model of a user's own."""
     return nn.Linear(width, 2)
+
+
+def deep() -> nn.Module:
+    """A model in whose making other threads have their turn."""
+    layers = []
+    for _ in range(10):
+        layers.append(nn.Linear(2, 2))
+        time.sleep(0)
+    return nn.Sequential(*layers)
 
 
 def random_points() -> LabelledData:
@@ -63,6 +74,17 @@ def test_the_same_seed_gives_the_same_parameters() -> None:
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+def test_peers_in_threads_of_one_process_begin_alike() -> None:
+    own = recipe(model=f"{HERE}:deep", model_options={})
+
+    def weights(_: int) -> torch.Tensor:
+        return nn.utils.parameters_to_vector(build_model(own).parameters()).detach()
+
+    with ThreadPoolExecutor(8) as peers:
+        first, *others = peers.map(weights, range(40))
+    assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.slow
