@@ -94,7 +94,7 @@ class DhtCore:
     def take_newcomers(self, now_s: float) -> dict[PeerId, Contact]:
         """The newcomers since the last time who are still there; they are handed records now."""
         came, self.newcomers = self.newcomers, {}
-        newcomers = {peer_id: one for peer_id, one in came.items() if peer_id in self.table}
+        newcomers = {peer_id: one for peer_id, one in came.items() if self.table.has_place(one)}
         for peer_id in newcomers:
             self._handed_at_s.pop(peer_id, None)
             self._handed_at_s[peer_id] = now_s
@@ -111,8 +111,7 @@ class DhtCore:
         now_s: float,
     ) -> None:
         """A peer answered a lookup's query."""
-        for other in named:
-            self.table.on_heard_of(other, now_s)
+        self.table.on_heard_of(named, now_s)
         lookup.on_answer(contact.peer_id, named, version)
 
     def on_search_end(self, lookup: Search, now_s: float) -> None:

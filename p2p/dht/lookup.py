@@ -185,7 +185,10 @@ class Lookup:
         if not front and self.unanswered:
             # Slow peers are better than none.
             return False
-        return all(candidate.state is _State.ANSWERED for candidate in front)
+        for candidate in front:  # noqa: SIM110 - a generator takes three times as long
+            if candidate.state is not _State.ANSWERED:
+                return False
+        return True
 
     @property
     def _agreed(self) -> bool:

@@ -23,7 +23,7 @@ Source: P. Maymounkov, D. Mazières, Kademlia, 2002, §2.2, §4.1.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import TypeAlias
@@ -115,9 +115,6 @@ class RoutingTable:
     def __len__(self) -> int:
         return sum(len(bucket.places) for bucket in self._buckets.values())
 
-    def __contains__(self, peer_id: object) -> bool:
-        return any(peer_id in bucket.places for bucket in self._buckets.values())
-
     @property
     def contacts(self) -> list[Contact]:
         """Everyone in the table, the farthest bucket first."""
@@ -160,10 +157,11 @@ class RoutingTable:
         known = bucket.places.pop(contact.peer_id, None)
         if known is not None:
             newly_confirmed = not known.confirmed
-            moved = known.contact.addresses != contact.addresses
-            if (moved or known.contact.seen_in != contact.seen_in) and contact.addresses:
-                known.contact = contact
-                bucket.on_change()
+            if known.contact is not contact and contact.addresses:
+                moved = known.contact.addresses != contact.addresses
+                if moved or known.contact.seen_in != contact.seen_in:
+                    known.contact = contact
+                    bucket.on_change()
             known.seen_at_s = now_s
             if self._unsure.pop(contact.peer_id, None) is not None:
                 known.confirmed, known.failures, known.doubted = True, 0, False
@@ -199,15 +197,20 @@ class RoutingTable:
         bucket.settled = newest_over is None
         return None if tally.crowded(newcomer) else newest_over
 
-    def on_heard_of(self, contact: Contact, now_s: float) -> None:
-        """Somebody told us of a peer: worth a try where we have a place to fill."""
+    def on_heard_of(self, contacts: Iterable[Contact], now_s: float) -> None:
+        """Somebody told us of peers: worth a try where we have a place to fill."""
         # Most of whom answers name are known, or there is no room for them: that is found out
         # with bucket_index() written out.
-        bucket = self._buckets.get(self._bits - (self._own_key ^ contact.key).bit_length())
-        if bucket is not None and (
-            len(bucket.places) >= self._bucket_size or contact.peer_id in bucket.places
-        ):
-            return
+        buckets, own_key, bits, size = self._buckets, self._own_key, self._bits, self._bucket_size
+        for contact in contacts:
+            bucket = buckets.get(bits - (own_key ^ contact.key).bit_length())
+            if bucket is None or (
+                len(bucket.places) < size and contact.peer_id not in bucket.places
+            ):
+                self._fill(contact, now_s)
+
+    def _fill(self, contact: Contact, now_s: float) -> None:
+        """Give an empty place to a peer that has none."""
         if contact.key == self._own_key or self.shunned(contact.peer_id, now_s):
             return
         bucket = self._bucket_of(contact.key)
@@ -290,31 +293,24 @@ class RoutingTable:
         self, target: int, count: int, now_s: float, *, confirmed_only: bool = False
     ) -> list[Contact]:
         """The contacts nearest to a key, nearest first, without those that just failed."""
-        nearest: list[Contact] = []
-        shunned = self.shunned
-        for buckets in self._by_distance(target):
-            usable: list[Contact] = []
-            for bucket in buckets:
-                usable += bucket.usable(now_s, shunned, confirmed_only)
-            usable.sort(key=lambda contact: contact.key ^ target)
-            nearest += usable
-            if len(nearest) >= count:
-                break
-        return nearest[:count]
-
-    def _by_distance(self, target: int) -> Iterator[list[_Bucket]]:
-        """All buckets in groups, each of which is nearer to a key than the next.
-
-        Whoever shares a bucket with the key is nearest. Those of deeper buckets differ from the
-        key where we do; those of another bucket differ from it where they differ from us.
-        """
+        # Whoever shares a bucket with the key is nearest. Those of deeper buckets differ from the
+        # key where we do; those of another bucket differ from it where they differ from us.
         own = bucket_index(self._own_key, target, self._bits)
-        buckets = self._buckets
+        buckets, shunned = self._buckets, self.shunned
+        found: list[Contact] = []
         if own in buckets:
-            yield [buckets[own]]
-        yield [bucket for index, bucket in buckets.items() if index > own and bucket.places]
-        for index in sorted((index for index in buckets if index < own), reverse=True):
-            yield [buckets[index]]
+            found += buckets[own].usable(now_s, shunned, confirmed_only)
+        if len(found) < count:
+            for index, bucket in buckets.items():
+                if index > own and bucket.places:
+                    found += bucket.usable(now_s, shunned, confirmed_only)
+        if len(found) < count:
+            for index in sorted((index for index in buckets if index < own), reverse=True):
+                found += buckets[index].usable(now_s, shunned, confirmed_only)
+                if len(found) >= count:
+                    break
+        found.sort(key=lambda contact: contact.key ^ target)
+        return found[:count]
 
     def stale(
         self,

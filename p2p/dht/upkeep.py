@@ -102,8 +102,7 @@ class Upkeep:
         state = self._state
         targets = state.core.join_targets(state.node.rng)
         now_s = trio.current_time()
-        for contact in self._remembered:
-            state.table.on_heard_of(contact, now_s)
+        state.table.on_heard_of(self._remembered, now_s)
         try:
             named = await self._client.find_nodes(first, targets, state.config.replicas)
         except P2PError as exc:
@@ -111,8 +110,7 @@ class Upkeep:
             named = []
         for target, contacts in zip(targets, named, strict=False):
             state.table.on_looked_up(target, now_s)
-            for contact in contacts:
-                state.table.on_heard_of(contact, now_s)
+            state.table.on_heard_of(contacts, now_s)
         await self._client.find_nearest(state.own_key, state.config.bucket_size)
 
     # --- while open ---------------------------------------------------------------------------
@@ -158,7 +156,7 @@ class Upkeep:
         state = self._state
         was_empty = len(state.table) == 0
         for contact in self._entrances() if was_empty else self._initial:
-            if contact.peer_id not in state.table:
+            if not state.table.has_place(contact):
                 await self._meet(contact)
         if was_empty and len(state.table):
             await self._client.find_nearest(state.own_key, state.config.bucket_size)

@@ -302,7 +302,7 @@ class SimulatedPeer:
         """Meet an initial peer, then our neighbours; False when no initial peer answers."""
         yield all_of([self._ask(c, Kind.PING, None, Purpose.UPKEEP) for c in self._initial])
         core = self.core
-        first = next((c for c in self._initial if c.peer_id in core.table), None)
+        first = next((c for c in self._initial if core.table.has_place(c)), None)
         if first is None and self._initial:
             return False
         if first is not None:
@@ -312,8 +312,7 @@ class SimulatedPeer:
             now_s = self._heap.now_s
             for target, contacts in zip(targets, named or [], strict=False):
                 core.table.on_looked_up(target, now_s)
-                for contact in contacts:
-                    core.table.on_heard_of(contact, now_s)
+                core.table.on_heard_of(contacts, now_s)
             yield from self.find_nearest(core.own_key, core.config.bucket_size)
         self.joined = True
         self.start(self._look_after_contacts())
@@ -351,7 +350,7 @@ class SimulatedPeer:
     def _rejoin(self) -> Steps[None]:
         was_empty = len(self.core.table) == 0
         for contact in self._initial:
-            if contact.peer_id not in self.core.table:
+            if not self.core.table.has_place(contact):
                 yield self._ping(contact)
         if was_empty and len(self.core.table):
             yield from self.find_nearest(self.core.own_key, self.core.config.bucket_size)

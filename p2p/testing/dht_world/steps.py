@@ -65,7 +65,8 @@ class Search:
     def go_on(self) -> None:
         """Ask whom the lookup names, until it is done; then the result is given back."""
         lookup = self._lookup
-        if lookup.done:
+        asked = lookup.next_queries(self._heap.now_s)
+        if not asked and lookup.done:
             resume, self._resume = self._resume, None
             for call in self._calls:
                 call.done = None
@@ -73,7 +74,7 @@ class Search:
             if resume is not None:
                 resume(lookup)
             return
-        for contact in lookup.next_queries(self._heap.now_s):
+        for contact in asked:
             self._calls.append(self._start(contact, partial(self._on_outcome, contact)))
         if not self._deadline_set:
             due_s = lookup.deadline_s
