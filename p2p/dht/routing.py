@@ -150,12 +150,12 @@ class RoutingTable:
     def on_seen(self, contact: Contact, now_s: float) -> bool:
         """A peer that can be dialed spoke to us; returns True when it is newly confirmed."""
         self._last_seen_at_s = now_s
-        self._shunned.pop(contact.peer_id, None)
-        if contact.key == self._own_key:
-            return False
-        bucket = self._bucket_of(contact.key)
-        known = bucket.places.pop(contact.peer_id, None)
-        if known is not None:
+        peer_id = contact.peer_id
+        self._shunned.pop(peer_id, None)
+        # Most are known; bucket_index() is written out for them.
+        bucket = self._buckets.get(self._bits - (self._own_key ^ contact.key).bit_length())
+        known = bucket.places.pop(peer_id, None) if bucket is not None else None
+        if bucket is not None and known is not None:
             newly_confirmed = not known.confirmed
             if known.contact is not contact and contact.addresses:
                 moved = known.contact.addresses != contact.addresses
@@ -163,11 +163,16 @@ class RoutingTable:
                     known.contact = contact
                     bucket.on_change()
             known.seen_at_s = now_s
-            if self._unsure.pop(contact.peer_id, None) is not None:
+            if self._unsure.pop(peer_id, None) is not None:
                 known.confirmed, known.failures, known.doubted = True, 0, False
                 bucket.on_trouble()
-            bucket.places[contact.peer_id] = known
+            bucket.places[peer_id] = known
             return newly_confirmed
+        return contact.key != self._own_key and self._enter(contact, now_s)
+
+    def _enter(self, contact: Contact, now_s: float) -> bool:
+        """A peer without a place spoke to us; returns whether it has one now."""
+        bucket = self._bucket_of(contact.key)
         bucket.replacements.pop(contact.peer_id, None)
         place = _Place(contact, now_s, confirmed=True)
         if len(bucket.places) >= self._bucket_size:
@@ -200,7 +205,7 @@ class RoutingTable:
     def on_heard_of(self, contacts: Iterable[Contact], now_s: float) -> None:
         """Somebody told us of peers: worth a try where we have a place to fill."""
         # Most of whom answers name are known, or there is no room for them: that is found out
-        # with bucket_index() written out.
+        # without a call for each.
         buckets, own_key, bits, size = self._buckets, self._own_key, self._bits, self._bucket_size
         for contact in contacts:
             bucket = buckets.get(bits - (own_key ^ contact.key).bit_length())

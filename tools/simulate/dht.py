@@ -16,7 +16,10 @@ from tools.bench.plot import Point, Series, line_plot
 from tools.bench.report import Budget, Report
 from tools.failures import MISUSED, CommandError
 from tools.output import console
+from tools.simulate.huge_pages import move_onto_huge_pages
 
+_MOVED_EVERY = 0.05
+"""Shares of a simulation after which what was added is moved, too."""
 _SMALLEST = 100
 _FACTOR = 10**0.5
 COLUMNS = (
@@ -197,7 +200,16 @@ def _simulate(plan: SwarmPlan) -> SwarmFigures:
         disable=not screen.is_terminal,
     ) as bar:
         task = bar.add_task(f"{plan.nodes} nodes", total=1.0)
-        return run_dht_world(plan, lambda share: bar.update(task, completed=share))
+        moved_at = 0.0
+
+        def on_progress(share: float) -> None:
+            nonlocal moved_at
+            bar.update(task, completed=share)
+            if share >= moved_at + _MOVED_EVERY:
+                moved_at = share
+                move_onto_huge_pages()
+
+        return run_dht_world(plan, on_progress)
 
 
 def _memory_mb() -> int | None:
