@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -377,15 +377,16 @@ async def open_averager(
     wire, coded_count = spec.wire, spec.coded_count
     # Now, since it may load PyTorch, for which a round has no time.
     codings = Codings(lambda: codecs.coding(wire, coded_count) if codecs else Coding.floats(wire))
+    coding = codings.of(0)
     async with (
         open_matchmaking(
             node,
             group_name,
             spec.hash,
-            config.matchmaking(),
+            replace(config.matchmaking(), chunk_elements_max=coding.chunk_elements_max),
             dht,
             element_count=spec.element_count,
-            vector_bytes=codings.of(0).size_limit_bytes,
+            vector_bytes=coding.size_limit_bytes,
         ) as matchmaking,
         open_allreduce(
             node,

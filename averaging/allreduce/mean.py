@@ -17,7 +17,7 @@ from averaging.codecs.floating import convert
 
 Array = np.ndarray[Any, Any]
 
-# The largest chunk of a round. Shorter blocks measured slower: the calls into numpy cost more than
+# The usual chunk of a round. Shorter blocks measured slower: the calls into numpy cost more than
 # a better use of the cache saves. Longer vectors are cut, so that buffers stay small.
 BLOCK_ELEMENTS: Final = 131_072
 

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 SPAN_GRID_ELEMENTS = 4096
 """Spans start at multiples of this, so that pages and vector registers stay aligned."""
-CHUNK_ELEMENTS_MAX = 131_072
-"""512 KiB of float32: beyond it nothing gets faster, and each buffered chunk costs memory."""
+CHUNK_ELEMENTS = 131_072
+"""Of a long vector: 512 KiB of float32. Beyond it nothing gets faster, and each buffered chunk
+costs memory."""
+CHUNK_ELEMENTS_MAX = 262_144
+"""Where elements take two bytes or less: it is messages that take time, not bytes."""
 PIECES_PER_SPAN_MAX = 4
 """What is lost with an aggregator is averaged again in pieces, by as many others at most."""
 

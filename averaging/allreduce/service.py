@@ -121,7 +121,7 @@ class Allreduce:
         if group.group_id in self._sessions:
             raise ValueError("a group is run once")
         deadline_s = min(deadline_s, trio.current_time() + group.deadline_s)
-        if not _feasible(group, coding.up.element_count):
+        if not _feasible(group, coding):
             yield Entered(None, group, deadline_s, coding)
             return
         session = self._open_session(group, coding, deadline_s)
@@ -331,12 +331,13 @@ def _ignore(vector: Array) -> None:
     del vector
 
 
-def _feasible(group: Group, element_count: int) -> bool:
+def _feasible(group: Group, coding: Coding) -> bool:
     spans, chunk = group.span_elements, group.chunk_elements
     return (
         len(spans) == len(group.aggregators)
-        and sum(spans) == element_count
+        and sum(spans) == coding.up.element_count
         and 1 <= chunk <= CHUNK_ELEMENTS_MAX
+        and coding.carries(chunk)
         and max(spans) // chunk < schema.CHUNKS_MAX
     )
 

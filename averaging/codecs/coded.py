@@ -47,6 +47,17 @@ class CodedWire:
         limit = self.codec.size_limit_bytes(count) if count else 0
         return limit + self.floating.size_bytes(start + count, stop)
 
+    def chunk_limit_bytes(self, count: int) -> int:
+        """What any so many elements in a row take at most."""
+        floats = min(count, self.element_count - self.coded_count)
+        if not self.coded_count:
+            return self.floating.chunk_limit_bytes(floats)
+        # The one or the other takes more: as many of it as there may be, and a frame has a head.
+        return max(
+            self.codec.size_limit_bytes(coded) + self.floating.chunk_limit_bytes(count - coded)
+            for coded in (max(count - floats, 1), min(count, self.coded_count))
+        )
+
     def fits(self, size_bytes: int, start: int, stop: int) -> bool:
         """Whether elements start to stop may take so many bytes."""
         count = self.coded_in(start, stop)

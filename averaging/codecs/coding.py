@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict
 
+from averaging.allreduce.partition import CHUNK_ELEMENTS, CHUNK_ELEMENTS_MAX
+from averaging.allreduce.schema import PAYLOAD_BYTES_MAX
 from averaging.codecs.choice import Candidate, choose
 from averaging.codecs.floating import FloatingWire
 
 if TYPE_CHECKING:
     from averaging.codecs.coded import CodedWire
     from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
+
+# What an element takes of which twice as many make a chunk.
+_NARROW_BYTES: Final = 2
 
 Wire: TypeAlias = "FloatingWire | CodedWire"
 
@@ -73,6 +78,19 @@ class Coding:
         count = self.up.element_count
         up, down = self.up.size_limit_bytes(0, count), self.down.size_limit_bytes(0, count)
         return (up + down) / 2 / count
+
+    @property
+    def chunk_elements_max(self) -> int:
+        """The longest chunk that a group may have, in elements."""
+        codings = self, *(coding for _, coding in self.options)
+        narrow = self.size_limit_bytes <= _NARROW_BYTES * self.up.element_count
+        carried = all(coding.carries(CHUNK_ELEMENTS_MAX) for coding in codings)
+        return CHUNK_ELEMENTS_MAX if narrow and carried else CHUNK_ELEMENTS
+
+    def carries(self, chunk_elements: int) -> bool:
+        """Whether chunks of this length fit into messages, both ways."""
+        limits = (wire.chunk_limit_bytes(chunk_elements) for wire in (self.up, self.down))
+        return max(limits) <= PAYLOAD_BYTES_MAX
 
     @property
     def reference(self) -> bytes:

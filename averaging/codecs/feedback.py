@@ -57,7 +57,7 @@ class Feedback(ABC):
 
     @abstractmethod
     def outgoing(self, values: torch.Tensor, start: int, weight: float) -> torch.Tensor:
-        """What to encode for these values: a new tensor; nothing is changed.
+        """What to encode for these values, to be read only: it may be the values themselves.
 
         Args:
             weight: the member's in this round, above 0.
@@ -106,8 +106,8 @@ class ErrorFeedback(Feedback):
     def outgoing(self, values: torch.Tensor, start: int, weight: float) -> torch.Tensor:
         """See Feedback."""
         if self._owed is None:
-            return values.clone()
-        return self._owed[start : start + len(values)].div(weight).add_(values)
+            return values
+        return torch.add(values, self._owed[start : start + len(values)], alpha=1 / weight)
 
     def settle(
         self, values: torch.Tensor, start: int, weight: float, decoded: torch.Tensor | None
@@ -115,7 +115,8 @@ class ErrorFeedback(Feedback):
         """See Feedback."""
         owed = self._owed = _zeros_unless(self._owed, self.count)
         # In place, which spares memory that would be fresh.
-        left = owed[start : start + len(values)].div_(weight).add_(values)
+        left = owed[start : start + len(values)]
+        torch.add(values, left, alpha=1 / weight, out=left)
         if decoded is not None:
             left.sub_(decoded)
         left.mul_(weight)

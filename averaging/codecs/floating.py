@@ -68,6 +68,11 @@ class FloatingWire:
         """What elements start to stop take at most: always as much."""
         return self.size_bytes(start, stop)
 
+    def chunk_limit_bytes(self, count: int) -> int:
+        """What any so many elements in a row take at most."""
+        widest = max((ITEM_SIZE_BYTES[run.dtype_name] for run in self.runs), default=0)
+        return min(count, self.element_count) * widest
+
     def fits(self, size_bytes: int, start: int, stop: int) -> bool:
         """Whether elements start to stop may take so many bytes."""
         return size_bytes == self.size_bytes(start, stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX
+from averaging.allreduce.partition import CHUNK_ELEMENTS
 from averaging.allreduce.schema import PAYLOAD_BYTES_MAX
 from averaging.codecs.codec import Codec
 from averaging.codecs.coded import CodedWire, leaves_values_out
@@ -103,7 +103,7 @@ def codec_pair(
     if isinstance(down, str):
         down = None if down == FLOATS else codec_named(down)
     for codec in (up, down):
-        if codec is not None and codec.size_limit_bytes(CHUNK_ELEMENTS_MAX) > PAYLOAD_BYTES_MAX:
+        if codec is not None and codec.size_limit_bytes(CHUNK_ELEMENTS) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"frames of {codec.name} may be larger than a message")
     if down is not None and not down.same_everywhere:
         raise ValueError(
@@ -135,4 +135,4 @@ def codec_pair(
 
 def _is_narrow(codec: Codec) -> bool:
     """Whether it has less than a byte for each value."""
-    return codec.size_limit_bytes(CHUNK_ELEMENTS_MAX) < CHUNK_ELEMENTS_MAX
+    return codec.size_limit_bytes(CHUNK_ELEMENTS) < CHUNK_ELEMENTS

@@ -77,7 +77,9 @@ def close(seek: Seek, lineup: Lineup, now_s: float) -> tuple[Group, list[Answer]
     owner_count = sum(1 for length in span_elements if length)
     group, body = form_group(
         members,
-        chunk_elements=choose_chunk_elements(element_count, owner_count),
+        chunk_elements=choose_chunk_elements(
+            element_count, owner_count, seek.around.config.chunk_elements_max
+        ),
         span_elements=span_elements,
         deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),
         attempt=seek.request.attempt,

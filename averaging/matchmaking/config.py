@@ -30,6 +30,8 @@ class MatchmakingConfig:
     that it goes on as a fork."""
     tolerated_liars: int = 0
     """So many promises never to vote in a failed group may be lies."""
+    chunk_elements_max: int = 131_072
+    """The longest chunk of a group that we lead, in elements."""
     grid: bool = False
     """Whether a swarm larger than one group meets in buckets that mix from round to round. Then a
     round has many results, one for each group, so rounds are told apart by number and bucket
@@ -48,6 +50,11 @@ class MatchmakingConfig:
             )
         if not 0 <= self.partition_patience_s < math.inf:
             raise ValueError(f"partition_patience_s must be >= 0, not {self.partition_patience_s}")
+        if not 4096 <= self.chunk_elements_max <= schema.CHUNK_ELEMENTS_MAX:
+            raise ValueError(
+                f"need 4096 <= chunk_elements_max <= {schema.CHUNK_ELEMENTS_MAX}, "
+                f"not {self.chunk_elements_max}"
+            )
         if self.tolerated_liars < 0:
             raise ValueError(f"tolerated_liars must be >= 0, not {self.tolerated_liars}")
         if len(self.terms) > schema.TERMS_TEXT_MAX:

@@ -31,7 +31,6 @@ _SIGNING_CONTEXT = b"manyhands/matchmaking/join/1\0"
 # Chunks: an eighth of a span keeps several in flight; the bounds keep headers and buffers small.
 _CHUNKS_PER_SPAN = 8
 _CHUNK_ELEMENTS_MIN = 4096
-_CHUNK_ELEMENTS_MAX = 131_072
 
 _OPEN = schema.Paths()
 
@@ -144,10 +143,10 @@ def blocking(
     return not quorum_reached(voters, [*left, *promised[:tolerated_liars]], tolerated_liars)
 
 
-def choose_chunk_elements(element_count: int, aggregator_count: int) -> int:
-    """The length of a chunk: an eighth of an equal span, between 4 096 and 131 072 elements."""
+def choose_chunk_elements(element_count: int, aggregator_count: int, longest: int) -> int:
+    """The length of a chunk: an eighth of an equal span, from 4 096 elements to the longest."""
     span = element_count // max(aggregator_count, 1)
-    return min(max(span // _CHUNKS_PER_SPAN, _CHUNK_ELEMENTS_MIN), _CHUNK_ELEMENTS_MAX)
+    return min(max(span // _CHUNKS_PER_SPAN, _CHUNK_ELEMENTS_MIN), longest)
 
 
 def in_order(joins: Sequence[Join]) -> tuple[Join, ...]:

@@ -31,6 +31,8 @@ from averaging.codecs.tiles import (
 
 BLOCK_MIN: Final = 16
 """Smaller blocks spend more on scales than they save."""
+_SCANNED_ELEMENTS: Final = 2 * TILE_ELEMENTS
+"""So many are looked through twice while they are in a cache, for the largest and the lowest."""
 
 
 class Uniform(Codec):
@@ -77,9 +79,8 @@ class Uniform(Codec):
         scaled = torch.empty(size, dtype=torch.float32, device=values.device)
         symbols = torch.empty(size, dtype=torch.int8, device=values.device)
         for part, place in tile_places(count, self._width):
-            some = scaled[: part.stop - part.start]
+            some, whole = _first(scaled, part), _first(symbols, part)
             self._times(values[part], inverses, part.start, some)
-            whole = symbols[: some.numel()]
             whole.copy_(some.round_())
             if out is not None:
                 self._times(some, scales, part.start, out[part])
@@ -95,7 +96,7 @@ class Uniform(Codec):
         scales, body = self._split(frame, out.numel(), out.device)
         room = torch.empty(min(out.numel(), TILE_ELEMENTS), dtype=torch.int8, device=out.device)
         for part, symbols in self._symbols(body, out.numel()):
-            whole = room[: symbols.numel()]
+            whole = _first(room, part)
             torch.sub(symbols, self._largest, out=whole.view(torch.uint8))
             values = out[part]
             values.copy_(whole)
@@ -126,7 +127,7 @@ class Uniform(Codec):
         for part, place in tile_places(count, self._width):
             symbols = body[place]
             if self._width < 8:
-                symbols = room[: part.stop - part.start]
+                symbols = _first(room, part)
                 unpack(body[place], self._width, symbols)
             if int(symbols.max()) > 2 * self._largest:
                 raise FrameInvalid(f"a symbol is beyond {self._largest}")
@@ -163,15 +164,14 @@ class Uniform(Codec):
         assert block is not None
         largest = torch.empty(self._scale_count(count), dtype=torch.float32, device=values.device)
         lowest = torch.empty_like(largest)
-        for start, stop in tiles(count):
-            some = values[start:stop]
-            first, rows = start // block, some.numel() // block
-            if rows:
-                blocks = some[: rows * block].view(rows, block)
-                torch.amax(blocks, 1, out=largest[first : first + rows])
-                torch.amin(blocks, 1, out=lowest[first : first + rows])
-            if rows * block < some.numel():
-                lowest[first + rows], largest[first + rows] = torch.aminmax(some[rows * block :])
+        rows, rest = divmod(count, block)
+        whole = values[: count - rest].view(rows, block)
+        for start in range(0, rows, _SCANNED_ELEMENTS // block):
+            run = slice(start, min(start + _SCANNED_ELEMENTS // block, rows))
+            torch.amax(whole[run], 1, out=largest[run])
+            torch.amin(whole[run], 1, out=lowest[run])
+        if rest:
+            lowest[rows], largest[rows] = torch.aminmax(values[count - rest :])
         torch.maximum(largest, lowest.neg_(), out=largest)
         # Of NaN and others it is NaN.
         if not math.isfinite(largest.max()):
@@ -190,14 +190,18 @@ class Uniform(Codec):
         if self._block is None:
             torch.mul(values, factors, out=out)
             return
-        first, rows = start // self._block, values.numel() // self._block
-        end = rows * self._block
+        first, (rows, rest) = start // self._block, divmod(values.numel(), self._block)
+        end = values.numel() - rest
         if rows:
+            some, room = (values[:end], out[:end]) if rest else (values, out)
             shape = (rows, self._block)
-            torch.mul(
-                values[:end].view(shape),
-                factors[first : first + rows, None],
-                out=out[:end].view(shape),
-            )
-        if end < values.numel():
+            column = factors[first : first + rows].view(rows, 1)
+            torch.mul(some.view(shape), column, out=room.view(shape))
+        if rest:
             torch.mul(values[end:], factors[first + rows], out=out[end:])
+
+
+def _first(room: torch.Tensor, part: slice) -> torch.Tensor:
+    """As much of a tile's memory as a part needs."""
+    size = part.stop - part.start
+    return room if size == room.numel() else room[:size]

@@ -18,7 +18,7 @@ import trio
 
 from averaging.allreduce import manifest
 from averaging.allreduce.config import AllreduceConfig
-from averaging.allreduce.partition import Piece
+from averaging.allreduce.partition import CHUNK_ELEMENTS, Piece
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import PieceEnd
 from averaging.allreduce.service import Allreduce, open_allreduce
@@ -148,7 +148,8 @@ def group_of(
     aggregators = sum(not node.client_mode for node in nodes)
     group, _ = form_group(
         joins,
-        chunk_elements=chunk_elements or choose_chunk_elements(element_count, aggregators),
+        chunk_elements=chunk_elements
+        or choose_chunk_elements(element_count, aggregators, CHUNK_ELEMENTS),
         span_elements=plan_spans(capacities_of(in_order(joins)), element_count),
         deadline_s=deadline_s,
         attempt=0,

@@ -204,11 +204,13 @@ def test_noise_is_no_group(data: bytes) -> None:
         parse_group_untrusted(data)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 256))
-def test_chunks_are_an_eighth_of_a_span_within_bounds(elements: int, aggregators: int) -> None:
-    chunk = choose_chunk_elements(elements, aggregators)
-    assert 4096 <= chunk <= 131_072
-    if 4096 < chunk < 131_072:
+@given(st.integers(0, 10**9), st.integers(0, 256), st.sampled_from([131_072, 262_144]))
+def test_chunks_are_an_eighth_of_a_span_within_bounds(
+    elements: int, aggregators: int, longest: int
+) -> None:
+    chunk = choose_chunk_elements(elements, aggregators, longest)
+    assert 4096 <= chunk <= longest
+    if 4096 < chunk < longest:
         assert chunk == elements // max(aggregators, 1) // 8
 
 
