@@ -92,6 +92,13 @@ class Contacts(Generic[Peer]):
         """The member takes too long: what it holds is as good as lost."""
         self._slow[peer] = None
 
+    def forgive_slowness(self, pieces: int) -> None:
+        """Better late than never: from now on slow members are asked, after the others."""
+        for peer in self._slow:
+            for piece in range(pieces):
+                self._fetch_failures[piece, peer] += 1
+        self._slow.clear()
+
     def _failures(self, piece: int, peer: Peer) -> int:
         return _FETCHES_MAX if peer in self._slow else self._fetch_failures[piece, peer]
 

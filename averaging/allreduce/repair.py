@@ -118,8 +118,10 @@ class Repair(Generic[Peer]):
 
     def take(self, agreed: Pieces) -> bool:
         """Get the agreed pieces from whoever holds them; whether all are held."""
-        # What is agreed on is not planned anew, so no turn of ours to plan stays due.
+        # What is agreed on is not planned anew, so no turn of ours to plan stays due. And it may be
+        # our own link that was slow.
         self.planning.on_hope()
+        self.contacts.forgive_slowness(len(agreed))
         if self.holdings.complete == agreed:
             return True
         for piece, digest in enumerate(agreed):

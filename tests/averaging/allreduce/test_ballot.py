@@ -248,3 +248,23 @@ def test_a_certificate_ends_the_wait_for_a_plan() -> None:
     assert ballot.end is None
     wake(ballot, 30.0)
     assert ballot.plan is None
+
+
+def test_who_found_all_holders_too_slow_fetches_from_them_what_is_agreed() -> None:
+    ballot = World(random.Random(0), 4, 4).ballots[3]
+    own = range(3 * PIECES_PER_SPAN, 4 * PIECES_PER_SPAN)
+    for piece in own:
+        ballot.on_piece(piece, bytes(32), 0.0)
+    for peer in range(3):
+        ballot.on_suspect(peer, 10.0, slow=True)
+    agreed = (bytes(32),) * 4 * PIECES_PER_SPAN
+    commit = Commit(agreed, (0, 1, 2), (bytes(64),) * 3)
+    held = PieceStatus(int(Hold.HELD), bytes(32))
+    for peer in (0, 1):
+        ballot.on_answer(peer, Answer((held,) * 4 * PIECES_PER_SPAN, commit=commit), 11.0)
+    fetched = [action for action in ballot.next_actions() if isinstance(action, FetchPiece)]
+    assert {action.peer for action in fetched} <= {0, 1}
+    for action in fetched:
+        ballot.on_piece(action.piece, bytes(32), 20.0)
+    assert ballot.end is not None
+    assert ballot.end.outcome == "success"
