@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from averaging.allreduce.partition import CHUNK_ELEMENTS, CHUNK_ELEMENTS_MAX
 from averaging.allreduce.schema import PAYLOAD_BYTES_MAX
@@ -15,9 +15,6 @@ from averaging.codecs.floating import FloatingWire
 if TYPE_CHECKING:
     from averaging.codecs.coded import CodedWire
     from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
-
-# What an element takes of which twice as many make a chunk.
-_NARROW_BYTES: Final = 2
 
 Wire: TypeAlias = "FloatingWire | CodedWire"
 
@@ -81,11 +78,10 @@ class Coding:
 
     @property
     def chunk_elements_max(self) -> int:
-        """The longest chunk that a group may have, in elements."""
+        """The longest chunk that a group may have, in elements: it fits into a message."""
         codings = self, *(coding for _, coding in self.options)
-        narrow = self.size_limit_bytes <= _NARROW_BYTES * self.up.element_count
         carried = all(coding.carries(CHUNK_ELEMENTS_MAX) for coding in codings)
-        return CHUNK_ELEMENTS_MAX if narrow and carried else CHUNK_ELEMENTS
+        return CHUNK_ELEMENTS_MAX if carried else CHUNK_ELEMENTS
 
     def carries(self, chunk_elements: int) -> bool:
         """Whether chunks of this length fit into messages, both ways."""

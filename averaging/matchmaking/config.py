@@ -31,7 +31,7 @@ class MatchmakingConfig:
     tolerated_liars: int = 0
     """So many promises never to vote in a failed group may be lies."""
     chunk_elements_max: int = 131_072
-    """The longest chunk of a group that we lead, in elements."""
+    """The longest chunk of a group that we lead, in elements; such that it fits into a message."""
     grid: bool = False
     """Whether a swarm larger than one group meets in buckets that mix from round to round. Then a
     round has many results, one for each group, so rounds are told apart by number and bucket

@@ -1,4 +1,4 @@
-"""How long chunks may be: what an element takes, and what a message may carry."""
+"""How long chunks may be: as long as messages carry them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def coded(codec: str, coded_count: int, rest: FloatingWire) -> CodedWire:
 @pytest.mark.parametrize(
     ("wire", "longest"),
     [
-        (floats("float32"), CHUNK_ELEMENTS),
-        (floats("float16"), CHUNK_ELEMENTS_MAX),
-        (floats("bfloat16", "float16"), CHUNK_ELEMENTS_MAX),
-        (floats("float16", "float32"), CHUNK_ELEMENTS),
+        (floats("float32"), CHUNK_ELEMENTS_MAX),
+        (floats("bfloat16", "float32"), CHUNK_ELEMENTS_MAX),
+        (floats("float32", "float64", dtype="float64"), CHUNK_ELEMENTS),
         (coded("int8-block", COUNT, floats("float32")), CHUNK_ELEMENTS_MAX),
         (coded("topk:0.01", COUNT, floats("float32")), CHUNK_ELEMENTS_MAX),
         (coded("int8-block", COUNT - 10_000, floats("float32")), CHUNK_ELEMENTS_MAX),
@@ -40,7 +39,7 @@ def coded(codec: str, coded_count: int, rest: FloatingWire) -> CodedWire:
         (coded("int8-block", COUNT - 200_000, floats("float64", dtype="float64")), CHUNK_ELEMENTS),
     ],
 )
-def test_chunks_of_narrow_elements_are_longer(wire: Wire, longest: int) -> None:
+def test_the_longest_chunk_fits_into_a_message(wire: Wire, longest: int) -> None:
     coding = Coding(up=wire, down=wire)
     assert coding.chunk_elements_max == longest
     assert coding.carries(longest)
@@ -60,4 +59,8 @@ def test_no_chunk_takes_more_than_the_limit(coded_count: int) -> None:
 
 def test_both_ways_must_carry_a_chunk() -> None:
     narrow = coded("int8-block", COUNT, floats("float32"))
-    assert Coding(up=narrow, down=floats("float32")).chunk_elements_max == CHUNK_ELEMENTS
+    assert Coding(up=narrow, down=narrow).chunk_elements_max == CHUNK_ELEMENTS_MAX
+    assert (
+        Coding(up=narrow, down=floats("float64", dtype="float64")).chunk_elements_max
+        == CHUNK_ELEMENTS
+    )
