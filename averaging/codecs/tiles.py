@@ -25,10 +25,10 @@ LARGEST: Final = float(torch.finfo(torch.float32).max)
 SCALE_BYTES: Final = 4
 
 
-def tiles(count: int) -> Iterator[tuple[int, int]]:
+def tiles(count: int, size: int = TILE_ELEMENTS) -> Iterator[tuple[int, int]]:
     """Where each tile of so many elements starts and stops."""
-    for start in range(0, count, TILE_ELEMENTS):
-        yield start, min(start + TILE_ELEMENTS, count)
+    for start in range(0, count, size):
+        yield start, min(start + size, count)
 
 
 def largest_of(values: torch.Tensor) -> float:

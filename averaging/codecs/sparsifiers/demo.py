@@ -13,6 +13,7 @@ from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec
 from averaging.codecs.sparsifiers.frame import frame_size_limit_bytes, read_frame, write_frame
 from averaging.codecs.sparsifiers.sparse import largest_by_block, sent_by_block
+from averaging.codecs.tiles import TILE_ELEMENTS, tiles
 
 _WAVES: Final = 64
 """Elements that are transformed together. Source: DeMo (2024)."""
@@ -48,22 +49,32 @@ class DemoCodec(Codec):
         self._cosines_WP = cosines()
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
-        padded = values.clamp(-_LARGEST, _LARGEST)
-        if values.numel() % _WAVES:
-            padded = torch.nn.functional.pad(padded, (0, -values.numel() % _WAVES))
-        coefficients = padded.view(-1, _WAVES) @ self._cosines_WP.T.to(values.device)
-        flat = coefficients.flatten()
-        return write_frame(flat, largest_by_block(flat, self._density), self._values, seed)
+        count = values.numel()
+        coefficients = values.new_empty(_filled_up(count))
+        cosines_PW = self._cosines_WP.T.to(values.device)
+        room = values.new_empty(min(len(coefficients), TILE_ELEMENTS))
+        for start, stop in tiles(count):
+            some = room[: _filled_up(stop - start)]
+            torch.clamp(values[start:stop], -_LARGEST, _LARGEST, out=some[: stop - start])
+            some[stop - start :] = 0
+            made = coefficients[start : start + len(some)]
+            torch.matmul(some.view(-1, _WAVES), cosines_PW, out=made.view(-1, _WAVES))
+        return write_frame(
+            coefficients, largest_by_block(coefficients, self._density), self._values, seed
+        )
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
-        coefficients = out.new_empty(_filled_up(out.numel()))
-        read_frame(frame, coefficients, self._values, self._sent(out.numel()))
-        coefficients_BW = coefficients.clamp_(-_LARGEST, _LARGEST).view(-1, _WAVES)
+        count = out.numel()
+        coefficients = out.new_empty(_filled_up(count))
+        read_frame(frame, coefficients, self._values, self._sent(count))
         cosines_WP = self._cosines_WP.to(out.device)
-        if out.numel() % _WAVES:
-            out.copy_((coefficients_BW @ cosines_WP).flatten()[: out.numel()])
-        else:
-            torch.matmul(coefficients_BW, cosines_WP, out=out.view(-1, _WAVES))
+        for start, stop in tiles(count):
+            some = coefficients[start : start + _filled_up(stop - start)]
+            waves_BW = some.clamp_(-_LARGEST, _LARGEST).view(-1, _WAVES)
+            if len(some) > stop - start:
+                out[start:stop] = (waves_BW @ cosines_WP).flatten()[: stop - start]
+            else:
+                torch.matmul(waves_BW, cosines_WP, out=out[start:stop].view(-1, _WAVES))
 
     def size_limit_bytes(self, count: int) -> int:
         return frame_size_limit_bytes(_filled_up(count), self._sent(count), self._values)
