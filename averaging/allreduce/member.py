@@ -136,26 +136,10 @@ async def keep_promptness(session: Session) -> None:
             trio.current_time(),
             done=[peer for peer in session.aggregators if peer not in due],
             due=[peer for peer in due if peer != session.me],
-            share=_share_here(session),
         )
         for peer in late:
             if not session.ballot.holdings.suspected(peer):
                 session.on_aggregator_lost(peer, "too slow", slow=True)
-
-
-def _share_here(session: Session) -> float:
-    """How much of what others average is here, chunks of pieces that are not whole included."""
-    here = total = 0
-    for piece in session.pieces:
-        if session.aggregators[piece.owner] == session.me:
-            continue
-        total += piece.element_count
-        if session.ballot.holdings.holds(piece.number):
-            here += piece.element_count
-        elif piece.number in session.incoming:
-            count = len(session.incoming[piece.number].chunks)
-            here += sum(chunk.element_count for chunk in piece.chunks[:count])
-    return here / total if total else 1.0
 
 
 async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> None:

@@ -9,9 +9,7 @@ from averaging.allreduce.promptness import Promptness
 GRACE_S = 2.5
 
 
-def late_at_s(
-    done_at_s: dict[str, float], *, share: float = 1.0, until_s: float = 100.0
-) -> dict[str, float]:
+def late_at_s(done_at_s: dict[str, float], *, until_s: float = 100.0) -> dict[str, float]:
     """When each aggregator was found late, by when each is done."""
     promptness: Promptness[str] = Promptness(10.0, grace_s=GRACE_S)
     late: dict[str, float] = {}
@@ -20,7 +18,7 @@ def late_at_s(
         passed_s = now_s - 10.0
         done = [peer for peer, at_s in done_at_s.items() if at_s <= passed_s]
         due = [peer for peer in done_at_s if peer not in done and peer not in late]
-        for peer in promptness.on_tick(now_s, done=done, due=due, share=share):
+        for peer in promptness.on_tick(now_s, done=done, due=due):
             late[peer] = passed_s
         now_s += 0.25
     return late
@@ -42,17 +40,6 @@ def test_one_within_its_time_is_not_late() -> None:
 
 def test_of_two_the_one_that_is_done_is_the_measure() -> None:
     assert list(late_at_s({"alice": 1.0, "bob": 1e9})) == ["bob"]
-
-
-def test_what_comes_one_after_the_other_over_a_slow_link_is_not_late() -> None:
-    one_by_one = {"alice": 10.0, "bob": 20.0, "carol": 30.0, "dave": 40.0}
-    assert late_at_s(one_by_one, share=0.5) == {}
-    assert list(late_at_s(one_by_one, share=1.0)) == ["dave"]
-
-
-def test_who_sends_next_to_nothing_is_late_all_the_same() -> None:
-    late = late_at_s({"alice": 4.0, "bob": 4.0, "carol": 1e9}, share=0.01)
-    assert late["carol"] == pytest.approx(4 * 1.5 * 4.0 + GRACE_S, abs=0.5)
 
 
 def test_several_can_be_late() -> None:
