@@ -37,6 +37,7 @@ async def mean_result(
     return total, mean_tensor(given, "weight")
 
 
+@pytest.mark.slow
 @simulated
 async def test_with_error_feedback_a_sparse_codec_comes_to_the_mean(network: SimNetwork) -> None:
     """On the same input again and again: without feedback most values would never come."""
@@ -56,6 +57,7 @@ async def test_without_error_feedback_it_never_does(network: SimNetwork) -> None
     assert np.sqrt(np.mean((total - expected) ** 2)) > 0.4
 
 
+@pytest.mark.slow
 @simulated
 async def test_ef21_comes_to_the_very_mean(network: SimNetwork) -> None:
     """Not only on average: each result is nearer to it than the one before."""
@@ -86,6 +88,7 @@ async def test_ef21_comes_to_the_very_mean(network: SimNetwork) -> None:
     assert swarm.report(0).codec == "largest:0.1 up, floats down, ef21"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ef21", "ef21-momentum"])
 @simulated
 async def test_ef21_begins_anew_without_who_was_lost(network: SimNetwork, kind: str) -> None:

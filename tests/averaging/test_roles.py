@@ -191,6 +191,7 @@ async def test_roles_follow_the_verdict_at_the_next_round(network: SimNetwork) -
         assert (await home.average())[0].sent_bytes == vector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_mixed_groups_average_over_the_paths_that_there_are(seed: int) -> None:
     async def main(network: SimNetwork) -> None:

@@ -12,6 +12,7 @@ from tests.averaging.allreduce.peers import simulated
 from tests.averaging.swarm import open_swarm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients", [0, 1])
 @simulated
 async def test_a_member_far_too_slow_is_left_out(network: SimNetwork, clients: int) -> None:

@@ -56,6 +56,7 @@ def byte(rng: random.Random) -> int:
     return rng.choice((0, 1, 127, 128, 255)) if rng.randrange(2) else rng.randrange(256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_seeds_pass(target: Target) -> None:
     assert target.seeds

@@ -145,6 +145,7 @@ DEEDS: dict[str, tuple[str, Callable[[PeerId, PeerId], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", DEEDS)
 async def test_it_is_refused_logged_once_and_leaves_no_trace(
     deed: str, caplog: pytest.LogCaptureFixture

@@ -295,6 +295,7 @@ def test_peers_behind_routers_succeed_where_nothing_fails() -> None:
 
 # 643 and 980: the leader crashes while it tells its followers of the group, and one never hears
 # of it. 1318: only clients hear of it.
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [643, 980, 1318])
 def test_survivors_succeed_that_once_did_not(seed: int) -> None:
     run_schedule(Plan(seed=seed, only_one_crash=True))
@@ -311,6 +312,7 @@ def test_survivors_of_one_crash_succeed(first_seed: int) -> None:
         run_schedule(Plan(seed=seed, only_one_crash=True))
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_itself() -> None:
     first, second = (run_schedule(Plan(seed=5)) for _ in range(2))
     assert [str(m.report) for m in first.members] == [str(m.report) for m in second.members]

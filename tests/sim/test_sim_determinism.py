@@ -123,6 +123,7 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     assert words >= {"answered", "CallTimeout", "RefusedError"}
 
 
+@pytest.mark.slow
 def test_other_seeds_give_other_traces() -> None:
     assert len({digest_of(seed) for seed in range(5)}) == 5
 

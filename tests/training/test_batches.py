@@ -24,6 +24,7 @@ def assert_all_agree(trainers: list[SimTrainer]) -> None:
             assert trainers[0].positions[where] == trainer.positions[where]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initial", [5.0, 0.0])
 def test_all_find_the_same_noise_scale(initial: float) -> None:
     """Far from the minimum the gradient outweighs its noise; at the minimum there is only noise."""
@@ -83,6 +84,7 @@ def test_a_latecomer_keeps_the_same_target(schedule: BatchSchedule) -> None:
     run_sim(22, main)
 
 
+@pytest.mark.slow
 def test_a_false_memory_is_outvoted() -> None:
     """The state itself names the schedule's memory, and most donors must agree on it."""
 

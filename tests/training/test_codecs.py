@@ -43,6 +43,7 @@ def owed(trainer: SimTrainer) -> bool:
     return bool(trainer.session.averager.feedback.snapshot())
 
 
+@pytest.mark.slow
 def test_peers_that_step_together_stay_equal_and_near_one_process() -> None:
     async def main(network: SimNetwork) -> None:
         async with swarm(network, 3, elements=200, config=config_of()) as trainers:

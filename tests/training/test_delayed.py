@@ -132,6 +132,7 @@ def run_peers(names: Sequence[str], train: Callable[[str, Swarm], None]) -> None
         raise errors[0]
 
 
+@pytest.mark.slow
 def test_three_peers_equal_delayed_sgd_in_one_process() -> None:
     names, steps = ("alice", "bob", "carol"), 12
     logs = {name: Log() for name in names}
@@ -185,6 +186,7 @@ def test_a_report_says_what_happened_when() -> None:
     assert all(report.waited_s > 0 for report in reports)
 
 
+@pytest.mark.slow
 def test_a_round_that_fails_gives_back_what_was_in_it() -> None:
     model = make_model()
     config = SwarmConfig(
@@ -266,6 +268,7 @@ def test_a_checkpoint_is_of_the_parameters_that_are_there(tmp_path: Path) -> Non
         assert optimizer.step(samples=MICRO_BATCH).global_step == 3
 
 
+@pytest.mark.slow
 def test_leaving_waits_for_the_round_a_moment_then_gives_it_up() -> None:
     model = make_model()
     config = SwarmConfig(averager=AveragerConfig(group_size_min=2))
@@ -280,6 +283,7 @@ def test_leaving_waits_for_the_round_a_moment_then_gives_it_up() -> None:
     assert [thread for thread in threading.enumerate() if thread.name == "manyhands-trio"] == []
 
 
+@pytest.mark.slow
 def test_a_late_joiner_steps_with_the_others() -> None:
     hashes: dict[str, dict[int, str]] = {"first": {}, "late": {}}
 

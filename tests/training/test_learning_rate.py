@@ -103,6 +103,7 @@ def test_a_rule_that_there_is_not_is_refused() -> None:
         swarm.optimizer(momentum(model), model=model, global_batch=8, lr_rule="big")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

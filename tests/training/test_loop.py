@@ -163,6 +163,7 @@ def test_delayed_updates_end_with_the_step_that_was_under_way() -> None:
     assert (result.step, events[-1]["step"], events[-1]["equal"]) == (4, 4, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local-sgd", "diloco", "leader", "federated", "scaffold"])
 def test_a_strategy_counts_exchanges_and_resumes(name: str, tmp_path: Path) -> None:
     options = {"every": 2} | ({"every_of_swarm": 4} if name == "leader" else {})

@@ -224,6 +224,7 @@ def assert_same_where_both_were(peer: SimPeer, other: SimPeer, least: int) -> No
     assert all(peer.held[where] == other.held[where] for where in common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delayed", [False, True])
 def test_a_swarm_learns_and_a_latecomer_ends_with_the_same_bits(delayed: bool) -> None:
     """The latecomer's download is slow, so that it takes part in rounds before it has a state."""
@@ -273,6 +274,7 @@ def test_a_round_that_is_discarded_changes_nothing() -> None:
     run_sim(3, main)
 
 
+@pytest.mark.slow
 def test_one_that_goes_between_the_rounds_leaves_the_others_to_go_on() -> None:
     async def main(network: SimNetwork) -> None:
         network.default_latency_s = 0.02

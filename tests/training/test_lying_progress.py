@@ -28,6 +28,7 @@ async def claim(liar: SimTrainer, *, delivers: bool) -> None:
             await liar.catch_up()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivers", [True, False])
 def test_steps_are_taken_on_samples_that_were_delivered(delivers: bool) -> None:
     async def main(network: SimNetwork) -> None:

@@ -41,6 +41,7 @@ async def train_and_let_in(
     return late
 
 
+@pytest.mark.slow
 def test_newcomers_are_held_to_a_share_of_the_uplink_while_rounds_need_it() -> None:
     seen: set[float | None] = set()
 

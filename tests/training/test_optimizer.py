@@ -219,6 +219,7 @@ def test_another_optimizer_or_batch_is_another_spec(
         stranger.optimizer(wrapped, model=same, global_batch=batch)
 
 
+@pytest.mark.slow
 def test_rounds_that_fail_keep_what_was_accumulated_and_are_told(model: nn.Module) -> None:
     config = SwarmConfig(
         averager=AveragerConfig(group_size_min=2), round_deadline_s=0.2, failures_max=2

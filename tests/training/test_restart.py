@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from training.loop import TrainOptions, TrainResult, run_recipe
 from training.recipe import Recipe, load_recipe, override
 
@@ -49,6 +51,7 @@ def of(events: Events, kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == kind]
 
 
+@pytest.mark.slow
 def test_all_go_on_from_the_newest_state_that_anybody_has(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     before, _ = run_both(6, folders)

@@ -88,6 +88,7 @@ def train_three(disturb: Disturb, **options: int) -> tuple[list[nn.Module], list
     return models, reports
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_whose_parameters_went_wrong_takes_over_those_of_the_others() -> None:
     def disturb(index: int, step: int, model: nn.Module) -> None:
@@ -103,6 +104,7 @@ def test_one_whose_parameters_went_wrong_takes_over_those_of_the_others() -> Non
         torch.testing.assert_close(flat(model), flat(models[0]), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_averaging_the_state_makes_all_bits_equal_every_so_many_steps() -> None:
     def disturb(index: int, step: int, model: nn.Module) -> None:
         # Less than what a sketch would call astray.

@@ -50,6 +50,7 @@ def test_peers_find_each_other_through_one_address() -> None:
         assert first.peer_id != second.peer_id
 
 
+@pytest.mark.slow
 def test_peers_find_each_other_on_one_network_without_an_address() -> None:
     run, config = f"test-{os.getpid()}", NodeConfig(mdns=True)
     with join(run, node_config=config) as first, join(run, node_config=config) as second:

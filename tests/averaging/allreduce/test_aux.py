@@ -128,6 +128,7 @@ async def test_all_that_can_be_dialed_may_be_auxiliary(network: SimNetwork) -> N
     assert [result.vector is None for result in results] == [True, True, False, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients", [0, 3])
 @pytest.mark.parametrize("how", ["crash", "freeze"])
 @simulated

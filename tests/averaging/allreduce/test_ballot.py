@@ -77,6 +77,7 @@ def misfortune(world: World, rng: random.Random) -> None:
         world.cut.clear()
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.integers(0, 2**32), SIZES, st.booleans())
 def test_no_schedule_breaks_the_promises(seed: int, sizes: Sizes, lies: bool) -> None:

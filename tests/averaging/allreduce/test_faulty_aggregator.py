@@ -141,6 +141,7 @@ def check_done_without(
     assert len({result.vector.tobytes() for result in results if result.vector is not None}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lie",
     [
@@ -354,6 +355,7 @@ async def test_one_that_only_pings_is_passed_over(network: SimNetwork) -> None:
         assert result.members[eve.peer_id].fraction == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("liar_first", [False, True])
 @pytest.mark.parametrize("deceived", [1, 2])
 @pytest.mark.parametrize("count", [3, 4])

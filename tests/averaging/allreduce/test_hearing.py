@@ -148,6 +148,7 @@ LIES: dict[str, Callable[[Answerer], Answer]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LIES)
 @simulated
 async def test_a_lie_in_an_answer_harms_nobody(network: SimNetwork, what: str) -> None:

@@ -37,6 +37,7 @@ def test_no_schedule_breaks_an_invariant() -> None:
         judge(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "count"), BIG)
 def test_no_schedule_of_a_big_group_breaks_an_invariant(seed: int, count: int) -> None:
     judge(seed, count)

@@ -26,6 +26,7 @@ CHUNK_ELEMENTS = 4_096
 CHUNK_BYTES = 4 * CHUNK_ELEMENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit_bytes", [0, 64 << 20])
 @simulated
 async def test_what_waits_for_a_slow_sender_is_bounded(

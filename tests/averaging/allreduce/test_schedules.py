@@ -214,12 +214,14 @@ def seeds(count: int) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_seed", seeds(40))
 def test_no_schedule_breaks_the_outcome_contract(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + 5):
         run_schedule(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_seed", seeds(20))
 def test_after_one_crash_the_survivors_agree(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + 5):

@@ -32,6 +32,7 @@ def check_agreed(results: Sequence[RoundResult], expected: Array, tolerance: flo
     assert len({result.vector.tobytes() for result in results if result.vector is not None}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", range(1, 9))
 @simulated
 async def test_all_hold_the_exact_mean(network: SimNetwork, count: int) -> None:

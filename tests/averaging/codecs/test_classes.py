@@ -179,6 +179,7 @@ def height(x_V: torch.Tensor) -> float:
     return float((CURVATURES_V * x_V.square()).sum() / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_compressed_descent_is_as_fast_as_promised(name: str) -> None:
     compress, constants, runs = CLASSES[name]

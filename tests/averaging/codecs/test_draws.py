@@ -96,6 +96,7 @@ def test_uniform_draws_fill_the_unit_interval() -> None:
     assert np.abs(numbers - np.linspace(0, 1, 100_000)).max() < 1.95 / 100_000**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drawn", "count"), [(1, 3), (3, 10), (5, 17), (60, 1000)])
 def test_each_position_and_each_pair_is_drawn_as_often(drawn: int, count: int) -> None:
     tries = 600

@@ -134,6 +134,7 @@ def descend(make: str, rounds: int, step: float) -> torch.Tensor:
     return point
 
 
+@pytest.mark.slow
 def test_error_feedback_makes_a_diverging_descent_converge() -> None:
     rounds, step = 300, 0.02
     assert descend("none", rounds, step)[0] == pytest.approx(

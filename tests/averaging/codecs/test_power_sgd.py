@@ -131,6 +131,7 @@ def test_nothing_is_lost_for_good() -> None:
     torch.testing.assert_close((given - got) @ whole, sums, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_learns_as_well_from_two_directions() -> None:
     images, labels = load_digits(return_X_y=True)
     inputs, classes = torch.tensor(images, dtype=torch.float32) / 16, torch.tensor(labels)

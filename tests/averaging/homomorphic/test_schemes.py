@@ -32,6 +32,7 @@ def vectors(spec: HomomorphicSpec, members: int) -> list[Vector]:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_sum_is_the_plain_sum_within_the_tolerance(scheme: SchemeName) -> None:
     spec, key, adder = SPECS[scheme], key_of(scheme), adder_of(scheme)

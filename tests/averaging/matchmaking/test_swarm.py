@@ -42,6 +42,7 @@ def check_outcomes(swarm: Swarm) -> None:
             assert outcome.reason
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 32), st.floats(0.0, 4.0))
 @settings(max_examples=60)
 def test_all_who_know_each_other_are_in_one_group_at_once(
@@ -84,6 +85,7 @@ def test_auxiliary_peers_alone_are_no_group() -> None:
     assert any("nobody came that contributes" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 12), st.data())
 @settings(max_examples=60)
 def test_clients_join_and_never_lead(seed: int, count: int, data: st.DataObject) -> None:
@@ -111,6 +113,7 @@ def test_clients_alone_are_told_so(seed: int, count: int) -> None:
         assert peer.ended_at_s <= peer.started_at_s + swarm.config.join_window_s + 1.0
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 16), st.data())
 @settings(max_examples=80)
 def test_survivors_of_crashes_are_in_one_group(seed: int, count: int, data: st.DataObject) -> None:
@@ -127,6 +130,7 @@ def test_survivors_of_crashes_are_in_one_group(seed: int, count: int, data: st.D
     assert {peer.peer_id for peer in survivors} <= set(survivors[0].group.peer_ids)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(2, 12), st.floats(1.6, 20.0))
 @settings(max_examples=60)
 def test_a_frozen_leader_is_passed_over(seed: int, count: int, duration_s: float) -> None:
@@ -182,6 +186,7 @@ def messy_swarm(seed: int, *, grid: bool = False) -> tuple[Swarm, float]:
     return swarm, deadline_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_happens_everyone_ends_with_a_group_or_a_reason(seed: int) -> None:
     swarm, deadline_s = messy_swarm(seed)
@@ -189,6 +194,7 @@ def test_whatever_happens_everyone_ends_with_a_group_or_a_reason(seed: int) -> N
     check_messy(swarm, deadline_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100))
 def test_whatever_happens_in_a_grid_groups_are_of_one_bucket(seed: int) -> None:
     swarm, deadline_s = messy_swarm(seed, grid=True)

@@ -53,6 +53,7 @@ def plainly(rule: Rule, values: list[Array], weights: list[float]) -> list[float
     return [plain.trimmed_mean(column, shares, rule.fraction or 0.0) for column in columns]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("text", [*RULES, "trimmed_mean(0.34)", "trimmed_mean(0.4999)"])
 @settings(max_examples=30)
@@ -74,6 +75,7 @@ def test_equals_the_plain_one(
         np.testing.assert_array_equal(result, np.array(expected, dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", RULES)
 @pytest.mark.parametrize("count", [3, 32, 33, 40])
 @pytest.mark.parametrize("mixed", [False, True])
@@ -130,6 +132,7 @@ def test_inputs_stay_and_equal_inputs_give_equal_bits(text: str, dtype: str) -> 
     np.testing.assert_array_equal(values, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*RULES, "centered_clipping(1e300, 2)"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_finite_values_give_finite_results(text: str, dtype: str) -> None:
@@ -166,6 +169,7 @@ def borne(rule: Rule, honest: list[float], lied: list[float]) -> bool:
     return share <= rule.fraction if rule.fraction is not None else share < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ROBUST)
 @settings(max_examples=50)
 @given(

@@ -161,6 +161,7 @@ async def die_mid_way(
     return peers, victim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["crash", "freeze"])
 @simulated
 async def test_survivors_of_an_aggregator_learn_their_own_sum(
@@ -177,6 +178,7 @@ async def test_survivors_of_an_aggregator_learn_their_own_sum(
     assert peers.check_untouched(victim).outcome == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["crash", "freeze"])
 @simulated
 async def test_survivors_of_the_coordinator_promise_and_try_again(

@@ -117,6 +117,7 @@ def run_schedules(seeds: range) -> set[str]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_schedules() -> None:
     assert "success" in run_schedules(range(QUICK))
 

@@ -72,6 +72,7 @@ async def lose_coordinator(network: SimNetwork, reached: Reached, how: str) -> t
     return peers, victim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phase", [Phase.KEYS, Phase.SHARES, Phase.PARTS, Phase.SUMS], ids=lambda phase: phase.value
 )

@@ -87,6 +87,7 @@ def check_all(seeds: range) -> None:
         assert chi_square(words) < CHI_SQUARE_MAX
 
 
+@pytest.mark.slow
 def test_survivors_learn_their_sum_and_nothing_else() -> None:
     check_all(range(QUICK))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -56,6 +57,7 @@ async def test_two_of_five_around_a_key_hide_nothing(autojump_clock: MockClock) 
         assert entry.value == b"second"
 
 
+@pytest.mark.slow
 async def test_three_of_five_hold_a_version_back_for_a_bounded_time(
     autojump_clock: MockClock,
 ) -> None:
@@ -79,6 +81,7 @@ async def test_three_of_five_hold_a_version_back_for_a_bounded_time(
         assert later.sequence == renewed.sequence
 
 
+@pytest.mark.slow
 async def test_all_five_around_a_key_can_hide_it_but_not_forge_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -95,6 +98,7 @@ async def test_all_five_around_a_key_can_hide_it_but_not_forge_it(
         assert entry is None or entry.value == b"truth"
 
 
+@pytest.mark.slow
 async def test_a_flood_through_many_identities_is_bounded(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         limits = StoreLimits(total_bytes_max=2**18)
@@ -161,6 +165,7 @@ async def test_coming_and_going_costs_the_others_little(autojump_clock: MockCloc
         assert HAND_OVERS_PER_RANGE <= given <= HAND_OVERS_PER_RANGE + 10
 
 
+@pytest.mark.slow
 async def test_who_has_one_range_gets_two_places_alone_or_among_many_keys(
     autojump_clock: MockClock,
 ) -> None:

@@ -55,6 +55,7 @@ async def test_many_keys_cost_one_lookup_and_one_call_per_node(autojump_clock: M
         assert made["find_value"] < queries + 9 + 2
 
 
+@pytest.mark.slow
 async def test_in_a_larger_swarm_a_lookup_serves_many_keys(autojump_clock: MockClock) -> None:
     async with open_swarm() as swarm:
         dhts = [(await swarm.add())[1] for _ in range(30)]

@@ -83,6 +83,7 @@ async def test_a_peer_that_does_not_punch_is_left_alone() -> None:
         assert result.reason.startswith("The peer does not take part in punching: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cuts", "reason"),
     [

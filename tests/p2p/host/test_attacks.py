@@ -103,6 +103,7 @@ async def hang_up_of(dialer: RawDialer) -> None:
 # Before an identity is proved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", range(5))
 async def test_who_stops_midway_is_closed_in_time(stage: int, mock_clock: MockClock) -> None:
     async with open_target() as target, trio.open_nursery() as nursery:
@@ -130,6 +131,7 @@ async def test_who_sends_byte_by_byte_is_closed_in_time(mock_clock: MockClock) -
         await hang_up_of(dialer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 async def test_random_bytes(stage: int) -> None:
     rng = random.Random(stage)
@@ -246,6 +248,7 @@ BAD_FRAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD_FRAMES)
 async def test_frames_against_the_rules_end_their_connection(kind: str) -> None:
     async with open_target() as target, raw_connection(target.address) as dialer:

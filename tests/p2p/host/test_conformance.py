@@ -93,6 +93,7 @@ async def test_who_keeps_sending_to_a_closed_stream_is_cut_off(pair: tuple[Node,
                 await trio.lowlevel.checkpoint()
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_holds_the_writer_back(pair: tuple[Node, Node]) -> None:
     async with both_ends(*pair) as (here, there):
         sent_bytes = 0

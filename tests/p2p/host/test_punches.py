@@ -246,6 +246,7 @@ async def test_all_hosts_of_a_name_are_tried() -> None:
         assert len(caught.value.__cause__.exceptions) == 2
 
 
+@pytest.mark.slow
 async def test_a_relayed_connection_goes_when_a_better_one_stands() -> None:
     async with open_scene(NodeConfig()) as scene:
         alice, bob = scene.alice, scene.bob

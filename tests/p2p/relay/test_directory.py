@@ -72,6 +72,7 @@ async def keeper_in_dht(
             yield bob, keeper
 
 
+@pytest.mark.slow
 def test_who_is_short_of_relays_finds_them_and_holds_on() -> None:
     async def main(network: SimNetwork) -> None:
         told: list[tuple[RelayReport, ...]] = []

@@ -153,6 +153,7 @@ async def test_what_is_no_relay_or_nowhere_harms_nobody() -> None:
         await told.until(lambda held: held == {relay.peer_id})
 
 
+@pytest.mark.slow
 async def test_what_is_no_longer_wanted_is_given_up() -> None:
     told = Told()
     async with (

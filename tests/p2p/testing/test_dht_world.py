@@ -43,6 +43,7 @@ def test_one_seed_has_one_outcome() -> None:
     assert first != outcome(run_dht_world(replace(rough, seed=2)))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_for_the_collector() -> None:
     world = DhtWorld(replace(CALM, nodes=30, churn_per_h=6.0, loss=0.05, liars=0.2))
     gc.collect()
@@ -55,6 +56,7 @@ def test_nothing_is_left_for_the_collector() -> None:
     assert world.figures(0).departures > 2
 
 
+@pytest.mark.slow
 def test_loss_costs_time() -> None:
     calm, lossy = run_dht_world(CALM), run_dht_world(replace(CALM, loss=0.2))
     assert sum(lossy.whole.seconds) / lossy.whole.gets > sum(calm.whole.seconds) / calm.whole.gets

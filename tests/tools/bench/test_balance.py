@@ -34,6 +34,7 @@ def test_the_theory_is_the_papers(setup: balance.Setup) -> None:
     assert [time / ELEMENTS for time in times] == pytest.approx(THEORY[setup.name], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", balance.SETUPS, ids=lambda setup: setup.name)
 @pytest.mark.parametrize("split", balance.SPLITS)
 async def test_every_case_is_measured(setup: balance.Setup, split: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import pytest
 import torch
 from rich.console import Console
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from tools.bench.progress import Steps
 from tools.bench.report import Row
 
 
+@pytest.mark.slow
 def test_every_kind_is_measured_with_one_thread() -> None:
     threads = torch.get_num_threads()
     options = CodecsOptions(elements=(300,), repeats=1, hivemind_python=sys.executable)

@@ -94,6 +94,7 @@ def test_whoever_leaves_takes_its_samples_along(leaves_at_s: float, delayed: boo
     assert all(leaver not in step.members for step in steps[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delayed", [False, True])
 def test_whoever_comes_as_a_round_begins_is_in_the_next(delayed: bool) -> None:
     # The first rounds begin at about 4 s, and word takes 0.3.

@@ -11,6 +11,7 @@ from tools.bench.strategies import StrategiesOptions
 OPTIONS = StrategiesOptions(steps=24, seeds=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", strategies.STRATEGIES)
 def test_every_strategy_gets_as_many_samples(name: str) -> None:
     row = strategies.measure(name, strategies.SAME, strategies.SLOW, OPTIONS)
@@ -54,6 +55,7 @@ def test_budgets_hold_or_are_missed() -> None:
         assert len(missed) == 1, wrong
 
 
+@pytest.mark.slow
 def test_landscapes_are_judged() -> None:
     assert strategies.completion_ratio(0) > strategies.COMPLETION_RATIO_MIN
     assert strategies.leader_slope() <= strategies.SLOPE_MAX

@@ -16,6 +16,7 @@ from tools.simulate.dht import _sizes
 QUIET = ["simulate", "dht", "--nodes", "30", "--loss", "0", "--liars", "0", "--churn", "0"]
 
 
+@pytest.mark.slow
 def test_a_small_swarm_is_simulated_measured_and_drawn(tmp_path: Path) -> None:
     folder = tmp_path / "plots"
     wanted = [*QUIET, "--minutes", "20", "--check", "--json", "--plot", str(folder)]
@@ -41,6 +42,7 @@ def test_a_small_swarm_is_simulated_measured_and_drawn(tmp_path: Path) -> None:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_a_partition_is_told_phase_by_phase_and_a_missed_budget_is_a_failure() -> None:
     wanted = [*QUIET, "--minutes", "25", "--partition", "4:15:0.5", "--gets", "60", "--check"]
     result = CliRunner().invoke(app, [*wanted, "--json"])

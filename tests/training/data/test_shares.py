@@ -139,6 +139,7 @@ def test_with_news_on_the_way_nobody_repeats_what_it_heard_of(
         world.deliver(delays[step % len(delays)] if delays else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_all_of_a_pass_is_done_before_it_is_over(seed: int) -> None:
     """Peers of about the same speed, of which one comes and one goes on the way."""

@@ -19,6 +19,7 @@ from training.privacy.accountant import (
 THEIR_ORDERS = [*(1 + tenth / 10 for tenth in range(1, 100)), *range(12, 64)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Optimal order")
 @pytest.mark.parametrize("rate", [0.001, 0.01, 0.2, 0.9, 1.0])
 @pytest.mark.parametrize("multiplier", [0.5, 1.1, 8.0])

@@ -105,6 +105,7 @@ def drawn_norms(
     return norms_of(*members, squared=float(whole @ whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [[40, 40], [8, 24, 100], [5] * 20])
 def test_estimates_are_right_on_average(samples: list[int]) -> None:
     """The oracle: |G|² and tr Σ are known, and members may bring different numbers of samples."""

@@ -212,6 +212,7 @@ def test_what_cannot_be_trained_privately_is_named() -> None:
         build_private(tiny, task, make_model(), None)
 
 
+@pytest.mark.slow
 def test_a_private_run_tells_what_it_spends_and_ends_within_the_budget(tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
     recipe = recipe_with(PRIVATE.format(batch=16, more=""), steps=30)
@@ -281,6 +282,7 @@ class Together:
         self.results[index] = run_recipe(self.recipe, options, on_event)
 
 
+@pytest.mark.slow
 def test_two_peers_share_the_noise_of_a_run_and_nobody_pays_for_more_than_planned() -> None:
     recipe = recipe_with(PRIVATE.format(batch=32, more=", peers = 2, copies = 1"), steps=4)
     peers = Together(recipe, 2)
@@ -293,6 +295,7 @@ def test_two_peers_share_the_noise_of_a_run_and_nobody_pays_for_more_than_planne
     assert peers.warnings == [trust_needed(recipe)] * 2
 
 
+@pytest.mark.slow
 def test_the_others_bring_what_one_who_left_would_have_and_pay_for_it() -> None:
     more = ", peers = 3, tolerated_drops = 1, copies = 1, noise = 2.0"
     recipe = recipe_with(PRIVATE.format(batch=48, more=more), steps=6)

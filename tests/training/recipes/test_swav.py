@@ -28,6 +28,7 @@ def test_features_become_better_than_those_of_a_random_encoder() -> None:
     assert after["linear_probe"] > 0.94
 
 
+@pytest.mark.slow
 def test_the_loss_falls() -> None:
     small = recipe("swav-tiny", steps=30)
     task, model = build_task(small), build_model(small)

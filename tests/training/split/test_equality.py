@@ -27,6 +27,7 @@ TOLERANCE = {torch.float64: 0.0, torch.float32: 1e-6}
 DTYPES = (torch.float64, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("at", [2, (2, 4)])
 def test_one_client_trains_as_one_machine_would(
@@ -56,6 +57,7 @@ def test_one_client_trains_as_one_machine_would(
     assert losses == pytest.approx(expected, abs=TOLERANCE[dtype] or 1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parties", "dtype"), [(2, torch.float64), (2, torch.float32), (3, torch.float64)]
 )

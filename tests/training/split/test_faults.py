@@ -28,6 +28,7 @@ def halves(*, seed: int = 0) -> Parts:
     return cut(make_model(seed=seed), 2, example=batches(1)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("at", [2, (2, 4)])
 def test_a_connection_lost_again_and_again_costs_no_step_and_repeats_none(

@@ -67,6 +67,7 @@ def test_what_has_no_parameters_gives_no_gradients() -> None:
     take_step(None, [])
 
 
+@pytest.mark.slow
 def test_a_client_computes_a_small_part() -> None:
     """A small network like VGG, cut after its first block: counted, forward and backward."""
 

@@ -54,6 +54,7 @@ def fixed_point(proximal: float) -> float:
     return float(weights @ CENTRES / weights.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proximal", [0.0, 0.5, 5.0])
 def test_fedavg_and_fedprox_rest_where_the_formula_says(proximal: float) -> None:
     strategy = FedProx(every=EVERY, fraction=1.0, proximal=proximal)

@@ -21,6 +21,7 @@ def swarm() -> Iterator[Swarm]:
         yield swarm
 
 
+@pytest.mark.slow
 def test_who_is_not_drawn_takes_no_step() -> None:
     """Two peers of whom one is drawn: the other's parameters move by exchanges only."""
     strategy = FederatedAveraging(every=2, fraction=0.5)

@@ -89,6 +89,7 @@ def test_a_liar_is_not_followed() -> None:
     assert max(np.abs(parameters).max() for parameters in swarm.parameters[:2]) < 1.0
 
 
+@pytest.mark.slow
 def test_the_leader_rests_where_the_loss_does_and_the_other_need_not() -> None:
     rate, elasticity = 0.01, 1.0
     # After a step of the gradient, this pull has its resting points where f' = −λ (x − leader).

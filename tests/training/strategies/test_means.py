@@ -112,6 +112,7 @@ def test_a_crashed_peer_stops_nobody(strategy: Strategy, codec: str | None) -> N
     run_sim(3, main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", some_slow(ANCHORED[1], ELASTIC, STREAMING, SCAFFOLD))
 def test_a_latecomer_downloads_what_all_share(strategy: Strategy) -> None:
     async def main(network: SimNetwork) -> None:

@@ -188,6 +188,7 @@ def test_misuse_is_told(swarm: Swarm) -> None:
         swarm.optimizer(wrapped, model=model, strategy=DiLoCo())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", [DiLoCo(every=4), StreamingDiLoCo(every=8, fragments=2, delay=2)]
 )

@@ -131,6 +131,7 @@ def assert_means(peers: Sequence[Peer], exchange: int) -> None:
         assert peer.reached[exchange].tobytes() == peers[0].reached[exchange].tobytes()
 
 
+@pytest.mark.slow
 def test_a_secure_sum_leads_where_plain_averaging_does(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "training.strategies.means")
     peers = together(4, EVERYBODY, lambda peer: peer.train(3))
@@ -148,6 +149,7 @@ def test_a_secure_sum_leads_where_plain_averaging_does(caplog: pytest.LogCapture
     assert sum(line.startswith("secure_exchange exchange=2 offers=4") for line in told) == 4
 
 
+@pytest.mark.slow
 def test_when_one_leaves_the_others_go_on() -> None:
     def train(peer: Peer) -> None:
         if peer.number == 3:
@@ -165,6 +167,7 @@ def test_when_one_leaves_the_others_go_on() -> None:
     assert len({peer.reached[-1].tobytes() for peer in rest}) == 1
 
 
+@pytest.mark.slow
 def test_noise_goes_in_before_the_masks_and_is_counted_behind_them() -> None:
     strategy = PrivateClients(
         strategy=LocalSGD(every=2),
@@ -189,6 +192,7 @@ def test_noise_goes_in_before_the_masks_and_is_counted_behind_them() -> None:
         ), "nothing to correct: three shares were in each sum"
 
 
+@pytest.mark.slow
 def test_an_update_is_never_offered_twice() -> None:
     """With a rate of 0 the second update is the first again; the parameters stay in common."""
 
@@ -217,6 +221,7 @@ def test_fewer_than_three_exchange_nothing_and_say_so() -> None:
         assert peer.optimizer.global_step == 0
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_before_anything_is_sent() -> None:
     def train(peer: Peer) -> None:
         with torch.no_grad():

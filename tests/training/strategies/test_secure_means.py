@@ -57,6 +57,7 @@ async def spend_in_vain(network: SimNetwork, trainers: list[SimLocal]) -> list[S
     return rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", [FederatedAveraging(every=EVERY, fraction=1.0), DiLoCo(every=EVERY)]
 )
@@ -115,6 +116,7 @@ def test_with_noise_of_its_own_each_offer_may_hold_the_same_steps() -> None:
     run_sim(1, main)
 
 
+@pytest.mark.slow
 def test_a_latecomer_takes_part_without_an_offer_until_it_has_the_state() -> None:
     strategy = LocalSGD(every=EVERY)
 

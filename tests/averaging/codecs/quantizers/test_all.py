@@ -121,6 +121,7 @@ def test_tiles_do_not_matter(name: str) -> None:
     assert not whole[65_536:].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_classes_hold(name: str) -> None:
     draws = codec_named(name).constants(1).unbiased is not None

@@ -140,6 +140,7 @@ def test_no_search_finds_a_worse_vector() -> None:
     assert 0.07 < worst <= 1 - 1 / delta + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "levels"), [(2.0, 1), (2.0, 2), (3.0, 2), (1.2, 4)])
 def test_the_end_of_a_short_grid_is_in_the_constants(base: float, levels: int) -> None:
     """Where most elements lie below the last level, and what becomes of them counts."""

@@ -26,6 +26,7 @@ def test_classes_of_codecs_without_chance(name: str) -> None:
     check_codec(codec_named(name), [*families(COUNT), *families(1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -52,6 +52,7 @@ def snapshots(density: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("density", "seen"), [("0.001", 0.98), ("0.01", 0.91), ("0.1", 0.48), ("0.5", 0.018)]
 )

@@ -97,6 +97,7 @@ def test_a_name_without_sense_is_an_error(name: str) -> None:
         codec_named(name)
 
 
+@pytest.mark.slow
 @by_codec
 @settings(max_examples=15, deadline=None)
 @given(
@@ -229,6 +230,7 @@ def test_a_gpu_does_the_same() -> None:
 # Bytes of liars; the fuzz targets of codecs try many more.
 
 
+@pytest.mark.slow
 @by_codec
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())

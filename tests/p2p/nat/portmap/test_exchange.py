@@ -56,6 +56,7 @@ async def test_an_answer_comes() -> None:
     assert await ask_router([b"good day"]) == ("good day", 1)
 
 
+@pytest.mark.slow
 async def test_a_lost_question_is_sent_again() -> None:
     assert await ask_router([], [], [b"good evening"]) == ("good evening", 3)
 

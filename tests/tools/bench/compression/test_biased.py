@@ -68,6 +68,7 @@ def test_a_thousand_steps_keep_what_is_promised() -> None:
     assert [one.name for one in judged if not one.holds] == []
 
 
+@pytest.mark.slow
 def test_top_k_with_dithering_needs_the_fewest_bits() -> None:
     """As far as f(x) − f* = 0.15, from 0.68 on."""
     problem = digits_parity()

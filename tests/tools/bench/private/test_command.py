@@ -42,6 +42,7 @@ def test_parts_are_measured_judged_and_drawn(tmp_path: Path) -> None:
     assert "| ridge error |" in page
 
 
+@pytest.mark.slow
 def test_each_part_has_a_table_of_its_own() -> None:
     options = ["--quick", "--part", "dp", "--markdown"]
     told = CliRunner().invoke(app, ["private", *options]).stdout

@@ -9,6 +9,7 @@ from tools.bench.private.dp import DpOptions
 from tools.bench.report import Row
 
 
+@pytest.mark.slow
 def test_a_short_run_has_every_row_and_keeps_within_its_epsilon() -> None:
     rows, budgets = dp.run_dp(DpOptions(lots=2, exchanges=1, seeds=1))
     assert [row["method"] for row in rows] == [

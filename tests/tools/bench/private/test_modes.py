@@ -27,6 +27,7 @@ def one_pass() -> Frame:
     return Frame(digits(), passes=1, seed=0)
 
 
+@pytest.mark.slow
 def test_what_clients_move_and_compute_is_the_formulae_s(one_pass: Frame) -> None:
     central, model = aggregating.central(one_pass)
     large = aggregating.large_batch(one_pass)
@@ -49,6 +50,7 @@ def test_what_clients_move_and_compute_is_the_formulae_s(one_pass: Frame) -> Non
         assert tuple(row)[: len(modes.COLUMNS)] == modes.COLUMNS
 
 
+@pytest.mark.slow
 def test_noise_hides_also_who_is_alone(one_pass: Frame) -> None:
     row = aggregating.noisy(one_pass, 8.0)
     assert 7.9 < row["epsilon"] <= 8.0

@@ -11,6 +11,7 @@ from tools.bench.report import Row
 from training.split.attacks import perceptron_decoder, ridge_decoder
 
 
+@pytest.mark.slow
 def test_hiding_costs_little_and_makes_the_linear_attack_worse() -> None:
     """In small: fewer epochs, one seed, the cheapest attack, and room for what seeds change."""
     cases: list[str] = []

@@ -8,6 +8,7 @@ from tests.training.privacy.inference.digits import digits, trained_network
 from training.privacy.inference import PrivateInferenceFailed, ask_private, serve_private
 
 
+@pytest.mark.slow
 def test_fifty_digits_from_synchronous_code() -> None:
     pictures = digits()[0][:50]
     with (

@@ -67,6 +67,7 @@ def test_networks_of_any_depth_give_what_they_give_in_the_clear(sizes: tuple[int
     assert classes.tolist() == network.classes(features).tolist()
 
 
+@pytest.mark.slow
 @given(
     weights=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=6, max_size=6),
     inputs=st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4),
@@ -94,6 +95,7 @@ def test_products_of_shares(weights: list[int], inputs: list[int], bits: int) ->
     np.testing.assert_array_equal(theirs + mine, expected)
 
 
+@pytest.mark.slow
 @given(mine=INT64, theirs=INT64)
 @settings(max_examples=5)
 def test_comparison(mine: int, theirs: int) -> None:

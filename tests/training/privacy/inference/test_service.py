@@ -134,6 +134,7 @@ CLIENTS: Sequence[tuple[Message, Steps, str]] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ask", "steps", "cause"), CLIENTS)
 def test_a_client_that_breaks_the_rules_is_told_so(ask: Message, steps: Steps, cause: str) -> None:
     async def main(network: SimNetwork) -> None:

@@ -45,6 +45,7 @@ def gradient_of_one(model: nn.Module, index: int) -> tuple[Tensor, int, list[Ten
     return pixels, int(label), list(torch.autograd.grad(loss, list(model.parameters())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_search_finds_picture_and_label(index: int) -> None:
     model = small_model()
@@ -58,6 +59,7 @@ def test_a_search_finds_picture_and_label(index: int) -> None:
     assert torch.equal(found.input, again.input)
 
 
+@pytest.mark.slow
 def test_noise_on_the_gradient_hides_the_picture() -> None:
     model = small_model()
     pixels, _, gradient = gradient_of_one(model, 0)

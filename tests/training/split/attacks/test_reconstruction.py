@@ -22,6 +22,7 @@ PERCEPTRON = partial(perceptron_decoder, width=128, epochs=15)
 CONVOLUTIONS = partial(convolution_decoder, channels=8, epochs=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder", "fraction_max"),
     [(ridge_decoder, 1e-6), (PERCEPTRON, 0.2), (CONVOLUTIONS, 0.5), (neighbour_decoder, 0.3)],
@@ -36,6 +37,7 @@ def test_activations_that_are_the_inputs_give_them_away(
     assert found.fraction <= fraction_max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "decoder",
     [ridge_decoder, PERCEPTRON, CONVOLUTIONS, partial(neighbour_decoder, neighbours=200)],
