@@ -76,7 +76,7 @@ class Worker:
 
         def give_up() -> None:
             silent.set()
-            self._process.kill()
+            self._kill()
 
         patience = threading.Timer(timeout_s, give_up)
         patience.start()
@@ -107,15 +107,19 @@ class Worker:
 
     def end(self) -> None:
         """Kill it, whatever it does, and the processes that a library has started in it."""
-        # Its group is there as long as one of them is, but not for ever.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             assert pipe is not None
             # It may not have read all that was said to it.
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+    def _kill(self) -> None:
+        """All of its group: what a library has started in it holds its pipes, too."""
+        # The group is there as long as one of them is, but not for ever.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _end(self, silent_s: float | None) -> str:
         """How it ended, with its last words if it had any."""
