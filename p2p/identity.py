@@ -7,6 +7,7 @@ import os
 import random
 import stat
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -22,13 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from p2p.errors import IdentityError, MessageInvalid
-from p2p.peer_id import PeerId, peer_id_of, public_key_of
+from p2p.peer_id import KEYS_KEPT_MAX, PeerId, peer_id_of, public_key_of
 
 # The protobuf of a private key: type Ed25519, 64 bytes of seed and public key, as go-libp2p writes.
 _KEY_FILE_PREFIX = bytes([0x08, 0x01, 0x12, 0x40])
 _KEY_FILE_BYTES_MAX = 4096
 
 
+@lru_cache(KEYS_KEPT_MAX)
 def parse_peer_id_untrusted(text: str) -> PeerId:
     """Check that a text is an Ed25519 peer id in its one canonical spelling.
 
@@ -47,10 +49,15 @@ def parse_peer_id_untrusted(text: str) -> PeerId:
 def verify_signature(peer_id: PeerId, message: bytes, signature: bytes) -> bool:
     """Whether the owner of the peer id signed exactly this message."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key_of(peer_id)).verify(signature, message)
+        _key_of(peer_id).verify(signature, message)
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+@lru_cache(KEYS_KEPT_MAX)
+def _key_of(peer_id: PeerId) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public_key_of(peer_id))
 
 
 class Identity:

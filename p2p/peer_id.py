@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NewType
 
 import base58
@@ -13,6 +14,9 @@ PeerId = NewType("PeerId", str)
 # (type 1, 32 bytes). Source: libp2p specification, peer-ids.
 _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 _PEER_ID_TEXT_MAX = 64
+KEYS_KEPT_MAX = 8192
+"""Peer ids whose keys are remembered, some 300 bytes each: reading one takes as long as a small
+message, and answers name the same peers again and again."""
 # All encodings, sign bit aside, of the points of small order: for these keys one signature fits
 # many messages, so whoever signs with them can deny it. Source: the list that libsodium refuses.
 _SMALL_ORDER_KEYS = frozenset(
@@ -39,6 +43,7 @@ def peer_id_of(public_key: bytes) -> PeerId:
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
+@lru_cache(KEYS_KEPT_MAX)
 def public_key_of(peer_id: PeerId) -> bytes:
     """The Ed25519 public key of 32 bytes inside a peer id; raises ValueError if there is none."""
     if len(peer_id) > _PEER_ID_TEXT_MAX:
