@@ -15,8 +15,8 @@ PeerId = NewType("PeerId", str)
 _PEER_ID_PREFIX = bytes([0x00, 0x24, 0x08, 0x01, 0x12, 0x20])
 _PEER_ID_TEXT_MAX = 64
 KEYS_KEPT_MAX = 8192
-"""Peer ids whose keys are remembered, some 300 bytes each: reading one takes as long as a small
-message, and answers name the same peers again and again."""
+"""Peer ids whose keys are remembered, some 300 bytes each: answers name the same peers again and
+again, and reading a key anew takes a hundred times as long."""
 # All encodings, sign bit aside, of the points of small order: for these keys one signature fits
 # many messages, so whoever signs with them can deny it. Source: the list that libsodium refuses.
 _SMALL_ORDER_KEYS = frozenset(

@@ -51,6 +51,7 @@ def test_one_that_is_always_late_is_waited_for_in_the_end() -> None:
         {"join_window_s": float("inf")},
         {"join_window_s": float("nan")},
         {"partition_patience_s": -1.0},
+        {"chunk_elements_max": 0},
         {"terms": "x" * 129},
     ],
 )
