@@ -12,6 +12,7 @@
     ABANDONED   as long as others may still vote                 ask everyone, tell the promise
     any         certificate, its pieces held                     success
     any         certificate, a piece of it lacking               fetch it from a holder
+    any         the same, its holders have let it go             failed: the others are ahead
     any         votes and promises leave no quorum possible      failed, for certain
     VOTED       deadline or cancellation, no certificate seen    undecided
     any         any other deadline or cancellation               failed; if OPEN, with a promise
@@ -266,15 +267,8 @@ class Ballot(Generic[Peer]):
     def on_give_up(self, reason: str) -> None:
         """Our step ends now, at its deadline or cancelled."""
         if self.end is None:
-            if self.commit is not None and not self._votes:
-                self._finish(End("success", True, ""))
-                return
-            if self.stand is Stand.OPEN:
-                self._abandon()
-            if self.commit is not None:
-                reason = f"{reason}; the others agreed on a result that could not be fetched"
-            undecided = self.stand is Stand.VOTED and self.commit is None
-            self._finish(End("undecided" if undecided else "failed", False, reason))
+            late = "the others agreed on a result that could not be fetched in time"
+            self._give_up(reason if self.commit is None else late)
 
     def on_dropped(self) -> None:
         """The bytes are gone; we can serve them no more."""
@@ -303,6 +297,8 @@ class Ballot(Generic[Peer]):
                 self._repair.lose_all()
             if not needed or self._repair.take(self.commit.pieces):
                 self._finish(End("success", True, ""))
+            elif self._repair.too_late(self.commit.pieces):
+                self._give_up("the others agreed on a result, and who held it has let it go")
         elif self.tally.undecidable() and self._contacts.heard(self.tally.against(self.vote)):
             why = self.tally.why_blocked(self._liars, lacking=bool(self.holdings.lacking))
             # Without those who gave up, or lied, it may go better.
@@ -343,6 +339,15 @@ class Ballot(Generic[Peer]):
     def _follow(self, plan: Plan, now_s: float) -> None:
         self._planned_at_s = now_s
         self._actions.append(self._repair.follow(plan))
+
+    def _give_up(self, reason: str) -> None:
+        if self.commit is not None and not self._votes:
+            self._finish(End("success", True, ""))
+            return
+        if self.stand is Stand.OPEN:
+            self._abandon()
+        undecided = self.stand is Stand.VOTED and self.commit is None
+        self._finish(End("undecided" if undecided else "failed", False, reason))
 
     def _abandon(self) -> None:
         self.stand = Stand.ABANDONED

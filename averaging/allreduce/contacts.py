@@ -170,6 +170,16 @@ class Contacts(Generic[Peer]):
             return digest not in (None, status.digest)
         return status.state in hopeless
 
+    def let_go(self, piece: int, digest: bytes) -> bool:
+        """Whether a member that voted for this version of the piece holds it no more."""
+        return any(
+            contact.answer is not None
+            and contact.answer.vote is not None
+            and contact.answer.vote.pieces[piece] == digest
+            and contact.answer.pieces[piece].state == Hold.LOST
+            for contact in self._contacts.values()
+        )
+
     def known_unreachable(self, peer: Peer) -> bool:
         """Whether the member was asked and did not answer."""
         contact = self._contacts.get(peer)

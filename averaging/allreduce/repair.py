@@ -132,6 +132,17 @@ class Repair(Generic[Peer]):
             self._want(piece, agreed[piece])
         return self.holdings.complete == agreed
 
+    def too_late(self, agreed: Pieces) -> bool:
+        """Whether an agreed piece that we lack was let go, and nobody who is there has it."""
+        # Who cannot be reached may yet come back with a piece; while nobody has let go of it, that
+        # is worth waiting for.
+        return any(
+            piece not in self.holdings.fetching
+            and self.contacts.let_go(piece, agreed[piece])
+            and self._nobody_has(piece, rumours=True, digest=agreed[piece])
+            for piece in self.holdings.lacking
+        )
+
     def mend(self) -> list[int]:
         """Fetch lost pieces from members that hold them; returns those that are with nobody."""
         lacking = self.holdings.lacking

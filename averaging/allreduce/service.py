@@ -56,8 +56,9 @@ _SERVICE: Final = "allreduce"
 # before that, asks for nothing.
 _SHOW_AFTER_S: Final = 0.25
 _SHOWS_MAX: Final = 8
-# How many groups' ballots are remembered, without their bytes, to answer members that ask late.
-_SESSIONS_MAX: Final = 64
+# How many groups' ballots are remembered, without their bytes, to answer members that ask late: a
+# tiny round takes 30 ms, and who was frozen asks until its deadline.
+_SESSIONS_MAX: Final = 512
 # Encoding takes so many times as long as reading.
 _CODEC_EFFORT: Final = 8
 
@@ -185,8 +186,11 @@ class Allreduce:
         ended = [session for session in self._sessions.values() if session.ballot.end is not None]
         for session in ended[: -self._config.results_kept_max]:
             session.drop()
-        for session in ended[:-_SESSIONS_MAX]:
-            del self._sessions[session.group_id]
+        # Others may have begun a little later.
+        over_s = trio.current_time() - self._config.linger_s
+        for number, session in enumerate(reversed(ended)):
+            if number >= _SESSIONS_MAX or session.deadline_s < over_s:
+                del self._sessions[session.group_id]
 
     # --- serving other members -------------------------------------------------------------
 

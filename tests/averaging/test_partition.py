@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from averaging import Averager, AveragerConfig, RoundFailed, RoundId, RoundReport
+from averaging.allreduce.config import AllreduceConfig
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import simulated
 from tests.averaging.swarm import open_swarm
@@ -108,10 +109,42 @@ async def test_who_cannot_fetch_what_the_others_agreed_on_is_told_that_it_is_beh
 
         await swarm.run(step)
     report = swarm.failure(2)
-    assert "agreed on a result that could not be fetched" in report.reason
+    assert "agreed on a result that could not be fetched in time" in report.reason
     assert report.behind == RoundId(1, swarm.report(0).digest)
     assert report.digest == b""
     assert report.attempts == 1
+
+
+@pytest.mark.parametrize("rounds", [AllreduceConfig().results_kept_max + 1, 200])
+@simulated
+async def test_who_was_frozen_and_finds_the_result_let_go_is_behind_at_once(
+    network: SimNetwork, rounds: int
+) -> None:
+    """It does not wait for its deadline, while the others go on and may be gone by then."""
+    async with AsyncExitStack() as stack:
+        swarm = await open_swarm(stack, network, 3)
+        took_s: list[float] = []
+
+        async def step(number: int, averager: Averager, tensors: Any) -> RoundReport:
+            async with averager.prepare(expected=swarm.ids) as prepared:
+                if number == 2:
+                    network.freeze(swarm.ids[2])
+                began_s = trio.current_time()
+                try:
+                    report = await prepared.run(tensors)
+                finally:
+                    took_s.append(trio.current_time() - began_s)
+            for _ in range(rounds):
+                await averager.step(tensors, expected=swarm.ids[:2])
+            network.thaw(swarm.ids[2])
+            await trio.sleep(30)
+            return report
+
+        await swarm.run(step)
+    report = swarm.failure(2)
+    assert "has let it go" in report.reason
+    assert report.behind == RoundId(1, swarm.report(0).digest)
+    assert max(took_s) < 10
 
 
 def voted(averager: Averager) -> bool:

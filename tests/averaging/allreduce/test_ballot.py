@@ -269,3 +269,47 @@ def test_who_found_all_holders_too_slow_fetches_from_them_what_is_agreed() -> No
         ballot.on_piece(action.piece, bytes(32), 20.0)
     assert ballot.end is not None
     assert ballot.end.outcome == "success"
+
+
+def lacking_what_is_agreed() -> Ballot[int]:
+    """The last of four knows of a certificate, but its own pieces are all that it holds."""
+    ballot = World(random.Random(0), 4, 4).ballots[3]
+    for piece in range(3 * PIECES_PER_SPAN, 4 * PIECES_PER_SPAN):
+        ballot.on_piece(piece, bytes(32), 0.0)
+    for peer in range(3):
+        ballot.on_suspect(peer, 1.0)
+    ballot.on_commit(Commit(AGREED, (0, 1, 2), (bytes(64),) * 3), 1.0)
+    return ballot
+
+
+AGREED = (bytes(32),) * 4 * PIECES_PER_SPAN
+LET_GO = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED), Vote(AGREED, bytes(64)))
+NEVER_HELD = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED))
+
+
+def ended(ballot: Ballot[int]) -> End | None:
+    return ballot.end
+
+
+def test_who_comes_for_what_all_have_let_go_is_behind_at_once() -> None:
+    ballot = lacking_what_is_agreed()
+    ballot.on_answer(0, LET_GO, 1.1)
+    ballot.on_no_answer(1, 1.1)
+    assert ended(ballot) is None, "the last may yet have it"
+    ballot.on_answer(2, NEVER_HELD, 1.2)
+    reason = "the others agreed on a result, and who held it has let it go"
+    assert ended(ballot) == End("failed", False, reason)
+
+
+def test_who_lacks_what_only_one_out_of_reach_holds_waits_for_it() -> None:
+    ballot = lacking_what_is_agreed()
+    ballot.on_no_answer(0, 1.1)
+    ballot.on_no_answer(1, 1.1)
+    ballot.on_answer(2, NEVER_HELD, 1.2)
+    assert ended(ballot) is None
+    held = Answer((PieceStatus(int(Hold.HELD), bytes(32)),) * len(AGREED), LET_GO.vote)
+    ballot.on_answer(0, held, 5.0)
+    for action in ballot.next_actions():
+        if isinstance(action, FetchPiece):
+            ballot.on_piece(action.piece, bytes(32), 5.1)
+    assert ballot.end == End("success", True, "")
