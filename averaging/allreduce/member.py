@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from averaging.allreduce import hearing, manifest
+from averaging.allreduce import hearing
 from averaging.allreduce.partition import Piece
 from averaging.allreduce.promptness import Promptness
 from averaging.allreduce.relaying import may_send, needs_new_circuit_to, obstacle_to
@@ -80,9 +80,7 @@ async def _send(session: Session, call: Call, uplink: Uplink) -> None:
             if message is not None:
                 await call.send(message)
             elif session.votes and session.begun.is_set() and not declared:
-                sign = session.node.identity.sign
-                weight, norm = session.weight, session.norm
-                await call.send(manifest.signed_weight(session.group_id, weight, norm, sign))
+                await call.send(session.declared())
                 declared = True
             elif declared and uplink.pieces and uplink.wanted and session.weight:
                 await _send_parts(session, call, uplink, uplink.pieces.popleft())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -81,6 +82,8 @@ class Allreduce:
         self._on_group_shown = on_group_shown
         self._shows: dict[bytes, None] = {}
         self._sessions: dict[bytes, Session] = {}
+        self._kept: deque[Session] = deque()
+        """Those that have ended last, with their bytes."""
         self._session_opened = Bell()
         self._buffers = Buffers()
 
@@ -172,6 +175,7 @@ class Allreduce:
             for link in session.links.values():
                 link.scope.cancel()
         self._nursery.start_soon(self._linger, session)
+        self._kept.append(session)
         self._forget_old_sessions()
 
     async def _linger(self, session: Session) -> None:
@@ -183,14 +187,15 @@ class Allreduce:
         session.drop()
 
     def _forget_old_sessions(self) -> None:
-        ended = [session for session in self._sessions.values() if session.ballot.end is not None]
-        for session in ended[: -self._config.results_kept_max]:
-            session.drop()
+        while len(self._kept) > self._config.results_kept_max:
+            self._kept.popleft().drop()
         # Others may have begun a little later.
         over_s = trio.current_time() - self._config.linger_s
-        for number, session in enumerate(reversed(ended)):
-            if number >= _SESSIONS_MAX or session.deadline_s < over_s:
-                del self._sessions[session.group_id]
+        for oldest in list(self._sessions.values()):
+            late = oldest.deadline_s < over_s or len(self._sessions) > _SESSIONS_MAX
+            if oldest.ballot.end is None or not late:
+                return
+            del self._sessions[oldest.group_id]
 
     # --- serving other members -------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit
 from averaging.allreduce.partition import Chunk, Piece, partition
 from averaging.allreduce.rates import Flow
 from averaging.allreduce.reduction import Reduction, Senders
-from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd
+from averaging.allreduce.schema import Abort, FromAggregator, PieceEnd, Weight
 from averaging.allreduce.silence import OpenCalls
 from averaging.allreduce.streams import (
     Busy,
@@ -80,6 +80,7 @@ class Session:
         self.senders = self._senders()
         self.flat: Array = np.empty(0, np.float32)
         self.weight, self.norm = 0.0, 0.0
+        self._declared: Weight | None = None
         self.parts: Mapping[int, Payload] | None = None
         """Our parts by their first elements, where a codec made them; None: made as they go."""
         self.begun = trio.Event()
@@ -205,6 +206,13 @@ class Session:
             # Who has nothing to average may have nothing to wait for, and no piece wakes it.
             self.ballot.on_deadline(trio.current_time())
             self.act()
+
+    def declared(self) -> Weight:
+        """Our weight and norm, signed: once, for all aggregators."""
+        if self._declared is None:
+            sign = self.node.identity.sign
+            self._declared = manifest.signed_weight(self.group_id, self.weight, self.norm, sign)
+        return self._declared
 
     def planned_s(self) -> dict[PeerId, float]:
         """How long each voter's transfers take by the plan; without end where nobody knows."""
