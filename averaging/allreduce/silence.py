@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from p2p import PeerId, RpcCall
 
 Call = RpcCall[Any, Any]
+
+# Nobody is silent before a second look so much later: what came while we were frozen, or on a busy
+# machine, has yet to be read. The longer one is for who finds that it was woken late.
+_SECOND_LOOK_S: Final = 0.05
+_SECOND_LOOK_S_LATE: Final = 0.5
 
 
 class OpenCalls:
@@ -53,14 +58,23 @@ async def wait_silent(
     """Return when nothing has come from a member for so long while we listened.
 
     A byte of a large chunk counts, so a slow member is not silent. A stream that nobody reads,
-    because its peer must wait for others, says nothing about its peer.
+    because its peer must wait for others, says nothing about its peer. The first silence counts
+    only at a second look.
     """
+    second_look_at_s: float | None = None
     while True:
         now_s, since_s = trio.current_time(), listening_since_s()
         if since_s is None:
             silent_at_s = now_s + silence_s
         else:
             silent_at_s = max(calls.heard_at_s(peer), since_s) + silence_s
-        if now_s >= silent_at_s:
+        if now_s < silent_at_s:
+            due_s = silent_at_s
+        elif second_look_at_s is None:
+            late = now_s > silent_at_s + _SECOND_LOOK_S
+            due_s = second_look_at_s = now_s + (_SECOND_LOOK_S_LATE if late else _SECOND_LOOK_S)
+        elif now_s >= second_look_at_s:
             return
-        await trio.sleep_until(silent_at_s)
+        else:
+            due_s = second_look_at_s
+        await trio.sleep_until(due_s)

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from averaging.matchmaking import buckets, schema
 from averaging.matchmaking.group import Group
 from averaging.matchmaking.outputs import AskFailure
 from averaging.matchmaking.roster import Elsewhere
-from averaging.matchmaking.seek import Asked, Phase, Seek
+from averaging.matchmaking.seek import LEADER_SILENCE_S, Asked, Phase, Seek
 from p2p import PeerId, short
+
+# Nobody is passed over before a second look so much later: what came while we were frozen, or on a
+# busy machine, has yet to be read. The longer one is for who finds that it was woken late.
+_SECOND_LOOK_S: Final = 0.05
+_SECOND_LOOK_S_LATE: Final = 0.5
+
+
+def look_twice(seek: Seek, late_s: float, now_s: float) -> None:
+    """Before the asked peer is passed over: not yet, if this is the first time.
+
+    Args:
+        late_s: how much later than asked for we were woken.
+    """
+    asked = seek.asked
+    if asked is None or asked.looked_at_s is not None:
+        return
+    silent_at_s, patience_ends_s = asked.heard_at_s + LEADER_SILENCE_S, seek.patience_ends_s(asked)
+    if now_s < silent_at_s and (asked.ready or now_s < patience_ends_s):
+        return
+    asked.looked_at_s = now_s
+    again_at_s = now_s + (_SECOND_LOOK_S_LATE if late_s > _SECOND_LOOK_S else _SECOND_LOOK_S)
+    asked.heard_at_s += max(again_at_s - silent_at_s, 0.0)
+    asked.at_s += max(again_at_s - patience_ends_s, 0.0)
 
 
 def on_leader_message(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from averaging.matchmaking import schema
+from averaging.matchmaking import closing, schema
 from averaging.matchmaking.outputs import SendInvite
 from p2p import PeerId
 
@@ -36,6 +36,8 @@ def invited(seek: Seek, now_s: float) -> list[PeerId]:
         return []
     roster = seek.roster
     peers = [*roster.to_invite(seek.expected(now_s)), *seek.rivals]
+    if not closing.spares(seek, now_s):
+        peers.extend(seek.request.lost)
     if seek.invitations % _INVITATIONS_PER_SURVEY == 0:
         # Those in other groups, to learn where we are; and those that we lost sight of or passed
         # over, who may think the same of us.

@@ -308,6 +308,7 @@ class Matcher:
             self._wait_due_s = now_s + WAIT_INTERVAL_S
             outputs.extend(self._lobby.waits())
         if self._seek is not None:
+            asking.look_twice(self._seek, now_s - self.deadline_s, now_s)
             self._seek.on_deadline(now_s)
         return [*outputs, *self._after(now_s)]
 

@@ -66,6 +66,8 @@ class Asked:
     ready: bool = False
     obstacle: str = ""
     """Why it cannot close its group, as it says."""
+    looked_at_s: float | None = None
+    """When it was due to be passed over for the first time; it is at a second look."""
 
 
 class Seek:
@@ -147,7 +149,7 @@ class Seek:
             self.outputs.append(Answer(call_id, schema.Redirect(leader, addresses)))
         elif not self.around.can_lead:
             self.refuse(call_id, "client", "it cannot be dialed")
-        elif self.request.previous and peer in self.request.lost:
+        elif peer in self.request.lost and self.request.previous and closing.spares(self, now_s):
             self.refuse(call_id, "lost-last-round", "it was lost in the attempt before")
         elif self.size() >= self.around.config.group_size_max:
             self.refuse(call_id, "full", f"{self.size()} members")
@@ -323,7 +325,7 @@ class Seek:
             self.ranking.rank_last(asked.peer_id)
             self.roster.absent[asked.peer_id] = None
             self._pass_over(asked.peer_id, f"was silent for {LEADER_SILENCE_S:g} s", now_s)
-        elif asked is not None and not asked.ready and now_s >= self._patience_ends_s(asked):
+        elif asked is not None and not asked.ready and now_s >= self.patience_ends_s(asked):
             self.roster.idle[asked.peer_id] = None
             self._pass_over(asked.peer_id, "did not begin the round in time", now_s)
         self.step(now_s)
@@ -343,7 +345,7 @@ class Seek:
         if asked is not None:
             times.append(asked.heard_at_s + LEADER_SILENCE_S)
             if not asked.ready:
-                times.append(self._patience_ends_s(asked))
+                times.append(self.patience_ends_s(asked))
         if self.roster.joined:
             times.append(self._wait_due_s)
         # What these decide was decided already where they are past.
@@ -355,7 +357,8 @@ class Seek:
             moments.append(self.ranking.next_retry_s(now_s))
         return min(*times, *(time_s for time_s in moments if time_s > now_s))
 
-    def _patience_ends_s(self, asked: Asked) -> float:
+    def patience_ends_s(self, asked: Asked) -> float:
+        """Until when the asked peer may begin the round."""
         # Whoever leads in its place needs time too.
         half_s = (self.request.deadline_s - asked.at_s) / 2
         return asked.at_s + min(self.around.config.join_window_s, half_s)

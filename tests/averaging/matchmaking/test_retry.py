@@ -150,6 +150,27 @@ def test_whoever_was_lost_is_refused_for_the_retry() -> None:
     assert any("lost-last-round" in why for why in swarm.peers[lost].failure.refusals.values())
 
 
+def test_whoever_was_lost_is_taken_back_where_too_few_are_left() -> None:
+    swarm, failed = swarm_with_group(4)
+    *survivors, one, other = failed.peer_ids
+    for peer_id in failed.peer_ids:
+        survives = peer_id in survivors
+        swarm.seek(
+            peer_id,
+            at_s=swarm.now_s + (0.0 if survives else 1.0),
+            expected=failed.peer_ids,
+            lost=[one, other] if survives else (),
+            previous=failed.group_id if survives else b"",
+            abandoned=survives,
+            group_size_min=3,
+            deadline_s=30.0,
+        )
+    swarm.run()
+    group = swarm.peers[survivors[0]].group
+    assert set(survivors) < set(group.peer_ids)
+    assert max(seconds(swarm, peer_id) for peer_id in group.peer_ids) < 3.0
+
+
 def test_early_retries_wait_for_those_still_in_the_failed_group() -> None:
     swarm, failed = swarm_with_group(3)
     for index, peer_id in enumerate(reversed(failed.peer_ids)):

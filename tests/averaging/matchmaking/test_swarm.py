@@ -151,6 +151,25 @@ def test_a_frozen_leader_is_passed_over(seed: int, count: int, duration_s: float
             assert swarm.peers[peer].ended_at_s <= 1.5 + 5.0 + 1.0
 
 
+@given(seeds, st.integers(3, 12), st.floats(1.6, 10.0))
+@settings(max_examples=30)
+def test_who_is_frozen_when_its_leader_closes_the_group_is_in_it(
+    seed: int, count: int, duration_s: float
+) -> None:
+    """It wakes to a leader that was silent for too long, but the group has come meanwhile."""
+    swarm = Swarm(seed, count)
+    leader = best(swarm.ids)
+    frozen, late, *_ = [peer for peer in swarm.ids if peer != leader]
+    for peer_id in swarm.ids:
+        swarm.seek(peer_id, at_s=1.0 if peer_id == late else 0.0, expected=swarm.ids)
+    swarm.freeze(frozen, 0.9, duration_s)
+    swarm.run()
+    assert {peer.group.group_id for peer in swarm.peers.values()} == {
+        swarm.peers[leader].group.group_id
+    }
+    assert set(swarm.peers[leader].group.peer_ids) == set(swarm.ids)
+
+
 def messy_swarm(seed: int, *, grid: bool = False) -> tuple[Swarm, float]:
     """Peers with different views, rounds and manners, some of them struck; and their deadline."""
     rng = random.Random(seed)
