@@ -54,3 +54,6 @@ def main(initial_peers: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    # PyTorch's DDP keeps threads of the group, which may abort the interpreter as it ends.
+    sys.stdout.flush()
+    os._exit(0)
