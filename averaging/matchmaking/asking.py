@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from averaging.matchmaking import buckets, schema
@@ -24,12 +25,13 @@ def look_twice(seek: Seek, late_s: float, now_s: float) -> None:
         late_s: how much later than asked for we were woken.
     """
     asked = seek.asked
-    if asked is None or asked.looked_at_s is not None:
+    if asked is None or asked.doubted:
         return
-    silent_at_s, patience_ends_s = asked.heard_at_s + LEADER_SILENCE_S, seek.patience_ends_s(asked)
-    if now_s < silent_at_s and (asked.ready or now_s < patience_ends_s):
+    silent_at_s = asked.heard_at_s + LEADER_SILENCE_S
+    patience_ends_s = math.inf if asked.ready else seek.patience_ends_s(asked)
+    if now_s < min(silent_at_s, patience_ends_s):
         return
-    asked.looked_at_s = now_s
+    asked.doubted = True
     again_at_s = now_s + (_SECOND_LOOK_S_LATE if late_s > _SECOND_LOOK_S else _SECOND_LOOK_S)
     asked.heard_at_s += max(again_at_s - silent_at_s, 0.0)
     asked.at_s += max(again_at_s - patience_ends_s, 0.0)

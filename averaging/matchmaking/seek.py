@@ -66,8 +66,8 @@ class Asked:
     ready: bool = False
     obstacle: str = ""
     """Why it cannot close its group, as it says."""
-    looked_at_s: float | None = None
-    """When it was due to be passed over for the first time; it is at a second look."""
+    doubted: bool = False
+    """Whether it was due to be passed over once; it is at a second look."""
 
 
 class Seek:

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 _FIRST_POLL_S = 0.5
 _POLL_GROWTH = 1.5
 _WATCH_EVERY_S = 1.0
+# Who is woken so much later than it asked for was held up itself.
+_LATE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +288,9 @@ class Tracker:
                 self._strangers.difference_update(gone)
                 self._on_news()
             await trio.sleep(_WATCH_EVERY_S)
+            if trio.current_time() > now_s + _WATCH_EVERY_S + _LATE_S:
+                # What came while we were frozen, or our machine busy, is read first.
+                await trio.sleep(_LATE_S)
 
     # --- the DHT ---
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from averaging import RoundId
 from p2p import Node, open_dht
@@ -173,6 +174,24 @@ def test_a_frozen_peer_does_not_count_until_it_thaws() -> None:
             assert await until(lambda: alice.view().samples == 60, within_s=20) < 10
 
     run_sim(1, main)
+
+
+def test_after_a_delay_of_our_own_nobody_is_silent_before_the_others_are_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(network: SimNetwork) -> None:
+        async with trackers(network, ("alice", "bob")) as (_, found):
+            await trio.sleep(0.1)
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, MockClock)
+            for _ in range(5):
+                clock.jump(7.3)
+                await trio.sleep(1.9)
+                assert all(len(tracker.view().expected) == 2 for tracker in found.values())
+
+    with caplog.at_level("INFO"):
+        run_sim(1, main)
+    assert "peer_silent" not in caplog.text
 
 
 def test_a_lost_connection_alone_makes_nobody_absent() -> None:
