@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from averaging import second_look
 from averaging.allreduce import (
     aggregator,
     balance,
@@ -47,6 +48,7 @@ OWNERS: dict[str, Any] = {
                 promptness,
                 reduction,
                 schema,
+                second_look,
                 seek,
             ),
             service,

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import trio
 
+from averaging.second_look import second_look_s
 from p2p import PeerId, RpcCall
 
 Call = RpcCall[Any, Any]
-
-# Nobody is silent before a second look so much later: what came while we were frozen, or on a busy
-# machine, has yet to be read. The longer one is for who finds that it was woken late.
-_SECOND_LOOK_S: Final = 0.05
-_SECOND_LOOK_S_LATE: Final = 0.5
 
 
 class OpenCalls:
@@ -71,8 +67,7 @@ async def wait_silent(
         if now_s < silent_at_s:
             due_s = silent_at_s
         elif second_look_at_s is None:
-            late = now_s > silent_at_s + _SECOND_LOOK_S
-            due_s = second_look_at_s = now_s + (_SECOND_LOOK_S_LATE if late else _SECOND_LOOK_S)
+            due_s = second_look_at_s = now_s + second_look_s(now_s - silent_at_s)
         elif now_s >= second_look_at_s:
             return
         else:

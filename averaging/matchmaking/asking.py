@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 from averaging.matchmaking import buckets, schema
 from averaging.matchmaking.group import Group
 from averaging.matchmaking.outputs import AskFailure
 from averaging.matchmaking.roster import Elsewhere
 from averaging.matchmaking.seek import LEADER_SILENCE_S, Asked, Phase, Seek
+from averaging.second_look import second_look_s
 from p2p import PeerId, short
-
-# Nobody is passed over before a second look so much later: what came while we were frozen, or on a
-# busy machine, has yet to be read. The longer one is for who finds that it was woken late.
-_SECOND_LOOK_S: Final = 0.05
-_SECOND_LOOK_S_LATE: Final = 0.5
 
 
 def look_twice(seek: Seek, late_s: float, now_s: float) -> None:
@@ -32,7 +27,7 @@ def look_twice(seek: Seek, late_s: float, now_s: float) -> None:
     if now_s < min(silent_at_s, patience_ends_s):
         return
     asked.doubted = True
-    again_at_s = now_s + (_SECOND_LOOK_S_LATE if late_s > _SECOND_LOOK_S else _SECOND_LOOK_S)
+    again_at_s = now_s + second_look_s(late_s)
     asked.heard_at_s += max(again_at_s - silent_at_s, 0.0)
     asked.at_s += max(again_at_s - patience_ends_s, 0.0)
 

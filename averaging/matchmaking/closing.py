@@ -58,7 +58,7 @@ def held_up(seek: Seek, now_s: float) -> bool:
     return now_s >= window_ends_s(seek, now_s) and _few(seek, seek.expected(now_s))
 
 
-def spares(seek: Seek, now_s: float) -> bool:
+def spares_lost(seek: Seek, now_s: float) -> bool:
     """Whether enough may come without those that were lost in the attempt before."""
     peers = {seek.around.own, *seek.expected(now_s), *seek.roster.joined}
     return len(peers.difference(seek.request.lost)) >= seek.request.group_size_min

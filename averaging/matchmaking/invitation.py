@@ -36,7 +36,7 @@ def invited(seek: Seek, now_s: float) -> list[PeerId]:
         return []
     roster = seek.roster
     peers = [*roster.to_invite(seek.expected(now_s)), *seek.rivals]
-    if not closing.spares(seek, now_s):
+    if not closing.spares_lost(seek, now_s):
         peers.extend(seek.request.lost)
     if seek.invitations % _INVITATIONS_PER_SURVEY == 0:
         # Those in other groups, to learn where we are; and those that we lost sight of or passed

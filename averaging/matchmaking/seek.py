@@ -149,7 +149,9 @@ class Seek:
             self.outputs.append(Answer(call_id, schema.Redirect(leader, addresses)))
         elif not self.around.can_lead:
             self.refuse(call_id, "client", "it cannot be dialed")
-        elif peer in self.request.lost and self.request.previous and closing.spares(self, now_s):
+        elif (
+            peer in self.request.lost and self.request.previous and closing.spares_lost(self, now_s)
+        ):
             self.refuse(call_id, "lost-last-round", "it was lost in the attempt before")
         elif self.size() >= self.around.config.group_size_max:
             self.refuse(call_id, "full", f"{self.size()} members")

@@ -20,6 +20,7 @@ from averaging import (
     TensorSpec,
     open_averager,
 )
+from averaging.allreduce.config import AllreduceConfig
 from p2p import Node, open_dht
 from p2p.testing import SimNetwork
 from tests.averaging.allreduce.peers import NAMES, simulated
@@ -46,6 +47,25 @@ async def test_rounds_follow_each_other(network: SimNetwork) -> None:
     assert set(report.members) == set(swarm.ids)
     assert report.sent_bytes > 0
     assert report.received_bytes > 0
+
+
+@simulated
+async def test_rounds_are_remembered_until_their_deadlines_are_past(network: SimNetwork) -> None:
+    """Those who come late may still ask how we stand; after that, memory is for newer rounds."""
+    async with AsyncExitStack() as stack:
+        swarm = await open_swarm(stack, network, 2)
+
+        async def steps(_number: int, averager: Averager, tensors: Any) -> RoundReport:
+            sessions = averager._allreduce._sessions
+            for count in range(1, 4):
+                await averager.step(tensors, expected=swarm.ids, deadline_s=30)
+                assert len(sessions) == count
+            await trio.sleep(30 + AllreduceConfig().linger_s)
+            report = await averager.step(tensors, expected=swarm.ids)
+            assert len(sessions) == 1
+            return report
+
+        await swarm.run(steps)
 
 
 @simulated

@@ -271,6 +271,11 @@ def test_who_found_all_holders_too_slow_fetches_from_them_what_is_agreed() -> No
     assert ballot.end.outcome == "success"
 
 
+AGREED = (bytes(32),) * 4 * PIECES_PER_SPAN
+LET_GO = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED), Vote(AGREED, bytes(64)))
+NEVER_HELD = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED))
+
+
 def lacking_what_is_agreed() -> Ballot[int]:
     """The last of four knows of a certificate, but its own pieces are all that it holds."""
     ballot = World(random.Random(0), 4, 4).ballots[3]
@@ -282,12 +287,8 @@ def lacking_what_is_agreed() -> Ballot[int]:
     return ballot
 
 
-AGREED = (bytes(32),) * 4 * PIECES_PER_SPAN
-LET_GO = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED), Vote(AGREED, bytes(64)))
-NEVER_HELD = Answer((PieceStatus(int(Hold.LOST)),) * len(AGREED))
-
-
 def ended(ballot: Ballot[int]) -> End | None:
+    """How the ballot has ended by now; a type checker thinks that its attribute stays None."""
     return ballot.end
 
 

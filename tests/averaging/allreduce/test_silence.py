@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from averaging.allreduce.silence import OpenCalls, wait_silent
+from averaging.second_look import LATER_S, SOON_S
 from p2p import Identity, Message, Method, Node, RpcCall, RpcService, rpc_client
 from p2p.testing import SimNetwork
 from tests.simulated import simulated
@@ -79,7 +80,7 @@ async def test_what_a_call_said_counts_after_its_end(network: SimNetwork) -> Non
                 heard_at_s = call.heard_at_s
         assert calls.heard_at_s(talker.peer_id) == heard_at_s > 0
         await wait_silent(calls, talker.peer_id, SILENCE_S)
-        assert trio.current_time() == pytest.approx(heard_at_s + SILENCE_S, abs=0.1)
+        assert trio.current_time() == pytest.approx(heard_at_s + SILENCE_S + SOON_S, abs=1e-9)
 
 
 @simulated
@@ -98,4 +99,4 @@ async def test_what_came_while_we_were_held_up_is_heard_before_anybody_is_silent
     async with trio.open_nursery() as nursery:
         nursery.start_soon(freeze)
         await wait_silent(calls, Identity.generate().peer_id, SILENCE_S)
-    assert 21 < trio.current_time() - began_s < 22
+    assert trio.current_time() - began_s == pytest.approx(21 + LATER_S, abs=1e-9)
