@@ -16,6 +16,8 @@ OUTSIDE := tests/processes tests/netlab tests/interop
 # Tests of processes that wait on the clock more than they compute.
 WAITING := tests/processes/test_patience.py
 STAMP := .venv/.manyhands-installed
+# What pip compiles.
+COMPILED := scripts/build_kernels.py averaging/codecs/quantizers/_int8.c
 DOCS_STAMP := .venv/.manyhands-docs-installed
 INTEROP_STAMP := .venv/interop/installed
 
@@ -35,7 +37,7 @@ help: ## list these targets
 
 setup: $(STAMP) ## build .venv with everything in it; skipped when nothing changed
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup scripts/system-packages
+$(STAMP): pyproject.toml constraints.txt scripts/setup scripts/system-packages $(COMPILED)
 	@PYTHON="$(PYTHON)" scripts/setup dev
 	@touch $@
 

@@ -23,6 +23,7 @@ SMALLEST: Final = 2.0**-100
 moves, and high enough that no scale and no inverse of one leaves float32's normal range."""
 LARGEST: Final = float(torch.finfo(torch.float32).max)
 SCALE_BYTES: Final = 4
+NOT_FINITE: Final = "only finite values can be encoded"
 
 
 def tiles(count: int, size: int = TILE_ELEMENTS) -> Iterator[tuple[int, int]]:
@@ -40,7 +41,7 @@ def largest_of(values: torch.Tensor) -> float:
     low, high = torch.aminmax(values)
     largest = max(-float(low), float(high))
     if not math.isfinite(largest):
-        raise ValueError("only finite values can be encoded")
+        raise ValueError(NOT_FINITE)
     return largest if largest >= SMALLEST else 0.0
 
 

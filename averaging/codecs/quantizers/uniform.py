@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Final
 
 import torch
@@ -18,6 +19,7 @@ from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
 from averaging.codecs.tiles import (
     LARGEST,
+    NOT_FINITE,
     SCALE_BYTES,
     SMALLEST,
     TILE_ELEMENTS,
@@ -28,6 +30,16 @@ from averaging.codecs.tiles import (
     rounded,
     tiles,
 )
+
+COMPILED: ModuleType | None
+"""Does what whole bytes and a CPU need in one pass; None where the package was built without a
+C compiler, and PyTorch does it in several."""
+try:
+    from averaging.codecs.quantizers import _int8
+except ImportError:
+    COMPILED = None
+else:
+    COMPILED = _int8
 
 BLOCK_MIN: Final = 16
 """Smaller blocks spend more on scales than they save."""
@@ -41,11 +53,19 @@ class Uniform(Codec):
     Args:
         largest: L: symbols go from −L to L.
         block: elements that share a scale, a power of two; None: all of the frame.
+        compiled: makes and reads frames of whole bytes on a CPU, as PyTorch would; None: it does.
     """
 
     same_everywhere = True
 
-    def __init__(self, name: str, largest: int, block: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        largest: int,
+        block: int | None = None,
+        *,
+        compiled: ModuleType | None = COMPILED,
+    ) -> None:
         if block is not None and (not BLOCK_MIN <= block <= TILE_ELEMENTS or block & (block - 1)):
             raise ValueError(
                 f"a block is a power of two from {BLOCK_MIN} to {TILE_ELEMENTS}, not {block}"
@@ -53,6 +73,7 @@ class Uniform(Codec):
         self.name = name
         self._largest, self._block = largest, block
         self._width = width_of(2 * largest + 1)
+        self._compiled = compiled if self._width == 8 else None
         # L times it is finite, whatever rounding does.
         self._scale_max = rounded(LARGEST / (largest * (1 + 2.0**-20)))
 
@@ -68,6 +89,8 @@ class Uniform(Codec):
 
     def _encoded(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         """The frame, and what it says in out, if that is given."""
+        if self._compiled is not None and values.device.type == "cpu":
+            return self._encoded_at_once(values, out)
         count = values.numel()
         scales = self._scales_of(values)
         inverses = scales.reciprocal().masked_fill_(scales == 0, 0.0)
@@ -91,9 +114,35 @@ class Uniform(Codec):
                 pack(whole.view(torch.uint8), self._width, body[place])
         return frame.cpu()
 
+    def _encoded_at_once(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """The same by compiled code."""
+        assert self._compiled is not None
+        count = values.numel()
+        frame = frame_on(values, self.size_limit_bytes(count))
+        finite = self._compiled.encode(
+            values.numpy(),
+            self._block or count,
+            self._largest,
+            self._scale_max,
+            SMALLEST,
+            frame.numpy(),
+            None if out is None else out.numpy(),
+        )
+        if not finite:
+            raise ValueError(NOT_FINITE)
+        return frame
+
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec; a block whose scale is 0 is zeros whatever its symbols."""
         scales, body = self._split(frame, out.numel(), out.device)
+        if self._compiled is not None and out.device.type == "cpu":
+            block = self._block or out.numel()
+            known = self._compiled.decode(
+                scales.numpy(), body.numpy(), block, self._largest, out.numpy()
+            )
+            if not known:
+                raise FrameInvalid(self._too_large())
+            return
         room = torch.empty(min(out.numel(), TILE_ELEMENTS), dtype=torch.int8, device=out.device)
         for part, symbols in self._symbols(body, out.numel()):
             whole = _first(room, part)
@@ -130,8 +179,11 @@ class Uniform(Codec):
                 symbols = _first(room, part)
                 unpack(body[place], self._width, symbols)
             if int(symbols.max()) > 2 * self._largest:
-                raise FrameInvalid(f"a symbol is beyond {self._largest}")
+                raise FrameInvalid(self._too_large())
             yield part, symbols
+
+    def _too_large(self) -> str:
+        return f"a symbol is beyond {self._largest}"
 
     def size_limit_bytes(self, count: int) -> int:
         """Exactly what each frame takes."""
@@ -175,7 +227,7 @@ class Uniform(Codec):
         torch.maximum(largest, lowest.neg_(), out=largest)
         # Of NaN and others it is NaN.
         if not math.isfinite(largest.max()):
-            raise ValueError("only finite values can be encoded")
+            raise ValueError(NOT_FINITE)
         return largest
 
     def _times(
