@@ -80,8 +80,10 @@ class Coding:
     def chunk_elements_max(self) -> int:
         """The longest chunk that a group may have, in elements: it fits into a message."""
         codings = self, *(coding for _, coding in self.options)
-        carried = all(coding.carries(CHUNK_ELEMENTS_MAX) for coding in codings)
-        return CHUNK_ELEMENTS_MAX if carried else CHUNK_ELEMENTS
+        longest = CHUNK_ELEMENTS_MAX
+        while longest > CHUNK_ELEMENTS and not all(coding.carries(longest) for coding in codings):
+            longest //= 2
+        return longest
 
     def carries(self, chunk_elements: int) -> bool:
         """Whether chunks of this length fit into messages, both ways."""

@@ -116,10 +116,8 @@ class ErrorFeedback(Feedback):
         owed = self._owed = _zeros_unless(self._owed, self.count)
         # In place, which spares memory that would be fresh.
         left = owed[start : start + len(values)]
-        torch.add(values, left, alpha=1 / weight, out=left)
-        if decoded is not None:
-            left.sub_(decoded)
-        left.mul_(weight)
+        lacking = values if decoded is None else torch.sub(values, decoded, out=decoded)
+        left.add_(lacking, alpha=weight)
 
     def drop(self, start: int, stop: int) -> int:
         """See Feedback."""

@@ -26,7 +26,7 @@ STATE_BYTES_PER_ELEMENT: Final = 12
 _BYTES_PER_MBIT: Final = 125_000.0
 # As a round cuts its vector: an eighth of an equal span, within bounds.
 _CHUNKS_PER_SPAN: Final = 8
-_CHUNK_ELEMENTS_MIN, _CHUNK_ELEMENTS_MAX = 4_096, 262_144
+_CHUNK_ELEMENTS_MIN, _CHUNK_ELEMENTS_MAX = 4_096, 524_288
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ def coded(codec: str, coded_count: int, rest: FloatingWire) -> CodedWire:
 @pytest.mark.parametrize(
     ("wire", "longest"),
     [
-        (floats("float32"), CHUNK_ELEMENTS_MAX),
-        (floats("bfloat16", "float32"), CHUNK_ELEMENTS_MAX),
+        (floats("float16"), CHUNK_ELEMENTS_MAX),
+        (floats("float32"), CHUNK_ELEMENTS_MAX // 2),
+        (floats("bfloat16", "float32"), CHUNK_ELEMENTS_MAX // 2),
         (floats("float32", "float64", dtype="float64"), CHUNK_ELEMENTS),
         (coded("int8-block", COUNT, floats("float32")), CHUNK_ELEMENTS_MAX),
         (coded("topk:0.01", COUNT, floats("float32")), CHUNK_ELEMENTS_MAX),

@@ -204,7 +204,7 @@ def test_noise_is_no_group(data: bytes) -> None:
         parse_group_untrusted(data)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 256), st.sampled_from([131_072, 262_144]))
+@given(st.integers(0, 10**9), st.integers(0, 256), st.sampled_from([131_072, 262_144, 524_288]))
 def test_chunks_are_an_eighth_of_a_span_within_bounds(
     elements: int, aggregators: int, longest: int
 ) -> None:
