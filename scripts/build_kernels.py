@@ -1,4 +1,4 @@
-"""Compiles what the package has in C, beside its source; without a compiler it works all the same, slower.
+"""Compiles what the package has in C, beside its source; without a compiler it works, slower.
 
 pip calls it through hatchling, for an editable installation, too.
 """

@@ -92,10 +92,11 @@ def rough_square_sum(values: Array) -> float:
     """
     if values.dtype != np.float32:
         return square_sum(values)
-    total = 0.0
+    rest = len(values) % BLOCK_ELEMENTS
+    rows, last = values[: len(values) - rest].reshape(-1, BLOCK_ELEMENTS), values[-rest:]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for block in blocks(len(values), BLOCK_ELEMENTS):
-            part = values[block]
-            total += float(np.dot(part, part))
+        total = float(np.vecdot(rows, rows).sum(dtype=np.float64))
+        if rest:
+            total += float(np.dot(last, last))
     # A square may overflow where its value does not.
     return total if math.isfinite(total) else square_sum(values)

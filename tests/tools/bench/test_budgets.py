@@ -91,6 +91,12 @@ JUDGED = (4, 10_000_000, "float32")
 
 
 def allreduce_row(rival: str, case: allreduce.Case, step_s: float, *, cpu_s: float = 1.0) -> Row:
+    return measured(rival, case, step_s, cpu_s).row()
+
+
+def measured(
+    rival: str, case: allreduce.Case, step_s: float, cpu_s: float = 1.0
+) -> allreduce.Measured:
     one = allreduce.Measured(rival, case)
     for factor in (0.5, 1.0, 4.0):
         one.rounds.append(
@@ -100,7 +106,7 @@ def allreduce_row(rival: str, case: allreduce.Case, step_s: float, *, cpu_s: flo
         )
     # A round that lacked a peer is a miss, not a measurement.
     one.rounds.append(RoundFigures(step_s=1e-9, cpu_s=1e-9, error_max=9.0, whole=False))
-    return one.row()
+    return one
 
 
 def test_a_row_of_allreduce_holds_medians_and_whole_rounds_only() -> None:
@@ -174,6 +180,8 @@ def test_who_is_measured_and_how_often_follows_the_case() -> None:
 
 def test_fewer_bytes_must_not_take_longer() -> None:
     case = (4, 10_000_000, CODEC)
-    rows = [allreduce_row("aes", JUDGED, 0.5), allreduce_row("aes", case, 0.6)]
+    coded, floats = measured("aes", case, 0.6), measured("floats", case, 0.5)
+    # Those of the same minutes count.
+    rows = [allreduce_row("aes", JUDGED, 0.7), coded.row(floats)]
     (judged,) = [one for one in allreduce.budgets(rows) if "against float32" in one.name]
     assert (judged.measured, judged.holds) == (pytest.approx(1.2), False)
