@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULE = "averaging.codecs.quantizers._int8"
+MODULE = "averaging.codecs._loops"
 STABLE_ABI = "0x030b0000"
 """Python 3.11: the first whose stable interface has buffers."""
 

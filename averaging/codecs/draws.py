@@ -42,14 +42,23 @@ def draws(seed: int, start: int, out: torch.Tensor, room: torch.Tensor) -> None:
         out: int32, 1-D, of at most a tile.
         room: as large, and overwritten.
     """
-    key = _hashed(_hashed(seed) + start // TILE_ELEMENTS)
-    torch.bitwise_xor(_places(out.device)[: out.numel()], _signed_32(key), out=out)
+    key = _signed_32(key_of_tile(seed, start))
+    torch.bitwise_xor(hashes_of_places(out.device)[: out.numel()], key, out=out)
     out.mul_(_FIRST)
     # torch shifts signs in; the mask takes them out again.
     torch.bitwise_right_shift(out, 15, out=room)
     out.bitwise_xor_(room.bitwise_and_(0x1FFFF))
     out.mul_(_SECOND)
     out.bitwise_right_shift_(32 - DRAW_BITS)
+
+
+def key_of_tile(seed: int, start: int) -> int:
+    """What the hashes of a tile's places are mixed with: 32 bits.
+
+    Args:
+        start: the tile's first element.
+    """
+    return int(_hashed(_hashed(seed) + start // TILE_ELEMENTS)) & 0xFFFFFFFF
 
 
 def seed_of(seed: int, stream: int) -> int:
@@ -118,12 +127,11 @@ def _low_64(value: Any) -> Any:
 
 
 @cache
-def _places(device: torch.device) -> torch.Tensor:
+def hashes_of_places(device: torch.device) -> torch.Tensor:
     """A hash of each place in a tile: shape (TILE_ELEMENTS,), int32."""
     hashes = _hashed(np.arange(TILE_ELEMENTS, dtype=np.uint64))
     return torch.from_numpy(hashes.astype(np.uint32).view(np.int32)).to(device)
 
 
 def _signed_32(value: int) -> int:
-    low = value & 0xFFFFFFFF
-    return low - (1 << 32) if low >> 31 else low
+    return value - (1 << 32) if value >> 31 else value

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Final, Literal
 
 import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
-from averaging.codecs.draws import DRAW_BITS, draws
+from averaging.codecs.compiled import LOOPS
+from averaging.codecs.draws import DRAW_BITS, draws, hashes_of_places, key_of_tile
 from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
 from averaging.codecs.quantizers.sums import sum_of
 from averaging.codecs.tiles import (
@@ -87,21 +89,29 @@ def levels_within_range(base: float) -> int:
 
 
 class Geometric(Codec):
-    """Rounds each element to a point of the grid."""
+    """Rounds each element to a point of the grid.
+
+    Args:
+        loops: find the points on a CPU; None: PyTorch does.
+    """
 
     same_everywhere = True
 
-    def __init__(self, name: str, grid: Grid) -> None:
+    def __init__(self, name: str, grid: Grid, *, loops: ModuleType | None = LOOPS) -> None:
         self.name = name
         self._grid = grid
+        self._loops = loops
         self._width = width_of(2 * grid.levels + 1)
         # The last level, when the top is at _SPAN.
         self._last = _levels_of(grid, _SPAN)[0]
+        # With base 2: the bits of the level below it, and half a draw less.
+        exponent = math.frexp(self._last)[1] + 126
+        self._below_last = (exponent << DRAW_BITS) - _HALF_DRAW
         self._steps = None if grid.base == 2 else _Steps(grid)
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """See Codec; if the grid's points are taken by chance, the seed decides which."""
-        count, levels = values.numel(), self._grid.levels
+        count = values.numel()
         top = self._top_of(values)
         factor = _SPAN / top if top else 0.0
         frame = frame_on(values, self.size_limit_bytes(count))
@@ -109,22 +119,57 @@ class Geometric(Codec):
         rooms = _Rooms(min(count, TILE_ELEMENTS), values.device)
         for part, place in tile_places(count, self._width):
             rooms.cut(part.stop - part.start)
-            if not self._grid.nearest:
-                draws(seed, part.start, rooms.draws, rooms.levels)
-            torch.mul(values[part], factor, out=rooms.sizes)
-            self._stretch(rooms.sizes.abs_(), rooms.more)
-            if self._steps is None:
-                self._find_powers_of_two(rooms)
+            if self._loops is not None and values.is_cpu:
+                self._find_at_once(values[part], factor, seed, part.start, rooms.symbols)
             else:
-                self._steps.find(rooms)
-            symbols, signs = rooms.symbols, rooms.signs
-            symbols.copy_(rooms.levels)
-            torch.bitwise_right_shift(values[part].view(torch.int32), 31, out=rooms.levels)
-            signs.copy_(rooms.levels)
-            # Where signs is −1 this negates; where it is 0 it does nothing.
-            symbols.bitwise_xor_(signs).sub_(signs).add_(levels)
-            pack(symbols.view(torch.uint8), self._width, frame[SCALE_BYTES:][place])
+                self._find(values[part], factor, seed, part.start, rooms)
+            pack(rooms.symbols.view(torch.uint8), self._width, frame[SCALE_BYTES:][place])
         return frame.cpu()
+
+    def _find(
+        self, values: torch.Tensor, factor: float, seed: int, start: int, rooms: _Rooms
+    ) -> None:
+        """Overwrite rooms.symbols with those of a tile.
+
+        Args:
+            factor: moves the top to _SPAN.
+            start: where the tile starts.
+        """
+        if not self._grid.nearest:
+            draws(seed, start, rooms.draws, rooms.levels)
+        torch.mul(values, factor, out=rooms.sizes)
+        self._stretch(rooms.sizes.abs_(), rooms.more)
+        if self._steps is None:
+            self._find_powers_of_two(rooms)
+        else:
+            self._steps.find(rooms)
+        symbols, signs = rooms.symbols, rooms.signs
+        symbols.copy_(rooms.levels)
+        torch.bitwise_right_shift(values.view(torch.int32), 31, out=rooms.levels)
+        signs.copy_(rooms.levels)
+        # Where signs is −1 this negates; where it is 0 it does nothing.
+        symbols.bitwise_xor_(signs).sub_(signs).add_(self._grid.levels)
+
+    def _find_at_once(
+        self, values: torch.Tensor, factor: float, seed: int, start: int, symbols: torch.Tensor
+    ) -> None:
+        """The same by compiled code, on a CPU."""
+        assert self._loops is not None
+        grid, steps = self._grid, self._steps
+        self._loops.round_to_grid(
+            values.numpy(),
+            factor,
+            grid.base,
+            self._last,
+            grid.levels,
+            None if grid.nearest else hashes_of_places(values.device).numpy(),
+            key_of_tile(seed, start),
+            None if steps is None else steps.table.numpy(),
+            None if steps is None else steps.per_gap.numpy(),
+            2.0**DRAW_BITS / (grid.base - 1),
+            self._below_last,
+            symbols.numpy(),
+        )
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec."""
@@ -206,8 +251,7 @@ class Geometric(Codec):
         """
         push = 0 if self._grid.nearest else rooms.draws
         torch.add(rooms.sizes.view(torch.int32), push, out=rooms.levels)
-        exponent = math.frexp(self._last)[1] + 126
-        rooms.levels.sub_((exponent << DRAW_BITS) - _HALF_DRAW).bitwise_right_shift_(DRAW_BITS)
+        rooms.levels.sub_(self._below_last).bitwise_right_shift_(DRAW_BITS)
         # A size at the top may have been rounded to just above it.
         rooms.levels.clamp_(max=self._grid.levels)
 
@@ -263,22 +307,22 @@ class _Steps:
         inside = passed.diff()
         assert int(inside.max()) <= 1
         edge = edges[passed[:-1].clamp(max=edges.numel() - 1)]
-        self._table = ((passed[:-1] << _CELL_BITS) + inside * (starts[1:] - edge)).to(torch.int32)
-        self._per_gap = (2.0**DRAW_BITS / ((grid.base - 1) * points_P)).to(torch.float32)
+        self.table = ((passed[:-1] << _CELL_BITS) + inside * (starts[1:] - edge)).to(torch.int32)
+        self.per_gap = (2.0**DRAW_BITS / ((grid.base - 1) * points_P)).to(torch.float32)
         # From the top nothing goes up.
-        self._per_gap[-1] = 0
+        self.per_gap[-1] = 0
 
     def find(self, rooms: _Rooms) -> None:
         """Overwrite rooms.levels with the level of each of rooms.sizes, stretched; change those."""
         device, levels, bits = rooms.sizes.device, rooms.levels, rooms.sizes.view(torch.int32)
         cells = torch.bitwise_right_shift(bits, _CELL_BITS, out=rooms.more.view(torch.int32))
-        torch.index_select(self._table.to(device), 0, cells, out=levels)
+        torch.index_select(self.table.to(device), 0, cells, out=levels)
         torch.bitwise_and(bits, (1 << _CELL_BITS) - 1, out=cells)
         levels.add_(cells).bitwise_right_shift_(_CELL_BITS)
         if self._nearest:
             return
         # With p the point below x, the chance to go up is (x / p − 1) / (b − 1).
-        torch.index_select(self._per_gap.to(device), 0, levels, out=rooms.more)
+        torch.index_select(self.per_gap.to(device), 0, levels, out=rooms.more)
         rooms.sizes.mul_(rooms.more).sub_(2.0**DRAW_BITS / (self._base - 1))
         # −1 where the draw, from 0 on, is smaller than the chance.
         chances = rooms.more.view(torch.int32).copy_(rooms.sizes)

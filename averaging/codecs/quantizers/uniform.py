@@ -16,6 +16,7 @@ import torch
 
 from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
+from averaging.codecs.compiled import LOOPS
 from averaging.codecs.packing import pack, packed_bytes, tile_places, unpack, width_of
 from averaging.codecs.tiles import (
     LARGEST,
@@ -31,16 +32,6 @@ from averaging.codecs.tiles import (
     tiles,
 )
 
-COMPILED: ModuleType | None
-"""Does what whole bytes and a CPU need in one pass; None where the package was built without a
-C compiler, and PyTorch does it in several."""
-try:
-    from averaging.codecs.quantizers import _int8
-except ImportError:
-    COMPILED = None
-else:
-    COMPILED = _int8
-
 BLOCK_MIN: Final = 16
 """Smaller blocks spend more on scales than they save."""
 _SCANNED_ELEMENTS: Final = 2 * TILE_ELEMENTS
@@ -53,7 +44,7 @@ class Uniform(Codec):
     Args:
         largest: L: symbols go from −L to L.
         block: elements that share a scale, a power of two; None: all of the frame.
-        compiled: makes and reads frames of whole bytes on a CPU, as PyTorch would; None: it does.
+        loops: make and read frames of whole bytes on a CPU; None: PyTorch does.
     """
 
     same_everywhere = True
@@ -64,7 +55,7 @@ class Uniform(Codec):
         largest: int,
         block: int | None = None,
         *,
-        compiled: ModuleType | None = COMPILED,
+        loops: ModuleType | None = LOOPS,
     ) -> None:
         if block is not None and (not BLOCK_MIN <= block <= TILE_ELEMENTS or block & (block - 1)):
             raise ValueError(
@@ -73,7 +64,7 @@ class Uniform(Codec):
         self.name = name
         self._largest, self._block = largest, block
         self._width = width_of(2 * largest + 1)
-        self._compiled = compiled if self._width == 8 else None
+        self._loops = loops if self._width == 8 else None
         # L times it is finite, whatever rounding does.
         self._scale_max = rounded(LARGEST / (largest * (1 + 2.0**-20)))
 
@@ -89,7 +80,7 @@ class Uniform(Codec):
 
     def _encoded(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         """The frame, and what it says in out, if that is given."""
-        if self._compiled is not None and values.device.type == "cpu":
+        if self._loops is not None and values.device.type == "cpu":
             return self._encoded_at_once(values, out)
         count = values.numel()
         scales = self._scales_of(values)
@@ -116,10 +107,10 @@ class Uniform(Codec):
 
     def _encoded_at_once(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         """The same by compiled code."""
-        assert self._compiled is not None
+        assert self._loops is not None
         count = values.numel()
         frame = frame_on(values, self.size_limit_bytes(count))
-        finite = self._compiled.encode(
+        finite = self._loops.encode_int8(
             values.numpy(),
             self._block or count,
             self._largest,
@@ -135,9 +126,9 @@ class Uniform(Codec):
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec; a block whose scale is 0 is zeros whatever its symbols."""
         scales, body = self._split(frame, out.numel(), out.device)
-        if self._compiled is not None and out.device.type == "cpu":
+        if self._loops is not None and out.device.type == "cpu":
             block = self._block or out.numel()
-            known = self._compiled.decode(
+            known = self._loops.decode_int8(
                 scales.numpy(), body.numpy(), block, self._largest, out.numpy()
             )
             if not known:

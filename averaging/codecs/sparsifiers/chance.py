@@ -13,7 +13,7 @@ from averaging.codecs.classes import Constants
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.draws import SEED_MAX, distinct_positions, seed_of, uniforms
 from averaging.codecs.naming import sent_of
-from averaging.codecs.tiles import LARGEST, bytes_of, check_size
+from averaging.codecs.tiles import LARGEST, TILE_ELEMENTS, bytes_of, check_size
 
 _SEED: Final = struct.Struct("<Q")
 _ONE: Final = struct.Struct("<If")
@@ -95,10 +95,20 @@ class AdaptiveRandomCodec(Codec):
     same_everywhere = True
 
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
-        sums = values.abs().cumsum(0, dtype=torch.float64)
-        target = sums[-1] * float(uniforms(seed_of(seed, 0), np.zeros(1, np.int64))[0])
-        # The first element whose sum is above the target, so none that is 0; the first if all are.
-        position = int(torch.searchsorted(sums, target, right=True)) % values.numel()
+        chance = float(uniforms(seed_of(seed, 0), np.zeros(1, np.int64))[0])
+        parts = torch.split(values, TILE_ELEMENTS)
+        sums = torch.stack([part.abs().sum(dtype=torch.float64) for part in parts]).cumsum(0)
+        target = sums[-1] * chance
+        # First the tile, then the element: the first whose sum is above the target, so none that
+        # is 0 unless all are.
+        tile = min(int(torch.searchsorted(sums, target, right=True)), len(parts) - 1)
+        if tile:
+            target -= sums[tile - 1]
+        within = parts[tile].abs().cumsum(0, dtype=torch.float64)
+        # Sums in another order may end a little below the target.
+        last = int(torch.searchsorted(within, within[-1]))
+        position = min(int(torch.searchsorted(within, target, right=True)), last)
+        position += tile * TILE_ELEMENTS
         return bytes_of(_ONE.pack(position, float(values[position])))
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:

@@ -5,11 +5,13 @@ Comparisons are exact, so every device finds the same elements.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from averaging.codecs.compiled import LOOPS
 from averaging.codecs.tiles import TILE_ELEMENTS, tiles
 
 Array = np.ndarray[Any, Any]
@@ -137,14 +139,28 @@ def largest(values: torch.Tensor, kept: int) -> torch.Tensor:
     return candidates[mask]
 
 
-def largest_of_blocks(values: torch.Tensor, block: int, kept: int, kept_last: int) -> torch.Tensor:
+def largest_of_blocks(
+    values: torch.Tensor,
+    block: int,
+    kept: int,
+    kept_last: int,
+    *,
+    loops: ModuleType | None = LOOPS,
+) -> torch.Tensor:
     """Where so many of the largest of each block stand, and of a shorter last one: int64, rising.
+
+    Of equal ones the first are found, and zeros never.
 
     Args:
         block: in elements.
-        kept_last: of the last block, where it is shorter.
+        kept_last: of the last block, where it is shorter; else 0.
+        loops: find them on a CPU; None: numpy does.
     """
     rows = values.numel() // block
+    if loops is not None and values.is_cpu:
+        positions = torch.empty(rows * kept + kept_last, dtype=torch.int64, device="cpu")
+        found = loops.largest_of_blocks(values.numpy(), block, kept, kept_last, positions.numpy())
+        return positions[:found]
     mask = torch.empty_like(values, dtype=torch.bool)
     step = max(1, TILE_ELEMENTS // block) if values.is_cpu else max(1, rows)
     for row in range(0, rows, step):

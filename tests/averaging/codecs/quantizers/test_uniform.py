@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from averaging.codecs.codec import FrameInvalid
-from averaging.codecs.quantizers.uniform import COMPILED, Uniform
+from averaging.codecs.quantizers.uniform import Uniform
 from averaging.codecs.registry import codec_named
 from tests.averaging.codecs.inequalities import compressor_of, moments, worst_missed
 from tests.averaging.codecs.quantizers.cases import normal
@@ -38,7 +38,7 @@ def slowly_rounded(values: torch.Tensor, largest: int, block: int | None) -> tor
 @pytest.mark.parametrize("name", CASES)
 def test_rounding_is_as_slow_rounding(name: str) -> None:
     largest, block = CASES[name]
-    for codec in (codec_named(name), Uniform("plain", largest, block, compiled=None)):
+    for codec in (codec_named(name), Uniform("plain", largest, block, loops=None)):
         compressor = compressor_of(codec)
         for values in (normal(200), normal(3, 1), torch.tensor([1e-35, 1e30]), normal(9, 2, 1e-20)):
             assert torch.equal(compressor(values, 0), slowly_rounded(values, largest, block))
@@ -98,82 +98,3 @@ def test_symbols_and_scales_beyond_the_largest_are_refused() -> None:
             wrong[place] = byte
             with pytest.raises(FrameInvalid):
                 codec.decode(wrong, out)
-
-
-_BITS = st.integers(0, 2**32 - 1).filter(lambda bits: bits & 0x7F800000 != 0x7F800000)
-"""Of finite values; as many are subnormal, halfway or huge as otherwise."""
-_RUNS = st.one_of(
-    st.lists(_BITS, min_size=1, max_size=200).map(
-        lambda bits: torch.tensor(bits, dtype=torch.uint32).view(torch.float32)
-    ),
-    st.builds(
-        lambda count, seed, size: normal(count, seed, size),
-        st.integers(1, 9000),
-        st.integers(0, 99),
-        st.sampled_from([1e-29, 1e-20, 1.0, 1e30]),
-    ),
-    # In units of the scale these are whole numbers and halves.
-    st.lists(st.integers(-254, 254), min_size=1, max_size=200).map(
-        lambda halves: torch.tensor([127.0, *(half / 2 for half in halves)])
-    ),
-)
-
-
-@settings(max_examples=150)
-@given(_RUNS, st.sampled_from([None, 16, 64, 4096]), st.sampled_from([64, 100, 127]))
-def test_compiled_code_makes_the_same_bits(
-    values: torch.Tensor, block: int | None, largest: int
-) -> None:
-    assert COMPILED is not None, "make setup compiles it"
-    compiled = Uniform("compiled", largest, block)
-    plain = Uniform("plain", largest, block, compiled=None)
-    frame, said = plain.encode(values, 0), torch.empty_like(values)
-    assert torch.equal(compiled.encode(values, 0), frame)
-    assert torch.equal(compiled.encode_decoded(values, 0, said), frame)
-    decoded, again = torch.empty_like(values), torch.empty_like(values)
-    plain.decode(frame, decoded)
-    compiled.decode(frame, again)
-    assert torch.equal(decoded.view(torch.int32), again.view(torch.int32))
-    assert torch.equal(said, decoded)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_without_compiled_code_what_is_invalid_is_refused_all_the_same(value: float) -> None:
-    for codec in (Uniform("compiled", 127, 16), Uniform("plain", 127, 16, compiled=None)):
-        values = torch.ones(40)
-        frame = codec.encode(values, 0)
-        values[33] = value
-        with pytest.raises(ValueError, match="only finite"):
-            codec.encode(values, 0)
-        frame[-1] = 255
-        with pytest.raises(FrameInvalid, match="beyond 127"):
-            codec.decode(frame, values)
-
-
-def test_compiled_code_refuses_buffers_that_do_not_belong_together() -> None:
-    assert COMPILED is not None, "make setup compiles it"
-    values, frame = np.ones(20, np.float32), np.empty(28, np.uint8)
-    scales, symbols = np.ones(2, np.float32), np.zeros(20, np.uint8)
-    assert COMPILED.encode(values, 16, 127, 1e30, 1e-30, frame, np.empty_like(values))
-    assert COMPILED.decode(scales, symbols, 16, 127, values)
-    for block, largest, room, decoded in (
-        (0, 127, frame, None),
-        (-1, 127, frame, None),
-        (16, 0, frame, None),
-        (16, 128, frame, None),
-        (16, 127, frame[:-1], None),
-        (20, 127, frame, None),
-        (16, 127, frame, values[:-1]),
-        (16, 127, frame, np.empty(21, np.float32)),
-    ):
-        with pytest.raises(ValueError, match="sizes"):
-            COMPILED.encode(values, block, largest, 1e30, 1e-30, room, decoded)
-    for block, largest, some, out in (
-        (0, 127, scales, values),
-        (16, 0, scales, values),
-        (16, 128, scales, values),
-        (16, 127, scales[:1], values),
-        (16, 127, scales, values[:-1]),
-    ):
-        with pytest.raises(ValueError, match="sizes"):
-            COMPILED.decode(some, symbols, block, largest, out)
