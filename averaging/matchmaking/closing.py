@@ -14,6 +14,7 @@ from averaging.matchmaking.group import (
     choose_chunk_elements,
     form_group,
     in_order,
+    span_seconds,
 )
 from averaging.matchmaking.lineup import Lineup, line_up
 from averaging.matchmaking.outputs import Answer
@@ -84,7 +85,10 @@ def close(seek: Seek, lineup: Lineup, now_s: float) -> tuple[Group, list[Answer]
     group, body = form_group(
         members,
         chunk_elements=choose_chunk_elements(
-            element_count, owner_count, seek.around.config.chunk_elements_max
+            element_count,
+            owner_count,
+            seek.around.config.chunk_elements_max,
+            span_seconds(capacities, seek.around.vector_bytes),
         ),
         span_elements=span_elements,
         deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),

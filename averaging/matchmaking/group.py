@@ -7,6 +7,7 @@ with a fresh nonce, nor show two bodies under one id, since the id is the body's
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,8 +29,10 @@ from p2p import (
 # Signatures of this key for other purposes must not pass for a JOIN.
 _SIGNING_CONTEXT = b"manyhands/matchmaking/join/1\0"
 
-# Chunks: an eighth of a span keeps several in flight; the bounds keep headers and buffers small.
-_CHUNKS_PER_SPAN = 8
+# Of a span: several are in flight at least, and more than these no longer gain time.
+_CHUNKS_MIN, _CHUNKS_USUAL, _CHUNKS_MAX = 4, 8, 16
+_CHUNK_COST_S = 0.004
+"""What the messages about one chunk of a span cost among four peers that share two cores."""
 _CHUNK_ELEMENTS_MIN = 4096
 
 _OPEN = schema.Paths()
@@ -143,10 +146,41 @@ def blocking(
     return not quorum_reached(voters, [*left, *promised[:tolerated_liars]], tolerated_liars)
 
 
-def choose_chunk_elements(element_count: int, aggregator_count: int, longest: int) -> int:
-    """The length of a chunk: an eighth of an equal span, from 4 096 elements to the longest."""
+def choose_chunk_elements(
+    element_count: int, aggregator_count: int, longest: int, span_s: float | None = None
+) -> int:
+    """The length of a chunk: a part of an equal span, from 4 096 elements to the longest.
+
+    A span of k chunks that takes t to come in goes out in t/k when the last part has come, and its
+    messages take k times what those about a chunk cost: least for k² = t / cost.
+
+    Args:
+        span_s: t; None where nobody knows: an eighth.
+    """
+    chunks = _CHUNKS_USUAL
+    if span_s is not None:
+        best = math.log2(max(span_s / _CHUNK_COST_S, 1.0)) / 2
+        chunks = min(max(2 ** round(best), _CHUNKS_MIN), _CHUNKS_MAX)
     span = element_count // max(aggregator_count, 1)
-    return min(max(span // _CHUNKS_PER_SPAN, _CHUNK_ELEMENTS_MIN), longest)
+    return min(max(span // chunks, _CHUNK_ELEMENTS_MIN), longest)
+
+
+def span_seconds(capacities: Sequence[Capacity], vector_bytes: int) -> float | None:
+    """How long the parts of an equal span take to come in over the slowest of links.
+
+    None where nobody knows how fast they are.
+    """
+    rates = [
+        rate
+        for capacity in capacities
+        for rate in (capacity.up_bytes_per_s, capacity.down_bytes_per_s)
+        if rate
+    ]
+    if not rates:
+        return None
+    senders = sum(capacity.contributes for capacity in capacities) - 1
+    owners = sum(capacity.aggregates for capacity in capacities)
+    return vector_bytes / max(owners, 1) * senders / min(rates)
 
 
 def in_order(joins: Sequence[Join]) -> tuple[Join, ...]:

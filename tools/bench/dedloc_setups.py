@@ -24,7 +24,7 @@ WIRE_BYTES: Final = 2
 STATE_BYTES_PER_ELEMENT: Final = 12
 """Parameters and the two moments of LAMB in float32: what a newcomer downloads."""
 _BYTES_PER_MBIT: Final = 125_000.0
-# As a round cuts its vector: an eighth of an equal span, within bounds.
+# As a round cuts its vector where nobody knows how fast links are: an eighth of an equal span.
 _CHUNKS_PER_SPAN: Final = 8
 _CHUNK_ELEMENTS_MIN, _CHUNK_ELEMENTS_MAX = 4_096, 524_288
 

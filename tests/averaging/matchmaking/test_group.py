@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from averaging.allreduce.balance import Capacity
 from averaging.matchmaking import schema
 from averaging.matchmaking.group import (
     Group,
@@ -25,6 +26,7 @@ from averaging.matchmaking.group import (
     parse_join_untrusted,
     quorum_reached,
     sign_join,
+    span_seconds,
 )
 from averaging.matchmaking.plan import check_plan_untrusted, plan_spans
 from averaging.round_id import RoundId
@@ -204,14 +206,30 @@ def test_noise_is_no_group(data: bytes) -> None:
         parse_group_untrusted(data)
 
 
-@given(st.integers(0, 10**9), st.integers(0, 256), st.sampled_from([131_072, 262_144, 524_288]))
-def test_chunks_are_an_eighth_of_a_span_within_bounds(
-    elements: int, aggregators: int, longest: int
+@given(
+    st.integers(0, 10**9),
+    st.integers(0, 256),
+    st.sampled_from([131_072, 262_144, 524_288]),
+    # What a span of four megabytes takes: nobody knows, then from 1 GB/s to 10 kB/s.
+    st.sampled_from([(None, 8), (0.0, 4), (0.004, 4), (0.1, 4), (0.2, 8), (1.0, 16), (400.0, 16)]),
+)
+def test_chunks_are_a_part_of_a_span_within_bounds(
+    elements: int, aggregators: int, longest: int, taken: tuple[float | None, int]
 ) -> None:
-    chunk = choose_chunk_elements(elements, aggregators, longest)
+    span_s, parts = taken
+    chunk = choose_chunk_elements(elements, aggregators, longest, span_s)
     assert 4096 <= chunk <= longest
     if 4096 < chunk < longest:
-        assert chunk == elements // max(aggregators, 1) // 8
+        assert chunk == elements // max(aggregators, 1) // parts
+
+
+def test_a_span_takes_as_long_as_over_the_slowest_link() -> None:
+    slow, fast = Capacity(True, True, 1_000, 5_000), Capacity(True, True, 10**8, 10**8)
+    client, aux = Capacity(True, False, None, None), Capacity(False, True, None, 0)
+    assert span_seconds([client, aux], 8_000) is None
+    # Half of the vector, from two others.
+    assert span_seconds([fast, slow, client], 8_000) == 8.0
+    assert span_seconds([fast, slow], 8_000) == 4.0
 
 
 def test_a_liars_promise_never_to_vote_blocks_nothing() -> None:
