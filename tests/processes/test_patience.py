@@ -78,16 +78,27 @@ def _start_peer() -> subprocess.Popen[bytes]:
     )
 
 
+async def told(process: subprocess.Popen[bytes], event: str) -> str:
+    """The next line of the peer that tells of this event."""
+    assert process.stdout is not None
+    while line := await trio.to_thread.run_sync(process.stdout.readline):
+        if f'"{event}"' in line.decode():
+            return line.decode()
+    raise AssertionError(f"the peer ended before it was {event}")
+
+
 @asynccontextmanager
 async def open_peer_process() -> AsyncIterator[tuple[subprocess.Popen[bytes], Node, PeerId]]:
     """A node in a process of its own that can be frozen, and one here that is connected to it."""
     process = _start_peer()
     try:
-        assert process.stdout is not None
-        line = await trio.to_thread.run_sync(process.stdout.readline)
-        address = line.decode().partition('"address": "')[2].partition('"')[0]
+        line = await told(process, "listening")
+        address = line.partition('"address": "')[2].partition('"')[0]
         async with open_node(NodeConfig(client_mode=True)) as node:
-            yield process, node, await node.connect_address(address)
+            peer_id = await node.connect_address(address)
+            # Frozen before it has noticed, it would never tell of the loss.
+            await told(process, "connected")
+            yield process, node, peer_id
     finally:
         process.kill()
         process.communicate()
@@ -121,9 +132,7 @@ async def test_a_peer_that_stays_frozen_is_lost_and_comes_back_on_a_new_connecti
         assert not node.is_connected(peer_id)
         process.send_signal(signal.SIGCONT)
         # The thawed peer notices that it was given up, too.
-        assert process.stdout is not None
-        while b'"lost"' not in await trio.to_thread.run_sync(process.stdout.readline):
-            assert process.poll() is None
+        await told(process, "lost")
         stream = await node.open_stream(peer_id, ECHO)
         await stream.send_all(b"again")
         assert await stream.receive_exactly(5) == b"again"
