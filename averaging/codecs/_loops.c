@@ -21,6 +21,17 @@
 #define FOR_EACH_MACHINE
 #endif
 
+static inline Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) { return a < b ? a : b; }
+
+static inline int32_t least_of(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static inline int32_t bits_of(float value)
+{
+    int32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 /* --- one byte an element, with a scale for each block ------------------------------------------- */
 
 /* The largest absolute value, as its bits: those of an infinity or of NaN are above all others. */
@@ -29,9 +40,7 @@ static int32_t largest_bits(const float *values, Py_ssize_t count)
 {
     int32_t largest = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        bits &= 0x7fffffff;
+        int32_t bits = bits_of(values[i]) & 0x7fffffff;
         largest = bits > largest ? bits : largest;
     }
     return largest;
@@ -43,9 +52,7 @@ static void quantize(const float *restrict values, Py_ssize_t count, float inver
 {
     for (Py_ssize_t i = 0; i < count; i++) {
         float shifted = values[i] * inverse + ROUNDER;
-        int32_t bits;
-        memcpy(&bits, &shifted, sizeof bits);
-        symbols[i] = (uint8_t)((bits & 0xff) + offset);
+        symbols[i] = (uint8_t)((bits_of(shifted) & 0xff) + offset);
     }
 }
 
@@ -56,9 +63,7 @@ static void quantize_and_scale(const float *restrict values, Py_ssize_t count, f
 {
     for (Py_ssize_t i = 0; i < count; i++) {
         float shifted = values[i] * inverse + ROUNDER;
-        int32_t bits;
-        memcpy(&bits, &shifted, sizeof bits);
-        symbols[i] = (uint8_t)((bits & 0xff) + offset);
+        symbols[i] = (uint8_t)((bits_of(shifted) & 0xff) + offset);
         decoded[i] = (shifted - ROUNDER) * scale;
     }
 }
@@ -79,8 +84,6 @@ static void scale_back(const uint8_t *restrict symbols, Py_ssize_t count, float 
     for (Py_ssize_t i = 0; i < count; i++)
         values[i] = (float)((int32_t)symbols[i] - offset) * scale;
 }
-
-static Py_ssize_t smaller(Py_ssize_t a, Py_ssize_t b) { return a < b ? a : b; }
 
 static Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t block)
 {
@@ -203,31 +206,16 @@ typedef struct {
     Py_ssize_t count;
 } Contenders;
 
-FOR_EACH_MACHINE
-static int any_above(const float *values, Py_ssize_t count, int32_t limit)
-{
-    int32_t largest = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t bits;
-        memcpy(&bits, &values[i], sizeof bits);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    }
-    return largest >= limit;
-}
-
 /* Those of at least a limit, which is above zero; of most, 32 are passed over at once. */
 static void contend(const float *values, Py_ssize_t count, uint32_t limit, Contenders *found)
 {
     found->count = 0;
     for (Py_ssize_t start = 0; start < count; start += SKIPPED_AT_ONCE) {
         Py_ssize_t stop = smaller(start + SKIPPED_AT_ONCE, count);
-        if (!any_above(values + start, stop - start, (int32_t)limit))
+        if (largest_bits(values + start, stop - start) < (int32_t)limit)
             continue;
         for (Py_ssize_t i = start; i < stop; i++) {
-            uint32_t key;
-            memcpy(&key, &values[i], sizeof key);
-            key &= 0x7fffffff;
+            uint32_t key = (uint32_t)bits_of(values[i]) & 0x7fffffff;
             found->keys[found->count] = key;
             found->places[found->count] = (int32_t)i;
             found->count += key >= limit;
@@ -271,7 +259,7 @@ static Py_ssize_t largest_of_block(const float *values, Py_ssize_t count, Py_ssi
     Py_ssize_t equal = left->count;
     if (left->count > kept)
         limit = key_of_rank(left, kept, &equal);
-    /* A fifth lower in magnitude, at most: 2^-2 of a step of the exponent. */
+    /* A quarter of the way down to the next power of two. */
     *guess = limit > (1 << 21) + 1 ? limit - (1 << 21) : 1;
     Py_ssize_t written = 0;
     for (Py_ssize_t i = 0; i < left->count; i++) {
@@ -343,15 +331,6 @@ typedef struct {
     float gap_draws;
     int32_t below; /* read where there are no steps: of the level below the last, less half a draw */
 } Grid;
-
-static inline int32_t least_of(int32_t a, int32_t b) { return a < b ? a : b; }
-
-static inline int32_t bits_of(float value)
-{
-    int32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 static inline int32_t drawn(const Grid *grid, Py_ssize_t place)
 {

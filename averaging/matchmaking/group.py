@@ -7,7 +7,6 @@ with a fresh nonce, nor show two bodies under one id, since the id is the body's
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,10 +28,9 @@ from p2p import (
 # Signatures of this key for other purposes must not pass for a JOIN.
 _SIGNING_CONTEXT = b"manyhands/matchmaking/join/1\0"
 
-# Of a span: several are in flight at least, and more than these no longer gain time.
-_CHUNKS_MIN, _CHUNKS_USUAL, _CHUNKS_MAX = 4, 8, 16
-_CHUNK_COST_S = 0.004
-"""What the messages about one chunk of a span cost among four peers that share two cores."""
+# Of a span: an eighth keeps several in flight. Where it is there at once, messages take the time.
+_CHUNKS_PER_SPAN, _CHUNKS_PER_FAST_SPAN = 8, 4
+_FAST_SPAN_S = 0.125
 _CHUNK_ELEMENTS_MIN = 4096
 
 _OPEN = schema.Paths()
@@ -149,20 +147,17 @@ def blocking(
 def choose_chunk_elements(
     element_count: int, aggregator_count: int, longest: int, span_s: float | None = None
 ) -> int:
-    """The length of a chunk: a part of an equal span, from 4 096 elements to the longest.
+    """The length of a chunk: an eighth of an equal span, from 4 096 elements to the longest.
 
-    A span of k chunks that takes t to come in goes out in t/k when the last part has come, and its
-    messages take k times what those about a chunk cost: least for k² = t / cost.
+    A fourth where links are fast.
 
     Args:
-        span_s: t; None where nobody knows: an eighth.
+        span_s: how long the parts of such a span take to come in; None where nobody knows.
     """
-    chunks = _CHUNKS_USUAL
-    if span_s is not None:
-        best = math.log2(max(span_s / _CHUNK_COST_S, 1.0)) / 2
-        chunks = min(max(2 ** round(best), _CHUNKS_MIN), _CHUNKS_MAX)
+    fast = span_s is not None and span_s < _FAST_SPAN_S
     span = element_count // max(aggregator_count, 1)
-    return min(max(span // chunks, _CHUNK_ELEMENTS_MIN), longest)
+    chunk = span // (_CHUNKS_PER_FAST_SPAN if fast else _CHUNKS_PER_SPAN)
+    return min(max(chunk, _CHUNK_ELEMENTS_MIN), longest)
 
 
 def span_seconds(capacities: Sequence[Capacity], vector_bytes: int) -> float | None:

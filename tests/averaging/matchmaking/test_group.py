@@ -210,8 +210,8 @@ def test_noise_is_no_group(data: bytes) -> None:
     st.integers(0, 10**9),
     st.integers(0, 256),
     st.sampled_from([131_072, 262_144, 524_288]),
-    # What a span of four megabytes takes: nobody knows, then from 1 GB/s to 10 kB/s.
-    st.sampled_from([(None, 8), (0.0, 4), (0.004, 4), (0.1, 4), (0.2, 8), (1.0, 16), (400.0, 16)]),
+    # What a span takes, and its parts.
+    st.sampled_from([(None, 8), (0.0, 4), (0.1, 4), (0.125, 8), (400.0, 8)]),
 )
 def test_chunks_are_a_part_of_a_span_within_bounds(
     elements: int, aggregators: int, longest: int, taken: tuple[float | None, int]
