@@ -62,11 +62,14 @@ def test_a_slash_parts_the_codecs_of_both_ways() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_one_percent_of_the_elements_learns_as_well_in_a_swarm() -> None:
-    """Three real nodes behind links; within two points of dense after as many steps."""
+    """Three real nodes behind links; within two points of dense after as many steps.
+
+    Half as many leave dense alone between 95 % and 97.5 %: which peer adds what is chance.
+    """
     options = SwarmOptions(
-        codecs=(FLOATS, "topk:0.01"), uplinks_mbit=(200.0,), peers=3, steps=160, width=128
+        codecs=(FLOATS, "topk:0.01"), uplinks_mbit=(200.0,), peers=3, steps=320, width=128
     )
     report = Report("compression", ())
     steps = Steps(Console(file=io.StringIO()))
