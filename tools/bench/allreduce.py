@@ -46,6 +46,8 @@ what two earlier ones have left, and some to work with."""
 _ROUNDS = ((10_000, 20), (1_000_000, 10), (10_000_000, 5))
 """Up to so many elements, so many rounds."""
 _ROUNDS_MIN = 3
+_CODEC_ROUNDS = 20
+"""Its rounds are short, and the ratio of five to five others is chance by a tenth."""
 _CASE_S_MAX, _CASE_ROUNDS_MIN = 40.0, 2
 """A busy machine makes do with fewer rounds of a case, so that all cases have their turn."""
 _HIVEMIND_ROUNDS_MAX = 5
@@ -90,8 +92,11 @@ class AllreduceOptions:
             if self.full or peers * elements < _LARGEST[0] * _LARGEST[1]
         ]
 
-    def rounds_of(self, rival: str, elements: int) -> int:
+    def rounds_of(self, rival: str, case: Case) -> int:
         """How many rounds are timed."""
+        elements, dtype = case[1:]
+        if dtype == CODEC:
+            return self.rounds or _CODEC_ROUNDS
         by_size = (rounds for limit, rounds in _ROUNDS if elements <= limit)
         rounds = self.rounds or next(by_size, _ROUNDS_MIN)
         return min(rounds, _HIVEMIND_ROUNDS_MAX) if rival == "hivemind" else rounds
@@ -154,7 +159,7 @@ def run_allreduce(options: AllreduceOptions, steps: Steps) -> Report:
     report = Report("allreduce", COLUMNS)
     cases = options.cases()
     turns = [
-        _WARM_ROUNDS + options.rounds_of(rival, case[1])
+        _WARM_ROUNDS + options.rounds_of(rival, case)
         for case in cases
         for rival in options.rivals_of(case)
     ]
@@ -215,14 +220,14 @@ class _Run:
                 there[_FLOATS] = self._start(stack, peers, "aes")
             teams = {one: there[one] for one in self.options.rivals_of(case) if one in there}
             begun_s = time.perf_counter()
-            longest = max(self.options.rounds_of(one, elements) for one in NAMES)
+            longest = max(self.options.rounds_of(one, case) for one in NAMES)
             for index in range(_WARM_ROUNDS + longest):
                 late = time.perf_counter() - begun_s > _CASE_S_MAX
                 enough = index >= _WARM_ROUNDS + _CASE_ROUNDS_MIN
                 if late and self.options.rounds is None and enough:
                     break
                 for rival, team in list(teams.items()):
-                    if index >= _WARM_ROUNDS + self.options.rounds_of(rival, elements):
+                    if index >= _WARM_ROUNDS + self.options.rounds_of(rival, case):
                         continue
                     one = measured.setdefault(rival, Measured(rival, case))
                     try:

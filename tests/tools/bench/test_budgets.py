@@ -172,10 +172,10 @@ def test_who_is_measured_and_how_often_follows_the_case() -> None:
     assert options.rivals_of(JUDGED) == ["aes", "noise", "gloo", "hivemind"]
     assert options.rivals_of((2, 1_000, "float32")) == ["aes", "gloo", "hivemind"]
     assert allreduce.AllreduceOptions().rivals_of((2, 1_000, "float32")) == ["aes", "gloo"]
-    rounds = [options.rounds_of("aes", elements) for elements in allreduce.ELEMENTS]
+    rounds = [options.rounds_of("aes", (4, elements, "float32")) for elements in allreduce.ELEMENTS]
     assert rounds == sorted(rounds, reverse=True)
-    assert options.rounds_of("hivemind", 1_000) < rounds[0]
-    assert allreduce.AllreduceOptions(rounds=7).rounds_of("gloo", 50_000_000) == 7
+    assert options.rounds_of("hivemind", (4, 1_000, "float32")) < rounds[0]
+    assert allreduce.AllreduceOptions(rounds=7).rounds_of("gloo", (4, 50_000_000, "float32")) == 7
 
 
 def test_fewer_bytes_must_not_take_longer() -> None:
