@@ -17,7 +17,7 @@ OUTSIDE := tests/processes tests/netlab tests/interop
 WAITING := tests/processes/test_patience.py
 STAMP := .venv/.manyhands-installed
 # What pip compiles.
-COMPILED := scripts/build_kernels.py averaging/codecs/_loops.c
+COMPILED := scripts/build_loops.py averaging/codecs/_loops.c
 DOCS_STAMP := .venv/.manyhands-docs-installed
 INTEROP_STAMP := .venv/interop/installed
 

@@ -32,8 +32,6 @@ static inline int32_t bits_of(float value)
     return bits;
 }
 
-/* --- one byte an element, with a scale for each block ------------------------------------------- */
-
 /* The largest absolute value, as its bits: those of an infinity or of NaN are above all others. */
 FOR_EACH_MACHINE
 static int32_t largest_bits(const float *values, Py_ssize_t count)
@@ -45,6 +43,8 @@ static int32_t largest_bits(const float *values, Py_ssize_t count)
     }
     return largest;
 }
+
+/* --- one byte an element, with a scale for each block ------------------------------------------- */
 
 FOR_EACH_MACHINE
 static void quantize(const float *restrict values, Py_ssize_t count, float inverse, int offset,
@@ -160,8 +160,7 @@ static PyObject *encode_int8(PyObject *module, PyObject *args)
 done:
     PyBuffer_Release(&values);
     PyBuffer_Release(&frame);
-    if (decoded.obj != NULL)
-        PyBuffer_Release(&decoded);
+    PyBuffer_Release(&decoded);
     return answer;
 }
 

@@ -88,7 +88,7 @@ def close(seek: Seek, lineup: Lineup, now_s: float) -> tuple[Group, list[Answer]
             element_count,
             owner_count,
             seek.around.config.chunk_elements_max,
-            span_seconds(capacities, seek.around.vector_bytes),
+            span_seconds(capacities, seek.around.vector_bytes / max(owner_count, 1)),
         ),
         span_elements=span_elements,
         deadline_s=min(max(seek.request.deadline_s - now_s, 1e-3), schema.DEADLINE_S_MAX),

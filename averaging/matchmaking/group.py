@@ -160,10 +160,13 @@ def choose_chunk_elements(
     return min(max(chunk, _CHUNK_ELEMENTS_MIN), longest)
 
 
-def span_seconds(capacities: Sequence[Capacity], vector_bytes: int) -> float | None:
-    """How long the parts of an equal span take to come in over the slowest of links.
+def span_seconds(capacities: Sequence[Capacity], span_bytes: float) -> float | None:
+    """How long the parts of a span take to come in over the slowest link that is known.
 
-    None where nobody knows how fast they are.
+    None where nobody knows how fast any is.
+
+    Args:
+        span_bytes: what one of the parts takes.
     """
     rates = [
         rate
@@ -174,8 +177,7 @@ def span_seconds(capacities: Sequence[Capacity], vector_bytes: int) -> float | N
     if not rates:
         return None
     senders = sum(capacity.contributes for capacity in capacities) - 1
-    owners = sum(capacity.aggregates for capacity in capacities)
-    return vector_bytes / max(owners, 1) * senders / min(rates)
+    return span_bytes * senders / min(rates)
 
 
 def in_order(joins: Sequence[Join]) -> tuple[Join, ...]:

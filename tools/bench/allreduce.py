@@ -217,7 +217,8 @@ class _Run:
             own = ["noise"] if case == NOISE_CASE else []
             there = self.teams(stack, peers, own) | lasting
             if dtype == CODEC:
-                there[_FLOATS] = self._start(stack, peers, "aes")
+                beside = self.teams(stack, peers, ["aes"])
+                there |= {_FLOATS: beside["aes"]} if beside else {}
             teams = {one: there[one] for one in self.options.rivals_of(case) if one in there}
             begun_s = time.perf_counter()
             longest = max(self.options.rounds_of(one, case) for one in NAMES)
@@ -262,9 +263,9 @@ PROMISES: Sequence[tuple[Case, str, str, str, str, float]] = (
     (_JUDGED, "aes", "hivemind", "cpu_seconds_per_round", "processor time", 0.2),
     (_JUDGED_16, "aes", "hivemind", "cpu_seconds_per_round", "processor time", 0.2),
 )
+"""The case, ours, theirs, their figure, what it is, and how many times theirs ours may take."""
 _CODEC_TIMES_MAX = 1.0
 """Of a round of float32: fewer bytes must not take longer where processors are the limit."""
-"""The case, ours, theirs, their figure, what it is, and how many times theirs ours may take."""
 
 
 def budgets(rows: Sequence[Row]) -> list[Budget]:

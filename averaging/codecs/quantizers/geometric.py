@@ -166,7 +166,7 @@ class Geometric(Codec):
             key_of_tile(seed, start),
             None if steps is None else steps.table.numpy(),
             None if steps is None else steps.per_gap.numpy(),
-            2.0**DRAW_BITS / (grid.base - 1),
+            0.0 if steps is None else steps.gap_draws,
             self._below_last,
             symbols.numpy(),
         )
@@ -293,7 +293,9 @@ class _Steps:
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._base, self._nearest = grid.base, grid.nearest
+        self._nearest = grid.nearest
+        # 2**DRAW_BITS in units of the gap above a level that is 1.
+        self.gap_draws = 2.0**DRAW_BITS / (grid.base - 1)
         # Of stretched sizes: zero is at the first of these, the top at the last.
         points = [*_levels_of(grid, _SPAN), _SPAN * grid.base]
         points_P = torch.tensor(points, dtype=torch.float64, device="cpu")
@@ -323,7 +325,7 @@ class _Steps:
             return
         # With p the point below x, the chance to go up is (x / p − 1) / (b − 1).
         torch.index_select(self.per_gap.to(device), 0, levels, out=rooms.more)
-        rooms.sizes.mul_(rooms.more).sub_(2.0**DRAW_BITS / (self._base - 1))
+        rooms.sizes.mul_(rooms.more).sub_(self.gap_draws)
         # −1 where the draw, from 0 on, is smaller than the chance.
         chances = rooms.more.view(torch.int32).copy_(rooms.sizes)
         rooms.draws.add_(_HALF_DRAW).sub_(chances).bitwise_right_shift_(31)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from averaging.codecs.quantizers.geometric import Geometric, Grid
 from averaging.codecs.quantizers.uniform import Uniform
 from averaging.codecs.sparsifiers.scan import largest_of_blocks
 from tests.averaging.codecs.quantizers.cases import normal
+
+assert LOOPS is not None, "make setup compiles them"
 
 BITS = st.integers(0, 2**32 - 1).filter(lambda bits: bits & 0x7F800000 != 0x7F800000)
 """Of finite values; as many are subnormal or huge as otherwise."""
@@ -46,12 +48,6 @@ GRIDS = st.sampled_from(
         Grid(base=256.0, levels=3, nearest=True),
     ]
 )
-
-
-@pytest.fixture
-def loops() -> ModuleType:
-    assert LOOPS is not None, "make setup compiles them"
-    return LOOPS
 
 
 def same_frames(compiled: Codec, plain: Codec, values: torch.Tensor, seed: int) -> None:
@@ -123,11 +119,11 @@ def test_what_is_invalid_is_refused_with_and_without(value: float) -> None:
             codec.decode(frame, values)
 
 
-def test_buffers_must_belong_together_for_bytes(loops: ModuleType) -> None:
+def test_buffers_must_belong_together_for_bytes() -> None:
     values, frame = np.ones(20, np.float32), np.empty(28, np.uint8)
     scales, symbols = np.ones(2, np.float32), np.zeros(20, np.uint8)
-    assert loops.encode_int8(values, 16, 127, 1e30, 1e-30, frame, np.empty_like(values))
-    assert loops.decode_int8(scales, symbols, 16, 127, values)
+    assert LOOPS.encode_int8(values, 16, 127, 1e30, 1e-30, frame, np.empty_like(values))
+    assert LOOPS.decode_int8(scales, symbols, 16, 127, values)
     for block, largest, room, decoded in (
         (0, 127, frame, None),
         (-1, 127, frame, None),
@@ -139,7 +135,7 @@ def test_buffers_must_belong_together_for_bytes(loops: ModuleType) -> None:
         (16, 127, frame, np.empty(21, np.float32)),
     ):
         with pytest.raises(ValueError, match="sizes"):
-            loops.encode_int8(values, block, largest, 1e30, 1e-30, room, decoded)
+            LOOPS.encode_int8(values, block, largest, 1e30, 1e-30, room, decoded)
     for block, largest, some, out in (
         (0, 127, scales, values),
         (16, 0, scales, values),
@@ -148,12 +144,12 @@ def test_buffers_must_belong_together_for_bytes(loops: ModuleType) -> None:
         (16, 127, scales, values[:-1]),
     ):
         with pytest.raises(ValueError, match="sizes"):
-            loops.decode_int8(some, symbols, block, largest, out)
+            LOOPS.decode_int8(some, symbols, block, largest, out)
 
 
-def test_buffers_must_belong_together_for_blocks(loops: ModuleType) -> None:
+def test_buffers_must_belong_together_for_blocks() -> None:
     values, positions = np.ones(20, np.float32), np.empty(4, np.int64)
-    assert loops.largest_of_blocks(values, 16, 3, 1, positions) == 4
+    assert LOOPS.largest_of_blocks(values, 16, 3, 1, positions) == 4
     for block, kept, kept_last, out in (
         (0, 3, 1, positions),
         (16, 0, 1, positions),
@@ -163,18 +159,27 @@ def test_buffers_must_belong_together_for_blocks(loops: ModuleType) -> None:
         (16, 3, 1, positions[:-1]),
     ):
         with pytest.raises(ValueError, match="sizes"):
-            loops.largest_of_blocks(values, block, kept, kept_last, out)
+            LOOPS.largest_of_blocks(values, block, kept, kept_last, out)
 
 
-def test_buffers_must_belong_together_for_grids(loops: ModuleType) -> None:
+def test_buffers_must_belong_together_for_grids() -> None:
     places = hashes_of_places(torch.device("cpu")).numpy()
     values, symbols = np.ones(20, np.float32), np.empty(20, np.uint8)
     steps, per_gap = np.zeros(5, np.int32), np.ones(8, np.float32)
 
-    def rounded(levels=7, places=places, steps=steps, per_gap=per_gap, symbols=symbols) -> None:  # type: ignore[no-untyped-def]
-        loops.round_to_grid(
-            values, 1.0, 3.0, 0.1, levels, places, 1, steps, per_gap, 1.0, 0, symbols
-        )
+    given = {
+        "levels": 7,
+        "places": places,
+        "key": 1,
+        "steps": steps,
+        "per_gap": per_gap,
+        "gap_draws": 1.0,
+        "below": 0,
+        "symbols": symbols,
+    }
+
+    def rounded(**changed: Any) -> None:
+        LOOPS.round_to_grid(values, 1.0, 3.0, 0.1, *(given | changed).values())
 
     rounded()
     # Sizes beyond all steps, and of values that are no numbers, stay within the tables.

@@ -1,6 +1,8 @@
 """What all sparsifiers have in common: names, frames, limits, and no trust in bytes."""
 
+import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.registry import codec_named
 from averaging.codecs.sparsifiers import MAKERS
+from averaging.codecs.tiles import TILE_ELEMENTS
 from tests.averaging.codecs.sparsifiers.vectors import DISTRIBUTIONS, drawn, relative_error
 
 PAGE = Path(__file__).parents[4] / "docs" / "protocols" / "codecs.md"
@@ -315,3 +318,25 @@ def test_what_is_wrong_with_what_chance_picked_is_said(
     data = torch.frombuffer(bytearray(bytes.fromhex(frame)), dtype=torch.uint8)
     with pytest.raises(FrameInvalid, match=complaint):
         codec_named(name).decode(data, torch.empty(100))
+
+
+def test_adaptive_random_picks_in_every_tile_as_often_as_its_sum_says() -> None:
+    """Two tiles and a half; what is 0 is never picked, unless all are."""
+    codec, values = codec_named("adaptive-random"), torch.zeros(5 * TILE_ELEMENTS // 2)
+    shares = {7: 0.2, TILE_ELEMENTS + 9: 0.5, 2 * TILE_ELEMENTS: 0.3}
+    for position, share in shares.items():
+        values[position] = -share
+    picked: Counter[int] = Counter()
+    for seed in range(600):
+        out = torch.empty_like(values)
+        codec.decode(codec.encode(values, seed), out)
+        (position,) = out.nonzero().flatten().tolist()
+        assert out[position] == values[position]
+        picked[position] += 1
+    for position, share in shares.items():
+        # Four standard deviations.
+        assert abs(picked[position] / 600 - share) < 4 * math.sqrt(share * (1 - share) / 600)
+    zeros = torch.zeros_like(values)
+    out = torch.ones_like(values)
+    codec.decode(codec.encode(zeros, 1), out)
+    assert not out.any()

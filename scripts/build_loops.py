@@ -16,7 +16,7 @@ STABLE_ABI = "0x030b0000"
 """Python 3.11: the first whose stable interface has buffers."""
 
 
-class KernelsHook(BuildHookInterface):
+class LoopsHook(BuildHookInterface):
     """One extension module."""
 
     PLUGIN_NAME = "custom"
