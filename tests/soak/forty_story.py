@@ -2,11 +2,17 @@
 
 Processes start, are killed and are replaced by a plan in seconds; a peer's own events say the rest:
 
-    when                                          what is ordered
-    its time, up to two fifths of all             start a process: its peers join
-    its time, and all in the victim have stepped  kill a process, and all peers in it
-    its time                                      start a newcomer for each that is to be killed
-    its time, all else done, all have stepped     end: a global step that is the last
+    when                                        what is ordered
+    the beginning                               start the first processes, as one swarm
+    its time, up to two fifths of all,          start a process: its peers join
+      and there was a step
+    its time, all in the victim have stepped,   kill a process, and all peers in it
+      and all in another that lives
+    its time                                    start a newcomer for each that is to be killed
+    its time, all else done, all have stepped   end: a global step that is the last
+
+Orders keep their order: while a kill has to wait, so do the newcomers that come after it. Else the
+last who holds the state may be killed while the others still load, and they would begin anew.
 """
 
 from __future__ import annotations
@@ -176,22 +182,28 @@ class Story:
     def next_orders(self, now_s: float) -> list[Order]:
         """What is due; each order once."""
         orders: list[Order] = []
-        for at_s, order in list(self._plan):
-            if at_s > now_s or (isinstance(order, Kill) and not self._all_stepped(order.process)):
-                continue
-            self._plan.remove((at_s, order))
+        while self._plan and self._is_due(*self._plan[0], now_s):
+            _, order = self._plan.pop(0)
             orders.append(order)
             if isinstance(order, Start):
                 self._on_start(order)
             else:
                 self._on_kill(order, now_s)
-        alive = [process for process, _ in self._processes.items() if self._is_alive(process)]
+        alive = [process for process in self._processes if self._is_alive(process)]
         ready = not self._plan and all(map(self._all_stepped, alive))
         if self.end_step is None and now_s >= self._ending_at_s and ready:
             self.end_step = self.step + STEPS_LEFT
             self.notes.append(f"step {self.end_step} will be the last")
             orders.append(End(self.end_step))
         return orders
+
+    def _is_due(self, at_s: float, order: Start | Kill, now_s: float) -> bool:
+        if at_s > now_s:
+            return False
+        if isinstance(order, Start):
+            return at_s == 0.0 or self.step > 0
+        others = [one for one in self._processes if one != order.process and self._is_alive(one)]
+        return self._all_stepped(order.process) and any(map(self._all_stepped, others))
 
     def _on_start(self, order: Start) -> None:
         names = [f"{order.process}.{number + 1}" for number in range(order.peers)]
