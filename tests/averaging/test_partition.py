@@ -115,7 +115,10 @@ async def test_who_cannot_fetch_what_the_others_agreed_on_is_told_that_it_is_beh
     assert report.attempts == 1
 
 
-@pytest.mark.parametrize("rounds", [AllreduceConfig().results_kept_max + 1, 200])
+@pytest.mark.parametrize(
+    "rounds",
+    [AllreduceConfig().results_kept_max + 1, pytest.param(200, marks=pytest.mark.slow)],
+)
 @simulated
 async def test_who_was_frozen_and_finds_the_result_let_go_is_behind_at_once(
     network: SimNetwork, rounds: int
