@@ -43,6 +43,10 @@ UTILISATION_MIN = 0.95
 SLOWED_MAX = 0.05
 SLOWED_STEP_S_MIN = 0.01
 """The promise is for steps of this length: of shorter ones, waking a thread is a larger part."""
+_LONGER_BY = 1.2
+"""So that steps of a quick moment are long enough, too."""
+_SAMPLES_MIN, _SAMPLES_MAX = 8, 1024
+"""In a step that is to be so long: processors differ."""
 _BITS = 8
 _BESIDE_PEERS = 2
 """One that is measured and one to average with, so that these two hardly need its core."""
@@ -199,23 +203,35 @@ def _beside(workers: Sequence[Worker], options: OverlapOptions, steps: Steps) ->
     beside: list[Answer] = []
     rounds_s: list[float | None] = []
     one.ask(do="make", rank=0, parameters=options.parameters)
-    one.ask(do="loop", seconds=options.loop_s)
-    unnetworked = one.ask(do="loop", seconds=options.loop_s)
+    one.ask(do="loop", seconds=options.loop_s, samples=_SAMPLES_MIN)
+    unnetworked, loop = _long_enough(one, options)
     # One micro-batch fills the batch, so that whoever is told begins at once.
     with _swarm(DELAYED, workers, 1, options):
         # The first round is to warm up.
         _begin(workers)
-        one.ask(do="loop", seconds=options.loop_s)
+        one.ask(**loop)
         for index in range(options.pairs):
-            plain.append(one.ask(do="loop", seconds=options.loop_s))
+            plain.append(one.ask(**loop))
             round_s = _begin(workers)
             if index:
                 rounds_s.append(round_s)
-            beside.append(one.ask(do="loop", seconds=options.loop_s))
+            beside.append(one.ask(**loop))
             steps.step()
-        plain.append(one.ask(do="loop", seconds=options.loop_s))
+        plain.append(one.ask(**loop))
         rounds_s.append(_begin(workers))
     return loops_summary(unnetworked, plain, beside, rounds_s, options)
+
+
+def _long_enough(one: Worker, options: OverlapOptions) -> tuple[Answer, Answer]:
+    """Steps of this processor that are as long as the promise asks, and the order for such."""
+    samples = _SAMPLES_MIN
+    while True:
+        order: Answer = {"do": "loop", "seconds": options.loop_s, "samples": samples}
+        answer = one.ask(**order)
+        median_s = statistics.median(answer["took_s"])
+        if median_s >= _LONGER_BY * SLOWED_STEP_S_MIN or samples >= _SAMPLES_MAX:
+            return answer, order
+        samples *= 2
 
 
 def _begin(peers: Sequence[Worker]) -> float | None:

@@ -23,7 +23,7 @@ from tools.bench.orders import Orders, errors_told
 from training import StepReport, SwarmConfig, SwarmOptimizer, join
 
 SAMPLES = 8
-"""In a micro-batch: with five million parameters enough for more than 10 ms of one core."""
+"""In a micro-batch."""
 _MEET_S_MAX = 60.0
 _POLL_S = 0.02
 _SEED = 3
@@ -132,9 +132,9 @@ class Trainee:
         assert self._swarm_optimizer is not None, "no swarm was joined"
         return self._swarm_optimizer
 
-    def compute(self) -> None:
+    def compute(self, samples: int = SAMPLES) -> None:
         """The gradient of a micro-batch."""
-        inputs = torch.randn(SAMPLES, self._width, generator=self._inputs)
+        inputs = torch.randn(samples, self._width, generator=self._inputs)
         loss = nn.functional.mse_loss(self.model(inputs), inputs)
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -175,7 +175,7 @@ class Trainee:
         round_s = report.round.seconds if report.stepped and report.round is not None else None
         return {"began": report.began, "round_s": round_s, "waited_s": report.waited_s}
 
-    def loop(self, *, seconds: float) -> Order:
+    def loop(self, *, seconds: float, samples: int) -> Order:
         """Compute, and nothing else, for so long; when each step ended is counted from begin()."""
         ended_s: list[float] = []
         took_s: list[float] = []
@@ -183,7 +183,7 @@ class Trainee:
         deadline_s = time.perf_counter() + seconds
         while (begun_s := time.perf_counter()) < deadline_s:
             coreless_before_s = _coreless_s()
-            self.compute()
+            self.compute(samples)
             self.model.zero_grad()
             now_s = time.perf_counter()
             coreless_s.append(_coreless_s() - coreless_before_s)
