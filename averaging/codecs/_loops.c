@@ -11,6 +11,8 @@
 #include <string.h>
 
 #define SYMBOL_MAX 127
+/* So many squares of symbols are below two to the 32. */
+#define SUMMED_AT_ONCE 65536
 #define INFINITY_BITS 0x7f800000
 /* Added to a small float32, it leaves the nearest whole number, ties to even, in its low bits. */
 #define ROUNDER 12582912.0f
@@ -46,26 +48,35 @@ static int32_t largest_bits(const float *values, Py_ssize_t count)
 
 /* --- one byte an element, with a scale for each block ------------------------------------------- */
 
+/* Returns the sum of the squares of the whole numbers, of at most SUMMED_AT_ONCE of them. */
 FOR_EACH_MACHINE
-static void quantize(const float *restrict values, Py_ssize_t count, float inverse, int offset,
-                     uint8_t *restrict symbols)
+static uint32_t quantize(const float *restrict values, Py_ssize_t count, float inverse, int offset,
+                         uint8_t *restrict symbols)
 {
+    uint32_t squares = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         float shifted = values[i] * inverse + ROUNDER;
-        symbols[i] = (uint8_t)((bits_of(shifted) & 0xff) + offset);
+        int32_t whole = ((bits_of(shifted) & 0xff) ^ 0x80) - 0x80;
+        symbols[i] = (uint8_t)(whole + offset);
+        squares += (uint32_t)(whole * whole);
     }
+    return squares;
 }
 
+/* The same, and leaves of the values what the frame does not say of them. */
 FOR_EACH_MACHINE
-static void quantize_and_scale(const float *restrict values, Py_ssize_t count, float inverse,
-                               float scale, int offset, uint8_t *restrict symbols,
-                               float *restrict decoded)
+static uint32_t quantize_and_keep(float *restrict values, Py_ssize_t count, float inverse,
+                                  float scale, int offset, uint8_t *restrict symbols)
 {
+    uint32_t squares = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
         float shifted = values[i] * inverse + ROUNDER;
-        symbols[i] = (uint8_t)((bits_of(shifted) & 0xff) + offset);
-        decoded[i] = (shifted - ROUNDER) * scale;
+        int32_t whole = ((bits_of(shifted) & 0xff) ^ 0x80) - 0x80;
+        symbols[i] = (uint8_t)(whole + offset);
+        squares += (uint32_t)(whole * whole);
+        values[i] -= (shifted - ROUNDER) * scale;
     }
+    return squares;
 }
 
 FOR_EACH_MACHINE
@@ -90,16 +101,18 @@ static Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t block)
     return count / block + (count % block != 0);
 }
 
-/* Returns 0 where a value is not finite; the scales lie as a frame has them, not aligned. */
-static int encode_blocks(const float *values, Py_ssize_t count, Py_ssize_t block, int largest,
-                         float scale_max, float smallest, uint8_t *scales, uint8_t *symbols,
-                         float *decoded)
+/* Returns the sum of the squares of what the frame says, or -1 where a value is not finite; the
+   scales lie as a frame has them, not aligned. */
+static double encode_blocks(float *values, Py_ssize_t count, Py_ssize_t block, int largest,
+                            float scale_max, float smallest, uint8_t *scales, uint8_t *symbols,
+                            int keep)
 {
+    double squares = 0.0;
     for (Py_ssize_t start = 0; start < count; start += block, scales += sizeof(float)) {
-        Py_ssize_t size = smaller(block, count - start);
-        int32_t bits = largest_bits(values + start, size);
+        Py_ssize_t end = start + smaller(block, count - start);
+        int32_t bits = largest_bits(values + start, end - start);
         if (bits >= INFINITY_BITS)
-            return 0;
+            return -1.0;
         float top, scale, inverse;
         memcpy(&top, &bits, sizeof top);
         scale = top / (float)largest;
@@ -107,13 +120,15 @@ static int encode_blocks(const float *values, Py_ssize_t count, Py_ssize_t block
         scale = top < smallest ? 0.0f : scale;
         inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
         memcpy(scales, &scale, sizeof scale);
-        if (decoded == NULL)
-            quantize(values + start, size, inverse, largest, symbols + start);
-        else
-            quantize_and_scale(values + start, size, inverse, scale, largest, symbols + start,
-                               decoded + start);
+        for (Py_ssize_t from = start; from < end; from += SUMMED_AT_ONCE) {
+            Py_ssize_t size = smaller(SUMMED_AT_ONCE, end - from);
+            uint32_t wholes =
+                keep ? quantize_and_keep(values + from, size, inverse, scale, largest, symbols + from)
+                     : quantize(values + from, size, inverse, largest, symbols + from);
+            squares += (double)wholes * scale * scale;
+        }
     }
-    return 1;
+    return squares;
 }
 
 /* Returns 0 where a symbol is too large. */
@@ -132,35 +147,33 @@ static int decode_blocks(const float *scales, const uint8_t *symbols, Py_ssize_t
 static PyObject *encode_int8(PyObject *module, PyObject *args)
 {
     (void)module;
-    Py_buffer values = {0}, frame = {0}, decoded = {0};
-    PyObject *room, *answer = NULL;
+    Py_buffer values = {0}, frame = {0};
+    PyObject *given, *answer = NULL;
     Py_ssize_t block;
-    int largest;
+    int largest, keep;
     float scale_max, smallest;
-    if (!PyArg_ParseTuple(args, "y*niffw*O", &values, &block, &largest, &scale_max, &smallest,
-                          &frame, &room))
+    if (!PyArg_ParseTuple(args, "Oniffw*p", &given, &block, &largest, &scale_max, &smallest, &frame,
+                          &keep))
         return NULL;
-    if (room != Py_None && PyObject_GetBuffer(room, &decoded, PyBUF_WRITABLE) < 0)
+    if (PyObject_GetBuffer(given, &values, keep ? PyBUF_WRITABLE : PyBUF_SIMPLE) < 0)
         goto done;
     Py_ssize_t count = values.len / (Py_ssize_t)sizeof(float);
     if (block < 1 || largest < 1 || largest > SYMBOL_MAX
         || values.len != count * (Py_ssize_t)sizeof(float)
-        || frame.len != blocks_of(count, block) * (Py_ssize_t)sizeof(float) + count
-        || (decoded.obj != NULL && decoded.len != values.len)) {
+        || frame.len != blocks_of(count, block) * (Py_ssize_t)sizeof(float) + count) {
         PyErr_SetString(PyExc_ValueError, "buffers of sizes that do not belong together");
         goto done;
     }
-    int finite;
+    double squares;
     uint8_t *scales = frame.buf, *symbols = scales + (frame.len - count);
     Py_BEGIN_ALLOW_THREADS
-    finite = encode_blocks(values.buf, count, block, largest, scale_max, smallest, scales, symbols,
-                           decoded.buf);
+    squares = encode_blocks(values.buf, count, block, largest, scale_max, smallest, scales, symbols,
+                            keep);
     Py_END_ALLOW_THREADS
-    answer = PyBool_FromLong(finite);
+    answer = squares < 0 ? Py_NewRef(Py_None) : PyFloat_FromDouble(squares);
 done:
     PyBuffer_Release(&values);
     PyBuffer_Release(&frame);
-    PyBuffer_Release(&decoded);
     return answer;
 }
 

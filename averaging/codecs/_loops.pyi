@@ -12,10 +12,10 @@ def encode_int8(
     scale_max: float,
     smallest: float,
     frame: Buffer,
-    decoded: Buffer | None,
+    keep: bool,
     /,
-) -> bool:
-    """Make a frame of Uniform, and what it says; False where a value is not finite.
+) -> float | None:
+    """Make a frame of Uniform; the sum of squares of what it says, None: a value is not finite.
 
     Args:
         values: float32.
@@ -23,7 +23,7 @@ def encode_int8(
         largest: L, from 1 to 127.
         scale_max, smallest: no scale is above the one; of a block below the other it is 0.
         frame: uint8: 4 bytes for each block, then one for each element; overwritten.
-        decoded: float32, of as many elements as values; overwritten.
+        keep: what the frame does not say of the values is left in them.
     """
 
 def decode_int8(

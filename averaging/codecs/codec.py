@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 
 from averaging.codecs.classes import Constants
+from averaging.robust.norms import rough_square_sum
 
 
 class FrameInvalid(ValueError):
@@ -54,17 +56,32 @@ class Codec(ABC):
             FrameInvalid: it is no such frame; out may be partly written.
         """
 
-    def encode_decoded(self, values: torch.Tensor, seed: int, out: torch.Tensor) -> torch.Tensor:
-        """The frame of these values, with what it says in out: equal to what decode() makes.
+    def encode_measured(self, values: torch.Tensor, seed: int) -> tuple[torch.Tensor, float] | None:
+        """The frame of these values, and the sum of squares of what it says, to four digits.
 
-        A codec may know that without reading its frame.
+        A codec may know that without decoding it. None where a value is not finite.
 
         Args:
-            values, seed: as for encode().
-            out: float32, 1-D, contiguous, of as many elements, where the values are; overwritten.
+            values, seed: as for encode(), but on the CPU, and they need not be finite.
+        """
+        if not math.isfinite(rough_square_sum(values.numpy())):
+            return None
+        frame = self.encode(values, seed)
+        said = torch.empty_like(values)
+        self.decode(frame, said)
+        return frame, rough_square_sum(said.numpy())
+
+    def encode_keeping_rest(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """The frame of these values, which are overwritten with what it does not say of them.
+
+        Args:
+            values, seed: as for encode(), on the CPU.
         """
         frame = self.encode(values, seed)
-        self.decode(frame, out)
+        said = torch.empty_like(values)
+        self.decode(frame, said)
+        # A codec that cannot hold a value may make it infinite; that is no debt.
+        values.sub_(said).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         return frame
 
     def check(self, frame: torch.Tensor, count: int) -> None:

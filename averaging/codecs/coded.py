@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,7 @@ import torch
 
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.floating import Array, FloatingWire, Payload, convert
+from averaging.robust.norms import rough_square_sum
 from p2p import MessageInvalid
 
 _PROBE_ELEMENTS: Final = 4_096
@@ -86,17 +88,34 @@ class CodedWire:
             return self.floating.encode_values(rest, start)
         return self._joined(self.codec.encode(head, seed), rest, start + len(head))
 
-    def encode_decoded(
-        self, head: torch.Tensor, rest: Array, start: int, seed: int, decoded: torch.Tensor
-    ) -> Payload:
-        """As encode(), with what the frame says in decoded.
+    def encode_measured(
+        self, head: torch.Tensor, rest: Array, start: int, seed: int
+    ) -> tuple[Payload, float] | None:
+        """As encode(), with the sum of squares of what the bytes say, to four digits.
 
-        Args:
-            decoded: float32, as long as head; overwritten.
+        None where a value is not finite, or what is said of one.
         """
+        stop = start + len(head) + len(rest)
+        squares = 0.0
+        if len(head):
+            measured = self.codec.encode_measured(head, seed)
+            if measured is None:
+                return None
+            frame, squares = measured
+            payload = self._joined(frame, rest, start + len(head))
+        else:
+            payload = self.floating.encode_values(rest, start)
+        said = self.floating.decode(self.rest_of(payload, start, stop), start + len(head), stop)
+        squares += rough_square_sum(said)
+        return (payload, squares) if math.isfinite(squares) else None
+
+    def encode_keeping_rest(
+        self, head: torch.Tensor, rest: Array, start: int, seed: int
+    ) -> Payload:
+        """As encode(); what the frame does not say of the head is left there."""
         if not len(head):
             return self.floating.encode_values(rest, start)
-        frame = self.codec.encode_decoded(head, seed, decoded)
+        frame = self.codec.encode_keeping_rest(head, seed)
         return self._joined(frame, rest, start + len(head))
 
     def _joined(self, frame: torch.Tensor, rest: Array, start: int) -> Payload:

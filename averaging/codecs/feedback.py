@@ -257,7 +257,8 @@ class DownlinkResidual:
         """The round succeeded; what our frames in it lost is owed from now on.
 
         Args:
-            lost: of each of our runs, its first element and lost_by(); apart from each other.
+            lost: of each of our runs, its first element and what Codec.encode_keeping_rest() left;
+                apart from each other.
 
         Returns:
             Of how many elements a residual was dropped, since others average them now.
@@ -272,12 +273,6 @@ class DownlinkResidual:
     def reset(self) -> None:
         """Forget everything."""
         self._runs = []
-
-
-def lost_by(sent: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
-    """What the frame of a result lost, for DownlinkResidual.settle(); sent is overwritten."""
-    # A codec that cannot hold a value may make it infinite; that is no debt.
-    return sent.sub_(decoded).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def feedback_named(kind: str, count: int) -> Feedback | None:

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from averaging.codecs.coded import CodedWire, as_float32
-from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback, lost_by
+from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
 from averaging.codecs.floating import Array, Payload, Span, convert
-from averaging.robust.norms import rough_square_sum
 
 
 class Fate(Enum):
@@ -50,22 +49,14 @@ def encoded_parts(
     """
     parts: dict[int, Payload] = {}
     squares = 0.0
-    room = torch.empty(0, dtype=torch.float32)
     for start, stop in spans:
         values = flat[start:stop]
         head = _outgoing(wire, feedback, values, start, weight)
-        # Of float32 it is finite just where all of them are.
-        if not math.isfinite(rough_square_sum(head.numpy())):
+        measured = wire.encode_measured(head, values[len(head) :], start, seed_of(start))
+        if measured is None:
             return {}, math.inf
-        room = room if len(head) <= len(room) else torch.empty(len(head), dtype=torch.float32)
-        said = room[: len(head)]
-        parts[start] = wire.encode_decoded(head, values[len(head) :], start, seed_of(start), said)
-        rest = wire.floating.decode(
-            wire.rest_of(parts[start], start, stop), start + len(head), stop
-        )
-        squares += rough_square_sum(said.numpy()) + rough_square_sum(rest)
-    if not math.isfinite(squares):
-        return {}, math.inf
+        parts[start], square_sum = measured
+        squares += square_sum
     return parts, math.sqrt(squares)
 
 
@@ -113,9 +104,8 @@ def encoded_result(
     if residual is None or not count:
         return wire.encode_values(mean, start, seed), None
     head = residual.outgoing(as_float32(mean[:count]), start)
-    said = torch.empty(count, dtype=torch.float32)
-    payload = wire.encode_decoded(head, mean[count:], start, seed, said)
-    return payload, lost_by(head, said)
+    payload = wire.encode_keeping_rest(head, mean[count:], start, seed)
+    return payload, head
 
 
 def apply_differences(

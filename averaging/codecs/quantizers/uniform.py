@@ -71,17 +71,11 @@ class Uniform(Codec):
     def encode(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """The same for every seed: nothing is drawn."""
         del seed
-        return self._encoded(values, None)
-
-    def encode_decoded(self, values: torch.Tensor, seed: int, out: torch.Tensor) -> torch.Tensor:
-        """See Codec; each tile is scaled back while it is in a cache, still in float32."""
-        del seed
-        return self._encoded(values, out)
-
-    def _encoded(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-        """The frame, and what it says in out, if that is given."""
         if self._loops is not None and values.device.type == "cpu":
-            return self._encoded_at_once(values, out)
+            encoded = self._encoded_at_once(values, self._loops)
+            if encoded is None:
+                raise ValueError(NOT_FINITE)
+            return encoded[0]
         count = values.numel()
         scales = self._scales_of(values)
         inverses = scales.reciprocal().masked_fill_(scales == 0, 0.0)
@@ -96,8 +90,6 @@ class Uniform(Codec):
             some, whole = _first(scaled, part), _first(symbols, part)
             self._times(values[part], inverses, part.start, some)
             whole.copy_(some.round_())
-            if out is not None:
-                self._times(some, scales, part.start, out[part])
             if self._width == 8:
                 torch.add(whole.view(torch.uint8), self._largest, out=body[place])
             else:
@@ -105,23 +97,41 @@ class Uniform(Codec):
                 pack(whole.view(torch.uint8), self._width, body[place])
         return frame.cpu()
 
-    def _encoded_at_once(self, values: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
-        """The same by compiled code."""
-        assert self._loops is not None
+    def encode_measured(self, values: torch.Tensor, seed: int) -> tuple[torch.Tensor, float] | None:
+        """See Codec."""
+        if self._loops is None:
+            return super().encode_measured(values, seed)
+        return self._encoded_at_once(values, self._loops)
+
+    def encode_keeping_rest(self, values: torch.Tensor, seed: int) -> torch.Tensor:
+        """See Codec; no frame says more than values can be."""
+        if self._loops is None:
+            return super().encode_keeping_rest(values, seed)
+        encoded = self._encoded_at_once(values, self._loops, keep=True)
+        if encoded is None:
+            raise ValueError(NOT_FINITE)
+        return encoded[0]
+
+    def _encoded_at_once(
+        self, values: torch.Tensor, loops: ModuleType, *, keep: bool = False
+    ) -> tuple[torch.Tensor, float] | None:
+        """A frame by compiled code, and the sum of squares of what it says.
+
+        Args:
+            keep: as for encode_int8().
+        """
         count = values.numel()
         frame = frame_on(values, self.size_limit_bytes(count))
-        finite = self._loops.encode_int8(
+        square_sum = loops.encode_int8(
             values.numpy(),
             self._block or count,
             self._largest,
             self._scale_max,
             SMALLEST,
             frame.numpy(),
-            None if out is None else out.numpy(),
+            keep,
         )
-        if not finite:
-            raise ValueError(NOT_FINITE)
-        return frame
+        return None if square_sum is None else (frame, square_sum)
 
     def decode(self, frame: torch.Tensor, out: torch.Tensor) -> None:
         """See Codec; a block whose scale is 0 is zeros whatever its symbols."""

@@ -52,13 +52,18 @@ GRIDS = st.sampled_from(
 
 def same_frames(compiled: Codec, plain: Codec, values: torch.Tensor, seed: int) -> None:
     frame = plain.encode(values, seed)
-    said, decoded, again = (torch.empty_like(values) for _ in range(3))
+    decoded, again = torch.empty_like(values), torch.empty_like(values)
     assert torch.equal(compiled.encode(values, seed), frame)
-    assert torch.equal(compiled.encode_decoded(values, seed, said), frame)
     plain.decode(frame, decoded)
     compiled.decode(frame, again)
     assert torch.equal(decoded.view(torch.int32), again.view(torch.int32))
-    assert torch.equal(said, decoded)
+    measured = compiled.encode_measured(values, seed)
+    assert measured is not None
+    assert torch.equal(measured[0], frame)
+    assert measured[1] == pytest.approx(float(decoded.double().square().sum()), rel=1e-5)
+    rest = values.clone()
+    assert torch.equal(compiled.encode_keeping_rest(rest, seed), frame)
+    assert torch.equal(rest, values - decoded)
 
 
 @settings(max_examples=150)
@@ -114,28 +119,40 @@ def test_what_is_invalid_is_refused_with_and_without(value: float) -> None:
         values[33] = value
         with pytest.raises(ValueError, match="only finite"):
             codec.encode(values, 0)
+        with pytest.raises(ValueError, match="only finite"):
+            codec.encode_keeping_rest(values.clone(), 0)
+        assert codec.encode_measured(values, 0) is None
         frame[-1] = 255
         with pytest.raises(FrameInvalid, match="beyond 127"):
             codec.decode(frame, values)
 
 
+def test_squares_of_more_symbols_than_are_summed_at_once() -> None:
+    values = torch.full((200_001,), -3.0)
+    measured = Uniform("compiled", 127).encode_measured(values, 0)
+    assert measured is not None
+    assert measured[1] == pytest.approx(9 * 200_001, rel=1e-5)
+
+
 def test_buffers_must_belong_together_for_bytes() -> None:
     values, frame = np.ones(20, np.float32), np.empty(28, np.uint8)
     scales, symbols = np.ones(2, np.float32), np.zeros(20, np.uint8)
-    assert LOOPS.encode_int8(values, 16, 127, 1e30, 1e-30, frame, np.empty_like(values))
+    assert LOOPS.encode_int8(values, 16, 127, 1e30, 1e-30, frame, False) == pytest.approx(20)
     assert LOOPS.decode_int8(scales, symbols, 16, 127, values)
-    for block, largest, room, decoded in (
-        (0, 127, frame, None),
-        (-1, 127, frame, None),
-        (16, 0, frame, None),
-        (16, 128, frame, None),
-        (16, 127, frame[:-1], None),
-        (20, 127, frame, None),
-        (16, 127, frame, values[:-1]),
-        (16, 127, frame, np.empty(21, np.float32)),
+    for block, largest, room in (
+        (0, 127, frame),
+        (-1, 127, frame),
+        (16, 0, frame),
+        (16, 128, frame),
+        (16, 127, frame[:-1]),
+        (20, 127, frame),
     ):
         with pytest.raises(ValueError, match="sizes"):
-            LOOPS.encode_int8(values, block, largest, 1e30, 1e-30, room, decoded)
+            LOOPS.encode_int8(values, block, largest, 1e30, 1e-30, room, False)
+    values.setflags(write=False)
+    with pytest.raises(ValueError, match="read-only"):
+        LOOPS.encode_int8(values, 16, 127, 1e30, 1e-30, frame, True)
+    values.setflags(write=True)
     for block, largest, some, out in (
         (0, 127, scales, values),
         (16, 0, scales, values),

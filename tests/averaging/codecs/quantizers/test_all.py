@@ -93,15 +93,27 @@ def test_a_seed_decides_all_and_nothing_is_changed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_frame_says_is_known_while_it_is_made(name: str) -> None:
+def test_what_a_frame_says_and_does_not_is_known_while_it_is_made(name: str) -> None:
     codec, values = codec_named(name), normal(70_001)
     # A block of zeros, and of what is sent as zeros.
     values[8192:12_288], values[12_288:16_384] = 0, 1e-40
-    out = torch.full_like(values, 7.0)
-    frame = codec.encode_decoded(values, 3, out)
-    assert torch.equal(frame, codec.encode(values, 3))
-    assert torch.equal(out, compressor_of(codec)(values, 3))
+    before, frame, said = values.clone(), codec.encode(values, 3), compressor_of(codec)(values, 3)
+    measured = codec.encode_measured(values, 3)
+    assert measured is not None
+    assert torch.equal(measured[0], frame)
+    assert measured[1] == pytest.approx(float(said.double().square().sum()), rel=1e-4)
+    assert torch.equal(values, before)
+    assert torch.equal(codec.encode_keeping_rest(values, 3), frame)
+    assert torch.equal(values, before - said)
     codec.check(frame, len(values))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_has_no_measure(name: str, wrong: float) -> None:
+    values = normal(5000)
+    values[4321] = wrong
+    assert codec_named(name).encode_measured(values, 3) is None
 
 
 @pytest.mark.parametrize(
