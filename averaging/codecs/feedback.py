@@ -263,11 +263,15 @@ class DownlinkResidual:
         Returns:
             Of how many elements a residual was dropped, since others average them now.
         """
-        dropped = sum(int(torch.count_nonzero(part)) for _, part in self._runs)
-        for start, ours in lost:
-            for _, before in _within(self._runs, start, start + len(ours)):
-                dropped -= int(torch.count_nonzero(before))
-        self._runs = sorted(lost, key=_first)
+        ours = sorted(lost, key=_first)
+        dropped = 0
+        for first, owed in self._runs:
+            end = first
+            for start, part in _within(ours, first, first + len(owed)):
+                dropped += int(torch.count_nonzero(owed[end - first : start - first]))
+                end = start + len(part)
+            dropped += int(torch.count_nonzero(owed[end - first :]))
+        self._runs = ours
         return dropped
 
     def reset(self) -> None:
