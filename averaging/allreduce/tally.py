@@ -76,11 +76,17 @@ class Tally(Generic[Peer]):
         said = len(self._votes), len(self.promises)
         # It is asked after every event, and nothing that was said is ever taken back.
         if said != self._judged:
-            unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
-            chances = [*(self._voted_for(pieces) for pieces in self._manifests()), []]
-            self._judged = said
-            self._undecidable = not any(self._possible([*votes, *unknown]) for votes in chances)
+            self._judged, self._undecidable = said, not self._decidable()
         return self._undecidable
+
+    def _decidable(self) -> bool:
+        manifests = self._manifests()
+        if not self.promises and len(manifests) <= 1:
+            # All may still vote for the same.
+            return True
+        unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
+        chances = [*map(self._voted_for, manifests), []]
+        return any(self._possible([*votes, *unknown]) for votes in chances)
 
     def _possible(self, votes: list[Peer]) -> bool:
         """Whether these votes, and those that liars may add, commit."""

@@ -54,6 +54,8 @@ class FloatingWire:
             stop = run.stop
         self.runs = tuple(runs)
         self.dtype = np.dtype(dtype)
+        # Numpy makes a dtype's name anew each time, which takes as long as reading a small part.
+        self._dtype_name = self.dtype.name
         self.element_count = stop
         self._starts = [run.start for run in runs]
         if any(ITEM_SIZE_BYTES[run.dtype_name] == 2 for run in runs):
@@ -110,9 +112,9 @@ class FloatingWire:
             MessageInvalid: the payload has another size.
         """
         runs = list(self._cut(start, stop))
-        if len(runs) == 1 and runs[0].dtype_name == self.dtype.name:
+        if len(runs) == 1 and runs[0].dtype_name == self._dtype_name:
             self._check_size(payload, start, stop)
-            return _stored(payload, self.dtype.name)
+            return _stored(payload, self._dtype_name)
         values: Array = np.empty(stop - start, self.dtype)
         self.decode_into(payload, start, values)
         return values
@@ -144,7 +146,7 @@ class FloatingWire:
         Args:
             payload: uint8, of all elements.
         """
-        plain = all(run.dtype_name == self.dtype.name for run in self.runs)
+        plain = all(run.dtype_name == self._dtype_name for run in self.runs)
         return payload.view(self.dtype) if plain and sys.byteorder == "little" else None
 
     def values_in(self, place: memoryview, start: int, stop: int) -> Array | None:
@@ -154,7 +156,7 @@ class FloatingWire:
             place: of their size, writable; what is written to the values is written there.
         """
         runs = list(self._cut(start, stop))
-        plain = all(run.dtype_name == self.dtype.name for run in runs)
+        plain = all(run.dtype_name == self._dtype_name for run in runs)
         if not plain or sys.byteorder != "little":
             return None
         values: Array = np.frombuffer(place, self.dtype)

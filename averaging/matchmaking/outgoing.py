@@ -10,6 +10,7 @@ import trio
 
 from averaging.matchmaking import schema
 from averaging.matchmaking.failure import failure_of
+from averaging.matchmaking.group import Group
 from averaging.matchmaking.matcher import Matcher
 from averaging.matchmaking.outputs import Ask, AskFailure, Output, SendInvite
 from averaging.matchmaking.plan import parse_planned_untrusted
@@ -30,6 +31,17 @@ logger = logging.getLogger(__name__)
 # The core passes over a silent peer long before; these only end calls that nobody waits for.
 _ASK_TIMEOUT_S: Final = 10.0
 _INVITE_TIMEOUT_S: Final = 5.0
+# About ten members, whose signatures take two milliseconds: a thread would be waited for as long.
+_READ_AT_ONCE_BYTES_MAX: Final = 6_144
+
+
+async def read_group_untrusted(
+    node: Node, body: bytes, element_count: int, vector_bytes: int
+) -> Group:
+    """As parse_planned_untrusted(), of a large group in a thread."""
+    if len(body) <= _READ_AT_ONCE_BYTES_MAX:
+        return parse_planned_untrusted(body, element_count, vector_bytes)
+    return await node.offload(parse_planned_untrusted, body, element_count, vector_bytes)
 
 
 class Outgoing:
@@ -93,9 +105,7 @@ class Outgoing:
                     raise StreamBroken("it ended the call without a last word")
                 message: schema.LeaderMessage = received[0]
                 if isinstance(message, schema.GroupFormed):
-                    group = await self._node.offload(
-                        parse_planned_untrusted, message.body, *self._vector
-                    )
+                    group = await read_group_untrusted(self._node, message.body, *self._vector)
                     now_s = trio.current_time()
                     last_s = message.last_arrival_s
                     self._apply(self._core.on_group(ask.ticket, group, last_s, now_s))

@@ -19,7 +19,7 @@ from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.group import Group, parse_join_untrusted
 from averaging.matchmaking.inbound import Inbound
 from averaging.matchmaking.matcher import Matcher
-from averaging.matchmaking.outgoing import Outgoing
+from averaging.matchmaking.outgoing import Outgoing, read_group_untrusted
 from averaging.matchmaking.outputs import (
     Answer,
     Ask,
@@ -29,7 +29,6 @@ from averaging.matchmaking.outputs import (
     SendInvite,
     Withdraw,
 )
-from averaging.matchmaking.plan import parse_planned_untrusted
 from averaging.matchmaking.request import SeekRequest, checked_role, rate_on_wire
 from averaging.matchmaking.strangers import Place, Records
 from averaging.naming import service_name
@@ -251,7 +250,7 @@ class Matchmaking:
         Raises:
             MessageInvalid: it is no group.
         """
-        group = await self._node.offload(parse_planned_untrusted, body, *self._vector)
+        group = await read_group_untrusted(self._node, body, *self._vector)
         self._apply(self._core.on_group_shown(group, trio.current_time()))
 
     # --- carrying out what the core decides ---------------------------------------------------
