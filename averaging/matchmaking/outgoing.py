@@ -35,15 +35,6 @@ _INVITE_TIMEOUT_S: Final = 5.0
 _READ_AT_ONCE_BYTES_MAX: Final = 6_144
 
 
-async def read_group_untrusted(
-    node: Node, body: bytes, element_count: int, vector_bytes: int
-) -> Group:
-    """As parse_planned_untrusted(), of a large group in a thread."""
-    if len(body) <= _READ_AT_ONCE_BYTES_MAX:
-        return parse_planned_untrusted(body, element_count, vector_bytes)
-    return await node.offload(parse_planned_untrusted, body, element_count, vector_bytes)
-
-
 class Outgoing:
     """The calls under way; what comes of each is told to the core."""
 
@@ -95,6 +86,12 @@ class Outgoing:
             now_s = trio.current_time()
             self._apply(self._core.on_ask_failed(ask.ticket, failure[0], failure[1], now_s))
 
+    async def read_group_untrusted(self, body: bytes) -> Group:
+        """As parse_planned_untrusted(), for our vector; of a large group in a thread."""
+        if len(body) <= _READ_AT_ONCE_BYTES_MAX:
+            return parse_planned_untrusted(body, *self._vector)
+        return await self._node.offload(parse_planned_untrusted, body, *self._vector)
+
     async def _converse(self, ask: Ask) -> None:
         self._node.add_addresses(ask.peer_id, ask.addresses)
         opening = self._client.open(ask.peer_id, schema.JOIN, ask.request, timeout_s=_ASK_TIMEOUT_S)
@@ -105,7 +102,7 @@ class Outgoing:
                     raise StreamBroken("it ended the call without a last word")
                 message: schema.LeaderMessage = received[0]
                 if isinstance(message, schema.GroupFormed):
-                    group = await read_group_untrusted(self._node, message.body, *self._vector)
+                    group = await self.read_group_untrusted(message.body)
                     now_s = trio.current_time()
                     last_s = message.last_arrival_s
                     self._apply(self._core.on_group(ask.ticket, group, last_s, now_s))

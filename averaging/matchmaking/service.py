@@ -19,7 +19,7 @@ from averaging.matchmaking.config import MatchmakingConfig
 from averaging.matchmaking.group import Group, parse_join_untrusted
 from averaging.matchmaking.inbound import Inbound
 from averaging.matchmaking.matcher import Matcher
-from averaging.matchmaking.outgoing import Outgoing, read_group_untrusted
+from averaging.matchmaking.outgoing import Outgoing
 from averaging.matchmaking.outputs import (
     Answer,
     Ask,
@@ -79,7 +79,6 @@ class Matchmaking:
         self._group_name = group_name
         self._spec_hash = spec_hash
         self._config = config
-        self._vector = (element_count, vector_bytes)
         self._nursery = nursery
         self._acquainting = trio.CapacityLimiter(_DIALS_AT_ONCE)
         self._core = Matcher(
@@ -95,7 +94,9 @@ class Matchmaking:
             has_records=dht is not None,
         )
         client = rpc_client(node, service_name(schema.SERVICE, group_name), schema.MAJOR)
-        self._outgoing = Outgoing(node, client, self._core, self._apply, nursery, *self._vector)
+        self._outgoing = Outgoing(
+            node, client, self._core, self._apply, nursery, element_count, vector_bytes
+        )
         self._inbound: dict[int, Inbound] = {}
         self._call_count = 0
         self._search: _Search | None = None
@@ -250,7 +251,7 @@ class Matchmaking:
         Raises:
             MessageInvalid: it is no group.
         """
-        group = await read_group_untrusted(self._node, body, *self._vector)
+        group = await self._outgoing.read_group_untrusted(body)
         self._apply(self._core.on_group_shown(group, trio.current_time()))
 
     # --- carrying out what the core decides ---------------------------------------------------
