@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from averaging.codecs.classes import Constants
-from averaging.robust.norms import rough_square_sum
+from averaging.robust.squares import float32_square_sum
 
 
 class FrameInvalid(ValueError):
@@ -64,12 +64,12 @@ class Codec(ABC):
         Args:
             values, seed: as for encode(), but on the CPU, and they need not be finite.
         """
-        if not math.isfinite(rough_square_sum(values.numpy())):
+        if not math.isfinite(float32_square_sum(values.numpy())):
             return None
         frame = self.encode(values, seed)
         said = torch.empty_like(values)
         self.decode(frame, said)
-        return frame, rough_square_sum(said.numpy())
+        return frame, float32_square_sum(said.numpy())
 
     def encode_keeping_rest(self, values: torch.Tensor, seed: int) -> torch.Tensor:
         """The frame of these values, which are overwritten with what it does not say of them.

@@ -18,12 +18,10 @@ import numpy as np
 
 from averaging.allreduce.mean import blocks
 from averaging.codecs.floating import convert
+from averaging.robust.squares import BLOCK_ELEMENTS, float32_square_sum
 
 Array = np.ndarray[Any, Any]
 Peer = TypeVar("Peer", bound=Hashable)
-
-# A block in float64 is 64 KiB, and short enough that a BLAS does not start threads for it.
-BLOCK_ELEMENTS: Final = 8_192
 
 NORM_REFUSED: Final = "norm "
 """How each reason begins for which a norm is refused."""
@@ -85,18 +83,5 @@ def square_sum(values: Array) -> float:
 
 
 def rough_square_sum(values: Array) -> float:
-    """The same to four digits, several times faster for float32.
-
-    The sum of a block is made in float32 in many parallel parts, so that its rounding stays below
-    a hundred-thousandth. What is too small to be squared there counts as 0.
-    """
-    if values.dtype != np.float32:
-        return square_sum(values)
-    rest = len(values) % BLOCK_ELEMENTS
-    rows, last = values[: len(values) - rest].reshape(-1, BLOCK_ELEMENTS), values[-rest:]
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        total = float(np.vecdot(rows, rows).sum(dtype=np.float64))
-        if rest:
-            total += float(np.dot(last, last))
-    # A square may overflow where its value does not.
-    return total if math.isfinite(total) else square_sum(values)
+    """The same to four digits, several times faster for float32."""
+    return float32_square_sum(values) if values.dtype == np.float32 else square_sum(values)

@@ -33,6 +33,8 @@ from training.session_plan import SessionPlan, check_norms
 from training.strategies import DiLoCo
 
 BATCH, TARGET = 8, 48
+SNAPSHOT_S = 0.5
+"""A state is so old when it begins to travel: several rounds."""
 CONFIG = SwarmConfig(averager=AveragerConfig(codec="powersgd:2", codec_elements_min=1))
 
 
@@ -170,8 +172,9 @@ async def open_peer(
     network: SimNetwork, number: int, initial: tuple[str, ...] = (), *, delayed: bool = False
 ) -> AsyncIterator[SimPeer]:
     async def on_caller(function: Callable[[], Snapshot]) -> Snapshot:
-        await trio.sleep(0.01)
-        return function()
+        snapshot = function()
+        await trio.sleep(SNAPSHOT_S)
+        return snapshot
 
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
@@ -231,7 +234,7 @@ def test_a_swarm_learns_and_a_latecomer_ends_with_the_same_bits(delayed: bool) -
 
     async def main(network: SimNetwork) -> None:
         network.default_latency_s = 0.005
-        network.default_bytes_per_s = 2e4
+        network.default_bytes_per_s = 2e5
         async with open_swarm(network, 3, delayed=delayed) as peers:
             async with trio.open_nursery() as nursery:
                 for peer in peers:

@@ -44,6 +44,8 @@ DIFFERENCE_MAX = {"digits": 0.02, "albert-tiny": 0.1, "swav-tiny": 0.05}
 """Of the means of a swarm and of one process: what seeds alone bring about at reduced steps."""
 PLAIN = "one process"
 CHURN_EVERY_STEPS = 5
+CHURN_STEP_S = 0.5
+"""A step takes at least so long, or a newcomer would need more than the steps until the next."""
 CHURN_PEERS = 4
 SETUPS: dict[str, tuple[int, bool]] = {
     PLAIN: (0, False),
@@ -178,7 +180,8 @@ class _Run:
             process = self.context.Process(target=run_alone, args=(self.recipe, events))
         else:
             wait = self.peers if len(self.everybody) < self.peers else 1
-            arguments = (self.recipe, self.bootstrap, wait, events)
+            step_s = CHURN_STEP_S if self.churn else 0.0
+            arguments = (self.recipe, self.bootstrap, wait, events, step_s)
             process = self.context.Process(target=run_peer, args=arguments)
         process.start()
         self.everybody.append(_Peer(process, events))

@@ -6,6 +6,7 @@ This module is imported once, in the process that the others are forked from.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,25 @@ from training.task import evaluate
 ALONE = "alone"
 
 
-def run_peer(recipe: Recipe, initial_peers: tuple[str, ...], wait: int, events: Path) -> None:
-    """Take part until the last step, and write what happens to a file, a line of JSON each."""
+def run_peer(
+    recipe: Recipe, initial_peers: tuple[str, ...], wait: int, events: Path, step_s: float
+) -> None:
+    """Take part until the last step, and write what happens to a file, a line of JSON each.
+
+    Args:
+        step_s: a global step takes at least so long.
+    """
     torch.set_num_threads(1)
+    next_step_s = 0.0
     with events.open("a", encoding="utf-8", buffering=1) as file:
 
         def on_event(event: dict[str, Any]) -> None:
+            nonlocal next_step_s
             if event["event"] != "progress":
                 file.write(json.dumps(event) + "\n")
+            if event["event"] == "step":
+                time.sleep(max(0.0, next_step_s - time.monotonic()))
+                next_step_s = time.monotonic() + step_s
 
         run_recipe(recipe, TrainOptions(initial_peers=initial_peers, wait_for_peers=wait), on_event)
 
