@@ -33,8 +33,8 @@ import numpy as np
 from averaging.allreduce.mean import accumulator_dtype, blocks, store, write_scaled
 from averaging.codecs.floating import convert
 from averaging.robust.norms import square_sum
-from averaging.robust.squares import BLOCK_ELEMENTS
 from averaging.robust.order import lower_median, median
+from averaging.robust.squares import BLOCK_ELEMENTS
 
 Array = np.ndarray[Any, Any]
 

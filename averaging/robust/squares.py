@@ -1,4 +1,4 @@
-"""Sums of squares of float32, roughly and fast; codecs need them where no network is, too (core)."""
+"""Sums of squares of float32, roughly and fast, also where there is no network (core)."""
 
 from __future__ import annotations
 
