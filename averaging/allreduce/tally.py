@@ -82,8 +82,8 @@ class Tally(Generic[Peer]):
     def _decidable(self) -> bool:
         manifests = self._manifests()
         if not self.promises and len(manifests) <= 1:
-            # All may still vote for the same.
-            return True
+            # As nearly always: all may still vote for the same.
+            return self._quorum_reached(self._voters, self._voters)
         unknown = [p for p in self._voters if p not in self._votes and p not in self.promises]
         chances = [*map(self._voted_for, manifests), []]
         return any(self._possible([*votes, *unknown]) for votes in chances)

@@ -122,9 +122,10 @@ static double encode_blocks(float *values, Py_ssize_t count, Py_ssize_t block, i
         memcpy(scales, &scale, sizeof scale);
         for (Py_ssize_t from = start; from < end; from += SUMMED_AT_ONCE) {
             Py_ssize_t size = smaller(SUMMED_AT_ONCE, end - from);
-            uint32_t wholes =
-                keep ? quantize_and_keep(values + from, size, inverse, scale, largest, symbols + from)
-                     : quantize(values + from, size, inverse, largest, symbols + from);
+            float *some = values + from;
+            uint8_t *place = symbols + from;
+            uint32_t wholes = keep ? quantize_and_keep(some, size, inverse, scale, largest, place)
+                                   : quantize(some, size, inverse, largest, place);
             squares += (double)wholes * scale * scale;
         }
     }

@@ -18,7 +18,7 @@ def encode_int8(
     """Make a frame of Uniform; the sum of squares of what it says, None: a value is not finite.
 
     Args:
-        values: float32.
+        values: float32; writable if they are to keep anything.
         block: elements that share a scale, at least 1.
         largest: L, from 1 to 127.
         scale_max, smallest: no scale is above the one; of a block below the other it is 0.

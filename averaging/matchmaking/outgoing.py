@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # The core passes over a silent peer long before; these only end calls that nobody waits for.
 _ASK_TIMEOUT_S: Final = 10.0
 _INVITE_TIMEOUT_S: Final = 5.0
-# About ten members, whose signatures take two milliseconds: a thread would be waited for as long.
+# A dozen members, whose signatures take two milliseconds: a thread would be waited for as long.
 _READ_AT_ONCE_BYTES_MAX: Final = 6_144
 
 
