@@ -333,7 +333,7 @@ async def _receive(session: Session, call: Call, link: Link) -> None:
 
     while True:
         began_s = trio.current_time()
-        received = await call.receive_into(buffer_for)
+        received = await call.receive_into(buffer_for, ahead=True)
         if received is None:
             return
         message, payload = received

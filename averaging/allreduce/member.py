@@ -150,7 +150,7 @@ async def _receive(session: Session, call: Call, owner: int, uplink: Uplink) -> 
 
     while True:
         began_s = trio.current_time()
-        received = await call.receive_into(buffer_for)
+        received = await call.receive_into(buffer_for, ahead=True)
         if received is None:
             raise StreamBroken("the aggregator closed the stream")
         message, payload = received

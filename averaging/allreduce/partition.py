@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 SPAN_GRID_ELEMENTS = 4096
 """Spans start at multiples of this, so that pages and vector registers stay aligned."""
-CHUNK_ELEMENTS = 131_072
-"""1 MiB of float64: what fits into a message, however it travels."""
-CHUNK_ELEMENTS_MAX = 524_288
-"""1 MiB of 16-bit floats, or half of one as bytes. It is messages that take time; but beyond it
+CHUNK_ELEMENTS = 262_144
+"""2 MiB of float64: what fits into a message, however it travels."""
+CHUNK_ELEMENTS_MAX = 1_048_576
+"""2 MiB of 16-bit floats, or 1 MiB as bytes. It is messages that take time; but beyond it
 little gets faster, and each buffered chunk costs memory."""
 PIECES_PER_SPAN_MAX = 4
 """What is lost with an aggregator is averaged again in pieces, by as many others at most."""

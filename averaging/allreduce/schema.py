@@ -200,7 +200,7 @@ FromHolder = PieceEnd | Result
 
 _MESSAGE_BYTES_MAX = 1024 * 1024
 """A PieceEnd, alone or as evidence, names each chunk; all other messages stay far below."""
-PAYLOAD_BYTES_MAX = 1028 * 1024
+PAYLOAD_BYTES_MAX = 2056 * 1024
 """The largest chunk in float64, with the head of a frame where it begins with one."""
 
 TRANSFER: Method[FromMember, FromAggregator] = Method(

@@ -358,7 +358,8 @@ class Session:
         run = self.pieces[piece].chunks[chunk]
         if not wire.fits(size_bytes, run.start, run.stop):
             raise MessageInvalid("a chunk has a wrong size")
-        if incoming is not None and incoming.in_place and chunk == len(incoming.chunks):
+        if incoming is not None and incoming.in_place and chunk == incoming.begun:
+            incoming.begun += 1
             place = self.place_of(run)
             assert place is not None
             return place

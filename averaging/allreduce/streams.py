@@ -27,6 +27,8 @@ class Incoming:
 
     in_place: bool = False
     """Whether chunks go to their places in the result, where only the first owner's may."""
+    begun: int = 0
+    """How many chunks of it have such a place."""
     chunks: list[Payload] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
 

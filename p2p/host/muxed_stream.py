@@ -8,11 +8,12 @@ from typing import Protocol
 import trio
 
 from p2p.errors import StreamBroken
-from p2p.host.stream import BreakScopes, Filling
+from p2p.host.stream import BreakScopes, Intake
 from p2p.host.yamux import YamuxSession
 
-STREAM_UNSENT_BYTES_MAX = 1_048_576
-"""What one stream may have queued; beyond it, send_all waits."""
+STREAM_UNSENT_BYTES_MAX = 2_162_688
+"""What one stream may have queued; beyond it, send_all waits. A message of 2 MiB fits in whole, so
+that its sender is woken once for it."""
 # What a handler that does not say how much it wants gets at once: a whole piece of a large frame.
 _READ_BYTES = 262_144
 # What a caller may change again is copied if it is small; else sending waits until it is sealed.
@@ -46,6 +47,7 @@ class MuxedStream:
         self._ended = False
         self.sending = False
         """Whether a task is sending, perhaps waiting for room."""
+        self._awaits_sealing = False
         self.broken = False
         self._break_scopes = BreakScopes()
 
@@ -71,6 +73,7 @@ class MuxedStream:
                 position += self._queue(view[position:])
                 if position < len(view):
                     await self._writers.park()
+            self._awaits_sealing = borrowed
             while borrowed and self._session.unsent_bytes_of(self._id):
                 await self._writers.park()
         except trio.Cancelled:
@@ -78,7 +81,7 @@ class MuxedStream:
                 self.reset()
             raise
         finally:
-            self.sending = False
+            self.sending = self._awaits_sealing = False
             # The traceback of an error must not keep the caller's buffer from being resized.
             view.release()
         self._check_sendable()
@@ -145,41 +148,48 @@ class MuxedStream:
             self._receiving = False
         return data
 
-    async def fill(self, filling: Filling) -> None:
-        """Receive until the buffer is full, straight into it."""
+    async def fill(self, intake: Intake) -> None:
+        """Receive until the intake is ready, straight into it."""
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
-        session = self._session
         self._receiving = True
         try:
-            while filling.left_bytes:
-                if self._pushed_back or not self._may_fill():
-                    self._put(filling, self._take(filling.left_bytes))
+            if intake.reads_ahead and self._may_fill():
+                self._let_fill(intake)
+            while not intake.ready:
+                if not self._may_fill():
+                    self._put(intake, self._take(intake.left_bytes))
                     continue
-                session.fill(self._id, filling, trio.current_time())
-                self._owner.wake_writer()
-                self._ended = not session.is_open(self._id)
-                if filling.left_bytes:
+                self._let_fill(intake)
+                if not intake.ready:
                     await self._news.park()
         finally:
             self._receiving = False
-            session.stop_filling(self._id)
+            if not intake.reads_ahead:
+                self._session.stop_filling(self._id)
+
+    def _let_fill(self, intake: Intake) -> None:
+        """Put in what has come, and let what comes go there at once."""
+        self._session.fill(self._id, intake, trio.current_time())
+        self._owner.wake_writer()
+        self._ended = not self._session.is_open(self._id)
 
     def _may_fill(self) -> bool:
         """Whether bytes are there, or may come, that are not read in another way."""
         session = self._session
         return (
-            not (self._closed or self.broken)
+            not (self._pushed_back or self._closed or self.broken)
             and session.is_open(self._id)
             and (session.unread_bytes(self._id) > 0 or not session.remote_finished(self._id))
         )
 
-    def _put(self, filling: Filling, data: bytes | None) -> None:
-        if not data:
-            raise StreamBroken(f"the stream ended {filling.left_bytes} bytes early")
-        filling.room(len(data))[:] = data
-        filling.on_filled(len(data), trio.current_time())
+    def _put(self, intake: Intake, data: bytes | None) -> None:
+        if data:
+            intake.room(len(data))[:] = data
+            intake.on_filled(len(data), trio.current_time())
+        else:
+            intake.on_end()
 
     def _take(self, limit: int) -> bytes | None:
         """What can be had at once: bytes, the end, or None for nothing yet."""
@@ -282,8 +292,9 @@ class MuxedStream:
         self._writers.unpark_all()
 
     def on_room(self) -> None:
-        """Something has gone out: wake who sends."""
-        self._writers.unpark_all()
+        """Something has gone out: wake who sends, if that is what it waits for."""
+        if not (self._awaits_sealing and self._session.unsent_bytes_of(self._id)):
+            self._writers.unpark_all()
 
     def mark_broken(self) -> None:
         """The stream has been reset, or its connection lost."""

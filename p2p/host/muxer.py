@@ -146,14 +146,15 @@ class Muxer:
             received = Received()
             while (size_bytes := noise.next_size_bytes()) is not None:
                 large = size_bytes >= _LARGE_BYTES
+                place = session.place(size_bytes) if large else None
                 if received.frames > _FRAMES_PER_TURN or (
-                    large and session.awaits_news(size_bytes, received)
+                    large and place is None and session.awaits_news(size_bytes, received)
                 ):
                     # What came before may tell a stream's user where it wants what comes now.
                     self._tell(received)
                     received = Received()
                     await trio.lowlevel.checkpoint()
-                place = session.place(size_bytes) if large else None
+                    place = session.place(size_bytes) if large else None
                 if place is None:
                     session.on_bytes(noise.open_next(size_bytes), now_s, received)
                 else:
@@ -189,8 +190,9 @@ class Muxer:
             sealed = self._next_sealed(batch_bytes)
             if sealed:
                 begun_s = trio.current_time()
-                await self._noise.send_sealed(sealed)
-                taken_s = trio.current_time() - begun_s
+                waited = await self._noise.send_sealed(sealed)
+                # A busy machine's other tasks take time, too, but say nothing of the path.
+                taken_s = trio.current_time() - begun_s if waited else 0.0
                 # On a slow path short batches, or a small message would wait for all of a long one.
                 if taken_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
                     batch_bytes = max(int(batch_bytes * _BATCH_S_LONG / taken_s), BATCH_BYTES_MIN)

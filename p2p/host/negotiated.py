@@ -9,7 +9,7 @@ import trio
 from p2p.errors import MessageInvalid, RefusedError, StreamBroken
 from p2p.host import multistream
 from p2p.host.muxed_stream import MuxedStream
-from p2p.host.stream import Filling, Stream
+from p2p.host.stream import Intake, Stream
 from p2p.host.transport import ConnectionInfo
 
 
@@ -45,10 +45,10 @@ class NegotiatedStream(Stream):
             await self._read_answer()
         return await self._muxed.receive_some(max_bytes)
 
-    async def fill(self, filling: Filling) -> None:
+    async def fill(self, intake: Intake) -> None:
         if not self._agreed:
             await self._read_answer()
-        await self._muxed.fill(filling)
+        await self._muxed.fill(intake)
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         if size_bytes and not self._agreed:

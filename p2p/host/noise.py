@@ -105,12 +105,17 @@ class NoiseSession:
         """
         return self._sealer.seal(pieces)
 
-    async def send_sealed(self, sealed: memoryview) -> None:
-        """Send what seal() returned; raises StreamBroken when the connection is lost."""
+    async def send_sealed(self, sealed: memoryview) -> bool:
+        """Send what seal() returned; whether the path may have made us wait.
+
+        Raises:
+            StreamBroken: the connection is lost.
+        """
         self._sending = True
+        waited = True
         try:
             if self._socket:
-                await _write_all(self._socket, sealed)
+                waited = await _write_all(self._socket, sealed)
             else:
                 await self._stream.send_all(sealed)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -118,6 +123,7 @@ class NoiseSession:
         finally:
             self._sending = False
         SENT_BYTES.inc(len(sealed))
+        return waited
 
     def has_room_for(self, batch_bytes: int) -> bool:
         """Whether batches of this size fit into what our buffers may hold."""
@@ -242,8 +248,11 @@ class NoiseSession:
         await trio.aclose_forcefully(self._stream)
 
 
-async def _write_all(target: trio.socket.SocketType, data: memoryview) -> None:
-    """What a socket stream's send_all() does, without what it costs for each small message."""
+async def _write_all(target: trio.socket.SocketType, data: memoryview) -> bool:
+    """What a socket stream's send_all() does, without what it costs for each small message.
+
+    Returns whether the socket would not take all at once.
+    """
     await trio.lowlevel.checkpoint_if_cancelled()
     waited = False
     while data:
@@ -254,6 +263,7 @@ async def _write_all(target: trio.socket.SocketType, data: memoryview) -> None:
             waited = True
     if not waited:
         await trio.lowlevel.cancel_shielded_checkpoint()
+    return waited
 
 
 @functools.cache

@@ -71,7 +71,7 @@ AES_GCM = RecordLayer(
     plain_bytes_max=524_288,
     alone_bytes_min=32_768,
     # A payload that fills a record, and the head of its message before it.
-    frame_data_bytes_max=524_288 + 4_096,
+    frame_data_bytes_max=1_048_576,
     # 64 GiB of full records: 2^32 blocks of AES, far from where a forgery gets likely.
     records_per_key=2**17,
     rekeys=True,

@@ -10,10 +10,40 @@ from typing import Literal, Protocol
 
 import trio
 
+from p2p.errors import StreamBroken
 from p2p.peer_id import PeerId
 
 Path = Literal["direct", "punched", "relayed"]
 """How the bytes of a connection travel."""
+
+
+class Intake(Protocol):
+    """Takes the bytes of a stream where they come in, before the stream's user runs again."""
+
+    @property
+    def left_bytes(self) -> int:
+        """How many bytes it wants in a row now; 0: none, what comes waits in the stream."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has what its user waits for."""
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether it goes on while its user is busy with what it had."""
+
+    def room(self, size_bytes: int) -> memoryview:
+        """Where the next bytes go: so many, or left_bytes if those are fewer."""
+
+    def on_filled(self, size_bytes: int, now_s: float) -> bool:
+        """So many bytes are in; whether there is something for its user now.
+
+        Args:
+            now_s: on trio's clock.
+        """
+
+    def on_end(self) -> None:
+        """No more will come; raises StreamBroken if that is too early."""
 
 
 @dataclass(eq=False)
@@ -25,20 +55,31 @@ class Filling:
     """How much of it has been filled."""
     heard_at_s: float = 0.0
     """When bytes last came, on trio's clock."""
+    reads_ahead = False
 
     @property
     def left_bytes(self) -> int:
         """How much it still wants."""
         return len(self.buffer) - self.size_bytes
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is full."""
+        return self.size_bytes == len(self.buffer)
+
     def room(self, size_bytes: int) -> memoryview:
         """Where the next bytes go."""
         return self.buffer[self.size_bytes : self.size_bytes + size_bytes]
 
-    def on_filled(self, size_bytes: int, now_s: float) -> None:
-        """So many more bytes are in."""
+    def on_filled(self, size_bytes: int, now_s: float) -> bool:
+        """So many more bytes are in; whether it is full now."""
         self.size_bytes += size_bytes
         self.heard_at_s = now_s
+        return self.ready
+
+    def on_end(self) -> None:
+        """No more will come."""
+        raise StreamBroken(f"the stream ended {self.left_bytes} bytes early")
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -64,11 +105,12 @@ class Stream(trio.abc.HalfCloseableStream):
         """Exactly so many bytes; raises StreamBroken when the other side ends before."""
 
     @abstractmethod
-    async def fill(self, filling: Filling) -> None:
-        """Receive until the buffer is full; raises StreamBroken when the other side ends before.
+    async def fill(self, intake: Intake) -> None:
+        """Receive until the intake is ready; raises StreamBroken when the other side ends before.
 
         Bytes go straight into it, without waking the caller for each. A cancelled call leaves in
-        it what has come; the next one goes on there.
+        it what has come; the next one goes on there. One that reads ahead stays with the stream,
+        and nothing else may receive from that.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ and stays readable. So an answer given early survives the reset that stops the r
 from __future__ import annotations
 
 from p2p.host.budget import Share
-from p2p.host.stream import Filling
+from p2p.host.stream import Intake
 from p2p.host.yamux_frame import (
     ACK,
     DATA,
@@ -102,7 +102,7 @@ class YamuxSession(YamuxStreams):
         if state is None:
             return
         state.abandoned = True
-        state.filling = None
+        state.intake = None
         self._unread.give(state.unread_bytes)
         state.swallowed_bytes = state.unread_bytes
         state.unread_bytes = 0
@@ -137,19 +137,19 @@ class YamuxSession(YamuxStreams):
         self._on_taken(stream_id, len(data), now_s)
         return data
 
-    def fill(self, stream_id: int, filling: Filling, now_s: float) -> None:
-        """Put what is unread into the buffer, and what comes until it is full or stop_filling()."""
+    def fill(self, stream_id: int, intake: Intake, now_s: float) -> None:
+        """Put in what is unread and what comes, while it is wanted, or until stop_filling()."""
         state = self._streams[stream_id]
-        if state.unread_bytes:
-            size_bytes = state.take_into(filling.room(filling.left_bytes))
-            filling.on_filled(size_bytes, now_s)
+        while state.unread_bytes and (left_bytes := intake.left_bytes):
+            size_bytes = state.take_into(intake.room(left_bytes))
+            intake.on_filled(size_bytes, now_s)
             self._on_taken(stream_id, size_bytes, now_s)
-        state.filling = filling if filling.left_bytes else None
+        state.intake = intake if intake.left_bytes else None
 
     def stop_filling(self, stream_id: int) -> None:
         """What comes waits until it is taken."""
         if stream_id in self._streams:
-            self._streams[stream_id].filling = None
+            self._streams[stream_id].intake = None
 
     def place(self, size_bytes: int) -> memoryview | None:
         """Where the next so many bytes of the peer should go at once, if they belong together.
@@ -159,9 +159,9 @@ class YamuxSession(YamuxStreams):
         if self._reader.data_left_bytes < size_bytes:
             return None
         state = self._streams.get(self._reader.data_stream_id)
-        if state is None or state.filling is None or state.filling.left_bytes < size_bytes:
+        if state is None or state.intake is None or state.intake.left_bytes < size_bytes:
             return None
-        return state.filling.room(size_bytes)
+        return state.intake.room(size_bytes)
 
     def on_placed(self, size_bytes: int, now_s: float, received: Received) -> None:
         """The peer's next bytes are where place() said."""
@@ -286,7 +286,6 @@ class YamuxSession(YamuxStreams):
         elif state is not None:
             state.send_window_bytes = min(state.send_window_bytes + length, _SEND_WINDOW_MAX)
             self._line_up(stream_id, state, rested=False)
-            received.touched[stream_id] = None
         if kind != DATA or not length:
             self._on_end_flags(stream_id, flags, received)
 
@@ -306,11 +305,11 @@ class YamuxSession(YamuxStreams):
         self, stream_id: int, flags: int, data: bytes, now_s: float | None, received: Received
     ) -> None:
         state = self._streams.get(stream_id)
-        if state is not None and state.filling is not None:
-            room = state.filling.room(len(data))
+        while state is not None and state.intake is not None and data:
+            room = state.intake.room(len(data))
             room[:] = data[: len(room)]
-            self._on_filled(stream_id, state, len(room), now_s, received)
             data = data[len(room) :]
+            self._on_filled(stream_id, state, len(room), now_s, received)
         if state is not None and data:
             if state.abandoned:
                 state.swallowed_bytes += len(data)
@@ -331,13 +330,13 @@ class YamuxSession(YamuxStreams):
         now_s: float | None,
         received: Received,
     ) -> None:
-        filling = state.filling
-        assert filling is not None
-        filling.on_filled(size_bytes, now_s or 0.0)
-        self._credit(stream_id, state, size_bytes, now_s)
-        if not filling.left_bytes:
-            state.filling = None
+        intake = state.intake
+        assert intake is not None
+        if intake.on_filled(size_bytes, now_s or 0.0):
             received.touched[stream_id] = None
+        self._credit(stream_id, state, size_bytes, now_s)
+        if not intake.left_bytes:
+            state.intake = None
 
     def _on_end_flags(self, stream_id: int, flags: int, received: Received) -> None:
         state = self._streams.get(stream_id)

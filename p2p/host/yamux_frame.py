@@ -35,7 +35,7 @@ class Received:
 
     opened: list[int] = field(default_factory=list)
     touched: dict[int, None] = field(default_factory=dict)
-    """Streams with news: data, room to send, the end, or a reset."""
+    """Streams with news for their users: data, the end, or a reset."""
     reset: list[int] = field(default_factory=list)
     """Streams that ended without order; they are among the touched."""
     frames: int = 0

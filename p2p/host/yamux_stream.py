@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from p2p.host.stream import Filling
+from p2p.host.stream import Intake
 
 INITIAL_WINDOW = 262_144
 """What either side may send on a new stream, as the specification fixes it."""
@@ -43,7 +43,7 @@ class StreamState:
     swallowed_bytes: int = 0
     reset_due: bool = False
     """What is queued goes out, then the stream is reset."""
-    filling: Filling | None = None
+    intake: Intake | None = None
     """Where what comes goes at once, since somebody waits for just that; then nothing is unread."""
 
     @property

@@ -2,7 +2,9 @@
 
 A stream begins with the window that yamux fixes, 256 KiB, and is widened at once while there are
 few. A window that is used up within two round trips holds its sender back, so it is doubled,
-until it holds four times what is under way on the path (the bandwidth-delay product).
+until it holds four times what is under way on the path (the bandwidth-delay product). One that is
+used up in a moment is doubled, too: each grant is a small message, which costs both sides as much
+as many kilobytes do.
 What has been granted is a promise to hold so much, hence the budget is taken when it is granted.
 
 Source: the receive window of hashicorp/yamux as go-libp2p grows it; V. Jacobson et al.: TCP
@@ -23,6 +25,8 @@ RECEIVE_WINDOW_MAX = 16_777_216
 PROMISED_BYTES_MAX = 67_108_864
 """What windows may hold beyond RECEIVE_WINDOW, all of a connection together."""
 _ROUND_TRIPS = 2.0
+GRANTS_APART_S = 0.05
+"""Half a window should last so long, however short the path is."""
 # A path may get longer; a longer answer counts an eighth, a shorter one at once.
 _RTT_RISE = 0.125
 
@@ -70,7 +74,7 @@ class Windows:
             now_s is not None
             and self.rtt_s is not None
             and state.granted_at_s is not None
-            and now_s - state.granted_at_s < _ROUND_TRIPS * self.rtt_s
+            and now_s - state.granted_at_s < max(_ROUND_TRIPS * self.rtt_s, GRANTS_APART_S)
         )
 
     def forget(self, state: StreamState) -> None:

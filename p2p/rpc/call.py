@@ -43,7 +43,6 @@ class RpcCall(Generic[Sent, Received]):
         self._sent_bytes_max = sent_bytes_max
         self._received_bytes_max = received_bytes_max
         self._payload_bytes_max = payload_bytes_max
-        self._awaiting_payload: Received | None = None
         self.request: Any = None
         """At the callee: the message that opened the call."""
         self.request_payload: bytes = b""
@@ -101,35 +100,34 @@ class RpcCall(Generic[Sent, Received]):
         if received is None:
             return None
         kind, body, payload = received
-        self._awaiting_payload = None
         if kind == schema.MESSAGE:
             return self._decoded(body), payload
         raise_control_untrusted(kind, body)
 
     async def receive_into(
-        self, buffer_for: Callable[[Received, int], memoryview]
+        self, buffer_for: Callable[[Received, int], memoryview], *, ahead: bool = False
     ) -> tuple[Received, memoryview] | None:
         """As receive(), with payloads in the caller's memory: large ones are copied once less.
 
         Args:
             buffer_for: given a message and the size of its payload, which is not 0, the buffer of
                 exactly that size that it goes to; what it raises ends the call.
+            ahead: also take in what comes while the caller is busy with this message. The buffers
+                of the next two are asked for then, before the caller has seen them.
         """
 
-        def buffer_of(body: bytes, size_bytes: int) -> memoryview:
-            self._awaiting_payload = self._decoded(body)
-            return buffer_for(self._awaiting_payload, size_bytes)
+        def buffer_of(body: bytes, size_bytes: int) -> tuple[memoryview, Received]:
+            message = self._decoded(body)
+            return buffer_for(message, size_bytes), message
 
-        received = await self._frames.next_into_untrusted(
-            self._received_bytes_max, self._payload_bytes_max, buffer_of
+        frame = await self._frames.next_into_untrusted(
+            self._received_bytes_max, self._payload_bytes_max, buffer_of, ahead=ahead
         )
-        if received is None:
+        if frame is None:
             return None
-        kind, body, payload = received
-        if kind != schema.MESSAGE:
-            raise_control_untrusted(kind, body)
-        message, self._awaiting_payload = self._awaiting_payload, None
-        return self._decoded(body) if message is None else message, payload
+        if frame.kind != schema.MESSAGE:
+            raise_control_untrusted(frame.kind, frame.body)
+        return self._decoded(frame.body) if frame.read is None else frame.read, frame.payload
 
     def _decoded(self, body: bytes) -> Received:
         message: Received = decode_untrusted(

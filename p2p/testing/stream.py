@@ -11,7 +11,7 @@ from enum import Enum
 import trio
 
 from p2p.errors import RefusedError, StreamBroken
-from p2p.host.stream import BreakScopes, Filling, Stream
+from p2p.host.stream import BreakScopes, Intake, Stream
 from p2p.host.transport import ConnectionInfo
 from p2p.testing.lane import Lane
 
@@ -181,13 +181,14 @@ class SimStream(Stream):
         whole = view.obj
         return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
 
-    async def fill(self, filling: Filling) -> None:
-        while left_bytes := filling.left_bytes:
-            data = await self.receive_some(left_bytes)
-            if not data:
-                raise StreamBroken(f"the stream ended {left_bytes} bytes early")
-            filling.room(len(data))[:] = data
-            filling.on_filled(len(data), trio.current_time())
+    async def fill(self, intake: Intake) -> None:
+        while not intake.ready:
+            data = await self.receive_some(intake.left_bytes)
+            if data:
+                intake.room(len(data))[:] = data
+                intake.on_filled(len(data), trio.current_time())
+            else:
+                intake.on_end()
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         parts: list[bytes] = []

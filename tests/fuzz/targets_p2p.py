@@ -22,7 +22,7 @@ from p2p.dht.key import node_key
 from p2p.dht.record import Record, Sequencer, owned_subkey, sign_record
 from p2p.dht.snapshot import first_to_try, from_bytes_untrusted, to_bytes
 from p2p.dht.validate import SchemaValidator, ValidatorChain, signature_complaints
-from p2p.host.stream import Filling
+from p2p.host.stream import Intake
 from p2p.identity import parse_peer_id_untrusted
 from p2p.peerstore import Peerstore
 from p2p.rpc import schema as rpc
@@ -62,13 +62,14 @@ class _Said:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]
         return part
 
-    async def fill(self, filling: Filling) -> None:
-        while filling.left_bytes:
-            part = await self.receive_some(filling.left_bytes)
-            if not part:
-                raise StreamBroken("the end")
-            filling.room(len(part))[:] = part
-            filling.on_filled(len(part), 0.0)
+    async def fill(self, intake: Intake) -> None:
+        while not intake.ready:
+            part = await self.receive_some(intake.left_bytes)
+            if part:
+                intake.room(len(part))[:] = part
+                intake.on_filled(len(part), 0.0)
+            else:
+                intake.on_end()
 
     async def receive_exactly(self, size_bytes: int) -> bytes:
         part, self._data = self._data[:size_bytes], self._data[size_bytes:]

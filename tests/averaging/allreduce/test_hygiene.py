@@ -15,7 +15,7 @@ import trio.testing
 from averaging.allreduce import manifest
 from averaging.allreduce.aggregator import NOBODY
 from averaging.allreduce.config import AllreduceConfig
-from averaging.allreduce.partition import partition
+from averaging.allreduce.partition import CHUNK_ELEMENTS_MAX, partition
 from averaging.allreduce.result import RoundResult
 from averaging.allreduce.schema import (
     ASK,
@@ -136,7 +136,7 @@ async def test_an_empty_vector_is_averaged(network: SimNetwork) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"chunk_elements": 1 << 20},
+        {"chunk_elements": CHUNK_ELEMENTS_MAX + 1},
         {"span_elements": (ELEMENTS,)},
         {"span_elements": (ELEMENTS, 1)},
         {"span_elements": (ELEMENTS // 2, ELEMENTS // 2 - 1)},

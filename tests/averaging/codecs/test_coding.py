@@ -37,7 +37,7 @@ def coded(codec: str, coded_count: int, rest: FloatingWire) -> CodedWire:
         (coded("topk:0.01", COUNT, floats("float32")), CHUNK_ELEMENTS_MAX),
         (coded("int8-block", COUNT - 10_000, floats("float32")), CHUNK_ELEMENTS_MAX),
         # A chunk of the rest alone would be larger than a message.
-        (coded("int8-block", COUNT - 200_000, floats("float64", dtype="float64")), CHUNK_ELEMENTS),
+        (coded("int8-block", COUNT - 400_000, floats("float64", dtype="float64")), CHUNK_ELEMENTS),
     ],
 )
 def test_the_longest_chunk_fits_into_a_message(wire: Wire, longest: int) -> None:

@@ -175,7 +175,7 @@ async def test_two_hundred_cancelled_writes_on_one_connection(nodes: tuple[Node,
         stream = await alice.open_stream(bob.peer_id, "/test/sleep/1")
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(stream.send_all, bytes(3_000_000))
+                nursery.start_soon(stream.send_all, bytes(6_000_000))
                 await trio.lowlevel.checkpoint()
                 scope.cancel()
         assert scope.cancelled_caught

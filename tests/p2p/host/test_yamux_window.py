@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from p2p.host.budget import Budget, Share
 from p2p.host.yamux_stream import INITIAL_WINDOW, StreamState
 from p2p.host.yamux_window import (
+    GRANTS_APART_S,
     PROMISED_BYTES_MAX,
     RECEIVE_WINDOW,
     RECEIVE_WINDOW_MAX,
@@ -40,15 +41,19 @@ def stream_on_a_path(
 
 @pytest.mark.parametrize(
     ("rtt_s", "bytes_per_s"),
-    [(0.1, 20e6), (0.05, 5e6), (0.2, 12.5e6), (0.0005, 1e9)],
+    [(0.1, 20e6), (0.05, 5e6), (0.2, 12.5e6), (0.0005, 1e9), (0.0005, 40e6), (0.0005, 5e6)],
 )
 def test_a_window_grows_until_the_path_is_full_and_no_further(
     rtt_s: float, bytes_per_s: float
 ) -> None:
-    state = stream_on_a_path(windows(), rtt_s=rtt_s, bytes_per_s=bytes_per_s, seconds=60 * rtt_s)
+    seconds = max(60 * rtt_s, 1.0)
+    state = stream_on_a_path(windows(), rtt_s=rtt_s, bytes_per_s=bytes_per_s, seconds=seconds)
     on_the_path = rtt_s * bytes_per_s
-    assert state.receive_window_bytes >= min(2 * on_the_path, RECEIVE_WINDOW_MAX)
-    assert state.receive_window_bytes <= max(8 * on_the_path, RECEIVE_WINDOW)
+    between_grants = GRANTS_APART_S * bytes_per_s
+    least = min(2 * max(on_the_path, between_grants), RECEIVE_WINDOW_MAX)
+    assert state.receive_window_bytes >= least
+    most = max(8 * on_the_path, 4 * between_grants, RECEIVE_WINDOW)
+    assert state.receive_window_bytes <= most
 
 
 def test_no_window_grows_beyond_its_end() -> None:
