@@ -171,6 +171,8 @@ class MuxedStream:
 
     def _let_fill(self, intake: Intake) -> None:
         """Put in what has come, and let what comes go there at once."""
+        if self._session.fills(self._id, intake):
+            return
         self._session.fill(self._id, intake, trio.current_time())
         self._owner.wake_writer()
         self._ended = not self._session.is_open(self._id)

@@ -204,6 +204,9 @@ class Muxer:
                 ):
                     batch_bytes *= 2
                     self._noise.set_pace(batch_bytes)
+                if self.session.has_frames and not waited:
+                    # Others get their turn; else they have it while we wait for something to send.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 continue
             if self._leaving and not self.session.unsent_bytes:
                 await self._noise.send_eof()

@@ -97,6 +97,7 @@ class NoiseSession:
             StreamBroken: the connection is lost.
         """
         await self.send_sealed(self.seal(pieces))
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def seal(self, pieces: Sequence[bytes | memoryview]) -> memoryview:
         """Seal pieces for send_sealed(), which must come before the next seal().
@@ -107,6 +108,8 @@ class NoiseSession:
 
     async def send_sealed(self, sealed: memoryview) -> bool:
         """Send what seal() returned; whether the path may have made us wait.
+
+        It need not give way to other tasks, so the caller must, now and then.
 
         Raises:
             StreamBroken: the connection is lost.
@@ -261,8 +264,6 @@ async def _write_all(target: trio.socket.SocketType, data: memoryview) -> bool:
         except BlockingIOError:
             await trio.lowlevel.wait_writable(target.fileno())
             waited = True
-    if not waited:
-        await trio.lowlevel.cancel_shielded_checkpoint()
     return waited
 
 

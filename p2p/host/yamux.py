@@ -146,6 +146,10 @@ class YamuxSession(YamuxStreams):
             self._on_taken(stream_id, size_bytes, now_s)
         state.intake = intake if intake.left_bytes else None
 
+    def fills(self, stream_id: int, intake: Intake) -> bool:
+        """Whether what comes goes there at once."""
+        return self._streams[stream_id].intake is intake
+
     def stop_filling(self, stream_id: int) -> None:
         """What comes waits until it is taken."""
         if stream_id in self._streams:

@@ -1,10 +1,13 @@
 """Muxers that are watched closely, and sends of buffers that are not copied."""
 
+from collections import Counter
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2p import StreamBroken
+from p2p.host.stream import Filling
 from p2p.host.yamux_window import RECEIVE_WINDOW
 from tests.p2p.host.muxers import check_alive, open_pair
 from tests.p2p.host.wires import pattern
@@ -79,6 +82,37 @@ async def test_a_large_buffer_is_sent_as_it_is_and_can_be_used_again_afterwards(
         assert received == pattern(0, 300_000) + pattern(300_000, 300_000) + pattern(
             600_000, 300_000
         )
+
+
+class Turns(trio.abc.Instrument):
+    """Counts how often tasks run, by their names."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.counts[task.name] += 1
+
+
+async def test_nobody_is_woken_before_all_is_there_that_it_waits_for() -> None:
+    """A large message takes many windows and batches, which are no news for those at its ends."""
+    large = bytearray(pattern(0, 300_000) * 7)
+    turns = Turns()
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        near, far = await pair.open()
+        trio.lowlevel.add_instrument(turns)
+        filling = Filling(memoryview(bytearray(len(large))))
+        nursery.start_soon(far.fill, filling, name="reader")
+        nursery.start_soon(near.receive_some, name="waits for an answer")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(near.send_all, large, name="sender")
+        await wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(turns)
+        assert filling.buffer == large
+        # Each begins, and is woken once, or not at all.
+        assert (turns.counts["sender"], turns.counts["reader"]) == (2, 2)
+        assert turns.counts["waits for an answer"] == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_large_buffer_that_cannot_be_sent_in_time_is_let_go() -> None:

@@ -9,7 +9,7 @@ from trio.testing import memory_stream_pair
 from p2p import Identity, StreamBroken
 from p2p.host.handshake import SessionKeys
 from p2p.host.noise import NoiseSession, is_aes_faster
-from p2p.host.records import NOISE
+from p2p.host.records import NOISE, TAG_BYTES
 from tests.p2p.host.receiving import next_plains
 
 PLAIN_MAX = NOISE.plain_bytes_max
@@ -198,3 +198,26 @@ async def test_the_two_ports_of_a_peer_that_fell_silent_can_be_connected_anew() 
                 again.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
                 await again.bind(here)
                 await again.connect(there)
+
+
+async def test_whether_the_socket_made_it_wait_is_known() -> None:
+    """What a busy machine takes for other things says nothing of the path."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    near = await trio.open_tcp_stream(*listener.socket.getsockname())
+    far = await listener.accept()
+    await listener.aclose()
+    session = NoiseSession(near, keys()[0])
+    assert not await session.send_sealed(session.seal([bytes(1_000)]))
+    large = session.seal([bytes(20_000_000)])
+    size_bytes = 1_000 + 2 + TAG_BYTES + len(large)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def read_all() -> None:
+            left_bytes = size_bytes
+            while left_bytes:
+                left_bytes -= len(await far.receive_some(left_bytes))
+
+        assert await session.send_sealed(large)
+    await far.aclose()
+    await session.aclose()
