@@ -32,9 +32,13 @@ COLUMNS = (
 NAMES = {
     "aes": OUR_NAMES["aes"],
     "noise": OUR_NAMES["noise"],
+    "bare-aes": "bare, AES",
+    "bare-noise": "bare, Noise",
     "gloo": "gloo",
     "hivemind": "hivemind",
 }
+_ONCE = ("noise", "bare-aes", "bare-noise")
+"""Who is measured in one case only: NOISE_CASE."""
 PEERS = (2, 4, 8)
 ELEMENTS = (1_000, 1_000_000, 10_000_000, 50_000_000)
 DTYPES = ("float32", "float16", CODEC)
@@ -109,7 +113,7 @@ class AllreduceOptions:
         """Who is measured there."""
         if case[2] == CODEC:
             return ["aes", _FLOATS]
-        return [one for one in self.rivals() if one != "noise" or case == NOISE_CASE]
+        return [one for one in self.rivals() if one not in _ONCE or case == NOISE_CASE]
 
 
 @dataclass
@@ -170,7 +174,8 @@ def run_allreduce(options: AllreduceOptions, steps: Steps) -> Report:
     for peers in dict.fromkeys(case[0] for case in cases):
         # Processes stay for all sizes: to load PyTorch takes longer than most cases.
         with ExitStack() as stack:
-            teams = run.teams(stack, peers, [one for one in options.rivals() if one != "noise"])
+            lasting = [one for one in options.rivals() if one not in _ONCE]
+            teams = run.teams(stack, peers, lasting)
             for case in (case for case in cases if case[0] == peers):
                 run.measure(case, teams)
     report.budgets = budgets(report.rows)
@@ -214,8 +219,7 @@ class _Run:
         self.steps.case(text)
         measured: dict[str, Measured] = {}
         with ExitStack() as stack:
-            own = ["noise"] if case == NOISE_CASE else []
-            there = self.teams(stack, peers, own) | lasting
+            there = self.teams(stack, peers, _ONCE if case == NOISE_CASE else ()) | lasting
             if dtype == CODEC:
                 beside = self.teams(stack, peers, ["aes"])
                 there |= {_FLOATS: beside["aes"]} if beside else {}

@@ -1,8 +1,8 @@
 """One process that averages, with us or with gloo, as its parent asks for.
 
-    python -m tools.bench.allreduce_worker ours|aes|noise|secure|gloo RANK
+    python -m tools.bench.allreduce_worker ours|aes|noise|secure|gloo|bare-aes|bare-noise RANK
 
-`secure` is ours with secure sums instead of all-reduces.
+`secure` is ours with secure sums instead of all-reduces; `bare` is no more than the work on bytes.
 
 It says where it can be met, hears where the others are, and then obeys: `open` a vector, `prepare`
 a round, `go` at an instant of the clock that all processes here share, and `check` what came.
@@ -263,6 +263,36 @@ def average_with_gloo(orders: Orders, rank: int) -> None:
                 orders.answer({"begun_s": begun_s, "ended_s": time.perf_counter()})
 
 
+async def average_bare(orders: Orders, rank: int, rival: str) -> None:
+    """Average without any protocol."""
+    from tools.bench.bare import open_bare
+
+    async def meet(hello: str) -> list[str]:
+        orders.answer({"hello": hello})
+        hellos: list[str] = _expect(await orders.wait())["hellos"]
+        return hellos
+
+    async with open_bare(rival, rank, meet) as bare:
+        orders.answer({})
+        mine = Vector(rank, bare.peers, "float32", np.empty(0, np.float32))
+        while True:
+            order = _expect(await orders.wait())
+            if order["do"] == "open":
+                values_V = np.empty(order["elements"], np.float32)
+                mine = Vector(rank, bare.peers, "float32", values_V)
+                orders.answer({})
+            elif order["do"] == "prepare":
+                mine.prepare(order["round"])
+                orders.answer({})
+            elif order["do"] == "check":
+                orders.answer(mine.check(order["lost"]))
+            else:
+                await trio.sleep(max(0.0, order["at_s"] - time.perf_counter()))
+                mine.cpu_before_s, begun_s = time.process_time(), time.perf_counter()
+                await bare.average(mine.values_V)
+                orders.answer({"begun_s": begun_s, "ended_s": time.perf_counter()})
+
+
 def main() -> None:
     """Run as the arguments say; an error is an answer, too."""
     orders = Orders()
@@ -270,6 +300,8 @@ def main() -> None:
     try:
         if rival == "gloo":
             average_with_gloo(orders, rank)
+        elif rival.startswith("bare"):
+            trio.run(average_bare, orders, rank, rival)
         else:
             trio.run(average_with_us, orders, rank, rival)
     except Ended:
