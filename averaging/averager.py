@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,6 +21,7 @@ from averaging.config import AveragerConfig
 from averaging.errors import MatchmakingFailed, RoundFailed
 from averaging.heavy import run_heavy
 from averaging.matchmaking import Group, Matchmaking, open_matchmaking
+from averaging.one_step import OneStep
 from averaging.report import RoundReport
 from averaging.round_id import RoundId
 from averaging.staging import Staging
@@ -80,7 +81,7 @@ class Averager:
         self._allreduce = allreduce
         self._round = RoundId(0)
         self._previous: _Previous | None = None
-        self._stepping = False
+        self._one_step = OneStep()
         self._staging = Staging(spec)
         self._rates = RateMeter()
 
@@ -115,6 +116,9 @@ class Averager:
     ) -> RoundReport:
         """Overwrite the tensors with the weighted mean of the group's, all or nothing.
 
+        Cancelled, it leaves them untouched; a cancellation that comes later than that is not heard
+        before the report is returned.
+
         An auxiliary peer averages for the others: its tensors are neither read nor changed, and
         its weight is 0, whatever it says.
 
@@ -134,10 +138,11 @@ class Averager:
             ValueError: the tensors do not fit the spec, or a number is out of range.
         """
         self._check(tensors)
-        with self._only_step():
+        with self._one_step.running() as done:
             async with open_service_nursery() as nursery:
                 wish = self._wish(weight, deadline_s, round, expected, vector, Held(nursery))
-                return await self._run(wish, tensors, wish.weight_cap, None, used)
+                done.append(await self._run(wish, tensors, wish.weight_cap, None, used))
+        return done[0]
 
     @asynccontextmanager
     async def prepare(
@@ -161,7 +166,7 @@ class Averager:
             RoundFailed: no group was found.
             ValueError: a number is out of range.
         """
-        with self._only_step():
+        with self._one_step.running():
             async with open_service_nursery() as nursery:
                 wish = self._wish(weight_cap, deadline_s, round, expected, vector, Held(nursery))
                 group = await self._find_group(wish)
@@ -190,16 +195,6 @@ class Averager:
     def _check(self, tensors: Mapping[str, Tensor]) -> None:
         if not self._auxiliary:
             self.spec.check(tensors, to_write=True)
-
-    @contextmanager
-    def _only_step(self) -> Iterator[None]:
-        if self._stepping:
-            raise ValueError("one step at a time: the last one has not ended")
-        self._stepping = True
-        try:
-            yield
-        finally:
-            self._stepping = False
 
     async def _run(
         self,

@@ -294,6 +294,33 @@ async def test_a_cancelled_step_leaves_all_workable(network: SimNetwork) -> None
         assert report.seconds < 4
 
 
+@pytest.mark.parametrize("elements", [1_000, 2_000_000])
+@simulated
+async def test_a_step_is_cancelled_with_its_tensors_untouched_or_not_at_all(
+    network: SimNetwork, elements: int
+) -> None:
+    """The cancellation comes as late as one can: when the result is about to be written."""
+    async with AsyncExitStack() as stack:
+        swarm = await open_swarm(stack, network, 3, elements=elements)
+        network.default_bytes_per_s = math.inf
+
+        async def step(number: int, averager: Averager, tensors: Any) -> RoundReport:
+            reports = []
+            with trio.CancelScope() as scope:
+
+                def used(members: Any) -> bool:
+                    if not number:
+                        scope.cancel()
+                    return True
+
+                reports.append(await averager.step(tensors, expected=swarm.ids, used=used))
+            np.testing.assert_array_equal(tensors["weight"], 1 if reports else number)
+            assert scope.cancelled_caught != bool(reports)
+            return await averager.step(tensors, expected=swarm.ids)
+
+        await swarm.run(step)
+
+
 @simulated
 async def test_several_averagers_share_a_node(network: SimNetwork) -> None:
     async with AsyncExitStack() as stack:
