@@ -265,62 +265,6 @@ async def test_who_counts_by_itself_follows_the_others(network: SimNetwork) -> N
     assert {swarm.report(number).round.number for number in range(3)} == {2}
 
 
-@pytest.mark.slow
-@simulated
-async def test_a_cancelled_step_leaves_all_workable(network: SimNetwork) -> None:
-    async with AsyncExitStack() as stack:
-        swarm = await open_swarm(stack, network, 4, elements=100_000)
-        network.default_bytes_per_s = 500_000
-        reports: dict[int, RoundReport] = {}
-
-        async def step(number: int, averager: Averager, tensors: Any) -> RoundReport:
-            expected = swarm.ids
-            if number == 3:
-                with trio.move_on_after(0.2) as scope:
-                    await averager.step(tensors, expected=expected)
-                assert scope.cancelled_caught
-                np.testing.assert_array_equal(tensors["weight"], 3)
-            else:
-                reports[number] = await averager.step(tensors, expected=expected)
-                weight = tensors["weight"]
-                assert (np.isclose(weight, 1) ^ np.isclose(weight, 1.5)).all()
-                tensors["weight"][...] = tensors["bias"][...] = number
-            return await averager.step(tensors, expected=expected)
-
-        await swarm.run(step)
-    swarm.check_mean(range(4), 1.5)
-    for report in reports.values():
-        assert report.lost == (swarm.ids[3],)
-        assert report.seconds < 4
-
-
-@pytest.mark.parametrize("elements", [1_000, 2_000_000])
-@simulated
-async def test_a_step_is_cancelled_with_its_tensors_untouched_or_not_at_all(
-    network: SimNetwork, elements: int
-) -> None:
-    """The cancellation comes as late as one can: when the result is about to be written."""
-    async with AsyncExitStack() as stack:
-        swarm = await open_swarm(stack, network, 3, elements=elements)
-        network.default_bytes_per_s = math.inf
-
-        async def step(number: int, averager: Averager, tensors: Any) -> RoundReport:
-            reports = []
-            with trio.CancelScope() as scope:
-
-                def used(members: Any) -> bool:
-                    if not number:
-                        scope.cancel()
-                    return True
-
-                reports.append(await averager.step(tensors, expected=swarm.ids, used=used))
-            np.testing.assert_array_equal(tensors["weight"], 1 if reports else number)
-            assert scope.cancelled_caught != bool(reports)
-            return await averager.step(tensors, expected=swarm.ids)
-
-        await swarm.run(step)
-
-
 @simulated
 async def test_several_averagers_share_a_node(network: SimNetwork) -> None:
     async with AsyncExitStack() as stack:
