@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -40,6 +40,7 @@ from averaging.codecs.power_sgd import PowerSgdConfig
 from averaging.config import AveragerConfig
 from averaging.errors import RoundFailed
 from averaging.heavy import run_heavy
+from averaging.one_step import OneStep
 from averaging.report import RoundReport
 from averaging.round_id import RoundId
 from averaging.staging import Staging
@@ -102,7 +103,7 @@ class LowRankAverager:
         self._patience_s = patience_s
         self._staging = Staging(spec)
         self._basis: _Basis | None = None
-        self._stepping = False
+        self._one_step = OneStep()
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round, or for its second half."""
@@ -168,11 +169,9 @@ class LowRankAverager:
         self.spec.check(tensors, to_write=True)
         if not 0 < deadline_s < math.inf:
             raise ValueError(f"deadline_s must be positive, not {deadline_s}")
-        if self._stepping:
-            raise ValueError("one step at a time: the last one has not ended")
-        self._stepping = True
         until_s = trio.current_time() + deadline_s
-        try:
+        with self._one_step.running(), ExitStack() as ending:
+            ending.callback(self._factors.core.abandon)
             factors_F = await self._heavy(self._begin, tensors, weight, round)
             before: RoundReport | None = None
             basis = self._kept_for(round)
@@ -190,9 +189,6 @@ class LowRankAverager:
                 expected_there = None
             there = basis.members(expected_there)
             return await self._hold_second(tensors, weight, until_s, basis, before, there, used)
-        finally:
-            self._factors.core.abandon()
-            self._stepping = False
 
     def _kept_for(self, round: RoundId) -> _Basis | None:
         """The basis to go on with, or None where there has to be another."""

@@ -14,6 +14,7 @@ import trio
 from averaging.errors import MatchmakingFailed, RoundFailed, UpdateSpent
 from averaging.heavy import run_heavy
 from averaging.matchmaking import Group, Matchmaking, open_matchmaking
+from averaging.one_step import OneStep
 from averaging.report import MemberReport, RoundReport
 from averaging.round_id import RoundId
 from averaging.secure.config import SecureConfig
@@ -82,7 +83,7 @@ class SecureAverager:
         self._staging = Staging(spec)
         self._round = RoundId(0)
         self._previous: _Previous | None = None
-        self._stepping = False
+        self._one_step = OneStep()
 
     def round_wanted(self, round: RoundId) -> bool:
         """Whether another member already gathers for this round."""
@@ -116,13 +117,8 @@ class SecureAverager:
         self._secure.check_weight(weight)
         if not 0 < deadline_s < math.inf:
             raise ValueError(f"deadline_s must be positive, not {deadline_s}")
-        if self._stepping:
-            raise ValueError("one step at a time: the last one has not ended")
-        self._stepping = True
-        try:
+        with self._one_step.running():
             return await self._step(tensors, weight, deadline_s, round, expected)
-        finally:
-            self._stepping = False
 
     async def _step(
         self,

@@ -15,11 +15,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import trio
@@ -227,40 +227,27 @@ def _digest(values_V: Array) -> str:
     return blake3(values_V.view(np.uint8).data).hexdigest()
 
 
-def average_with_gloo(orders: Orders, rank: int) -> None:
+async def average_with_gloo(orders: Orders, rank: int) -> None:
     """Average with torch.distributed, whose vectors have the dtype that travels."""
     import torch
     import torch.distributed as dist
+
+    async def average(values_V: Array) -> None:
+        tensor = torch.from_numpy(values_V)
+        dist.all_reduce(tensor)
+        tensor /= peers
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         # They meet at a file of the first one; all learn its name through the parent.
         orders.answer({"hello": str(Path(folder) / "meeting")})
-        hellos = _expect(orders.next())["hellos"]
+        hellos = _expect(await orders.wait())["hellos"]
+        peers = len(hellos)
         dist.init_process_group(
-            "gloo", init_method=f"file://{hellos[0]}", rank=rank, world_size=len(hellos)
+            "gloo", init_method=f"file://{hellos[0]}", rank=rank, world_size=peers
         )
         orders.answer({})
-        mine = Vector(rank, len(hellos), "float32", np.empty(0, np.float32))
-        tensor = torch.from_numpy(mine.values_V)
-        while True:
-            order = _expect(orders.next())
-            if order["do"] == "open":
-                values_V = np.empty(order["elements"], order["dtype"])
-                mine = Vector(rank, len(hellos), order["dtype"], values_V)
-                tensor = torch.from_numpy(values_V)
-                orders.answer({})
-            elif order["do"] == "prepare":
-                mine.prepare(order["round"])
-                orders.answer({})
-            elif order["do"] == "check":
-                orders.answer(mine.check(order["lost"]))
-            else:
-                time.sleep(max(0.0, order["at_s"] - time.perf_counter()))
-                mine.cpu_before_s, begun_s = time.process_time(), time.perf_counter()
-                dist.all_reduce(tensor)
-                tensor /= len(hellos)
-                orders.answer({"begun_s": begun_s, "ended_s": time.perf_counter()})
+        await _obey(orders, rank, peers, average)
 
 
 async def average_bare(orders: Orders, rank: int, rival: str) -> None:
@@ -274,23 +261,30 @@ async def average_bare(orders: Orders, rank: int, rival: str) -> None:
 
     async with open_bare(rival, rank, meet) as bare:
         orders.answer({})
-        mine = Vector(rank, bare.peers, "float32", np.empty(0, np.float32))
-        while True:
-            order = _expect(await orders.wait())
-            if order["do"] == "open":
-                values_V = np.empty(order["elements"], np.float32)
-                mine = Vector(rank, bare.peers, "float32", values_V)
-                orders.answer({})
-            elif order["do"] == "prepare":
-                mine.prepare(order["round"])
-                orders.answer({})
-            elif order["do"] == "check":
-                orders.answer(mine.check(order["lost"]))
-            else:
-                await trio.sleep(max(0.0, order["at_s"] - time.perf_counter()))
-                mine.cpu_before_s, begun_s = time.process_time(), time.perf_counter()
-                await bare.average(mine.values_V)
-                orders.answer({"begun_s": begun_s, "ended_s": time.perf_counter()})
+        await _obey(orders, rank, bare.peers, bare.average)
+
+
+async def _obey(
+    orders: Orders, rank: int, peers: int, average: Callable[[Array], Awaitable[None]]
+) -> NoReturn:
+    """All vectors and rounds of a rival that averages in place."""
+    mine = Vector(rank, peers, "float32", np.empty(0, np.float32))
+    while True:
+        order = _expect(await orders.wait())
+        if order["do"] == "open":
+            values_V = np.empty(order["elements"], order["dtype"])
+            mine = Vector(rank, peers, order["dtype"], values_V)
+            orders.answer({})
+        elif order["do"] == "prepare":
+            mine.prepare(order["round"])
+            orders.answer({})
+        elif order["do"] == "check":
+            orders.answer(mine.check(order["lost"]))
+        else:
+            await trio.sleep(max(0.0, order["at_s"] - time.perf_counter()))
+            mine.cpu_before_s, begun_s = time.process_time(), time.perf_counter()
+            await average(mine.values_V)
+            orders.answer({"begun_s": begun_s, "ended_s": time.perf_counter()})
 
 
 def main() -> None:
@@ -299,7 +293,7 @@ def main() -> None:
     rival, rank = sys.argv[1], int(sys.argv[2])
     try:
         if rival == "gloo":
-            average_with_gloo(orders, rank)
+            trio.run(average_with_gloo, orders, rank)
         elif rival.startswith("bare"):
             trio.run(average_bare, orders, rank, rival)
         else:
