@@ -27,6 +27,7 @@ from tools.access import private_config
 from tools.addresses import farthest_first
 from tools.eta import Eta, in_words
 from tools.failures import ILL, MISUSED, WELL, CommandError
+from tools.heap import freeze_heap
 from tools.output import console, print_json
 from tools.stopping import sigterm_interrupts
 from tools.tensorboard_log import check_tensorboard, open_tensorboard
@@ -149,9 +150,11 @@ def _train(request: TrainRequest) -> int:
             if curves is not None:
                 curves.on_event(event)
             view.on_event(event)
-            if event["event"] == "prepared" and request.join_when is not None:
-                while not request.join_when.wait(WAIT_SLICE_S):
-                    pass  # in slices, since a lock's wait hides Ctrl-C on some systems
+            if event["event"] == "prepared":
+                freeze_heap()
+                if request.join_when is not None:
+                    while not request.join_when.wait(WAIT_SLICE_S):
+                        pass  # in slices, since a lock's wait hides Ctrl-C on some systems
 
         result = run_recipe(recipe, _options(request), on_event)
     if request.as_json:

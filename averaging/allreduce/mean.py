@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from averaging.codecs.floating import convert
+from averaging.memory import MEMORY
 
 Array = np.ndarray[Any, Any]
 
@@ -59,8 +60,9 @@ def weighted_mean(
         scale = 1.0 if _PLAIN_WEIGHT_MIN <= largest <= _PLAIN_WEIGHT_MAX else largest
     factors = [weight / scale for weight in weights]
     sum_dtype = accumulator_dtype(dtype, [contribution.values for contribution in counted])
-    mean: Array = np.empty(counted[0].values.shape, dtype) if out is None else out
-    scratch = np.empty((2, min(len(mean), BLOCK_ELEMENTS)), sum_dtype)
+    mean = MEMORY.empty(len(counted[0].values), dtype) if out is None else out
+    block_elements = min(len(mean), BLOCK_ELEMENTS)
+    scratch = MEMORY.empty(2 * block_elements, sum_dtype).reshape(2, block_elements)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for block in blocks(len(mean)):
             parts = [contribution.values[block] for contribution in counted]

@@ -121,13 +121,9 @@ async def serve_fetch(session: Session, call: RpcCall[Any, Any], request: Fetch)
         raise RefusedError("not-found", "no such piece here")
     if piece_digest(held.end) != request.digest:
         raise RefusedError("not-found", "the piece here is another")
-    session.fetchers += 1
-    try:
-        await call.send(held.end)
-        for number in range(request.first_chunk, len(held.chunks)):
-            if not may_send(session, call, len(held.chunks[number])):
-                raise RefusedError("too-large", "the relay between us carries no more")
-            session.sent_bytes[call.path] += len(held.chunks[number])
-            await call.send(Result(request.piece, number), held.chunks[number])
-    finally:
-        session.fetchers -= 1
+    await call.send(held.end)
+    for number in range(request.first_chunk, len(held.chunks)):
+        if not may_send(session, call, len(held.chunks[number])):
+            raise RefusedError("too-large", "the relay between us carries no more")
+        session.sent_bytes[call.path] += len(held.chunks[number])
+        await call.send(Result(request.piece, number), held.chunks[number])

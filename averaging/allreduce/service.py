@@ -17,7 +17,6 @@ from averaging.allreduce import schema
 from averaging.allreduce.aggregator import reduce_pieces, serve_link
 from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.bell import Bell
-from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.hearing import answer_untrusted
 from averaging.allreduce.member import keep_promptness, run_uplink
@@ -29,6 +28,7 @@ from averaging.allreduce.settling import conclude, final_parts
 from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
+from averaging.memory import MEMORY
 from averaging.naming import service_name
 from averaging.report import MemberReport
 from p2p import (
@@ -85,7 +85,6 @@ class Allreduce:
         self._kept: deque[Session] = deque()
         """Those that have ended last, with their bytes."""
         self._session_opened = Bell()
-        self._buffers = Buffers()
 
     async def run(
         self,
@@ -144,7 +143,7 @@ class Allreduce:
             return max(planned_seconds(group.capacities, group.span_elements, bytes_per_element))
 
         begun = coding.begun(group.voters, references, seconds_of)
-        session = Session(self._node, group, begun, deadline_s, self._config, self._buffers)
+        session = Session(self._node, group, begun, deadline_s, self._config)
         self._sessions[group.group_id] = session
         self._session_opened.ring()
         for join in group.members:
@@ -185,6 +184,9 @@ class Allreduce:
             while session.links:
                 await session.link_closed.wait()
         session.drop()
+        if session is self._kept[-1]:
+            # No round has ended since: the next may be far away.
+            MEMORY.clear()
 
     def _forget_old_sessions(self) -> None:
         while len(self._kept) > self._config.results_kept_max:

@@ -16,7 +16,6 @@ from averaging.allreduce import manifest
 from averaging.allreduce.balance import planned_seconds
 from averaging.allreduce.ballot import Ballot
 from averaging.allreduce.bell import Bell
-from averaging.allreduce.buffers import Buffers
 from averaging.allreduce.config import AllreduceConfig
 from averaging.allreduce.outputs import Ask, End, FetchPiece, Follow, SendCommit, SendVote
 from averaging.allreduce.partition import Chunk, Piece, partition
@@ -36,6 +35,7 @@ from averaging.codecs.coding import Coding, Wire
 from averaging.codecs.floating import FloatingWire, Payload
 from averaging.heavy import run_heavy
 from averaging.matchmaking.group import Group, quorum_reached
+from averaging.memory import MEMORY
 from averaging.robust.rule import Rule
 from p2p import MessageInvalid, Node, Path, PeerId, short
 
@@ -60,7 +60,6 @@ class Session:
         coding: Coding,
         deadline_s: float,
         config: AllreduceConfig,
-        buffers: Buffers,
     ) -> None:
         self.node = node
         self.config = config
@@ -93,11 +92,8 @@ class Session:
         fixed = isinstance(self.down, FloatingWire)
         self.incoming = {piece.number: Incoming(in_place=fixed) for piece in self.pieces}
         whole_bytes = self.down.size_limit_bytes(0, element_count)
-        self.result = buffers.take(whole_bytes if fixed and self.votes else 0)
+        self.result = MEMORY.empty(whole_bytes if fixed and self.votes else 0, np.uint8)
         """The averaged vector as it travels, where sizes are fixed: shape (bytes,), uint8."""
-        self.fetchers = 0
-        """Tasks that send pieces of it to others."""
-        self._buffers = buffers
         self.held: dict[int, HeldPiece] = {}
         self.links: dict[PeerId, Link] = {}
         self.uplinks = {
@@ -363,7 +359,7 @@ class Session:
             place = self.place_of(run)
             assert place is not None
             return place
-        return np.empty(size_bytes, np.uint8).data
+        return MEMORY.empty(size_bytes, np.uint8).data
 
     # --- the rest --------------------------------------------------------------------------
 
@@ -382,12 +378,10 @@ class Session:
         self.results.clear()
         self.incoming.clear()
         self.work.clear()
-        self.flat = self.flat[:0]
+        self.flat = np.empty(0, self.dtype)
         self.parts = self.parts and {}
         self.ballot.on_dropped()
-        if not self.links and not self.fetchers:
-            self._buffers.give_back(self.result)
-        self.result = self.result[:0]
+        self.result = np.empty(0, np.uint8)
         for link in self.links.values():
             link.scope.cancel()
 

@@ -12,6 +12,7 @@ import torch
 
 from averaging.codecs.codec import Codec, FrameInvalid
 from averaging.codecs.floating import Array, FloatingWire, Payload, convert
+from averaging.memory import MEMORY
 from averaging.robust.norms import rough_square_sum
 from p2p import MessageInvalid
 
@@ -132,7 +133,7 @@ class CodedWire:
         Raises:
             MessageInvalid: the payload is not what the codec and the floats make of so many.
         """
-        values: Array = np.empty(stop - start, np.result_type(self.dtype, np.float32))
+        values = MEMORY.empty(stop - start, np.result_type(self.dtype, np.float32))
         self.decode_into(payload, start, values)
         return values
 
@@ -205,7 +206,7 @@ class CodedWire:
 def as_float32(values: Array) -> torch.Tensor:
     """The values as a tensor of float32; they share their memory where they are float32."""
     if values.dtype != np.float32:
-        narrow: Array = np.empty(len(values), np.float32)
+        narrow = MEMORY.empty(len(values), np.float32)
         convert(values, narrow)
         values = narrow
     return torch.from_numpy(values)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from averaging.memory import MEMORY
 from p2p import MessageInvalid
 
 Array = np.ndarray[Any, Any]
@@ -127,7 +128,7 @@ class FloatingWire:
         if len(runs) == 1 and runs[0].dtype_name == self._dtype_name:
             self._check_size(payload, start, stop)
             return _stored(payload, self._dtype_name)
-        values: Array = np.empty(stop - start, self.dtype)
+        values = MEMORY.empty(stop - start, self.dtype)
         self.decode_into(payload, start, values)
         return values
 
@@ -249,7 +250,7 @@ def _native(dtype_name: str) -> np.dtype[Any]:
 def _encoded(values: Array, dtype_name: str) -> memoryview:
     native = _native(dtype_name)
     if values.dtype != native:
-        converted: Array = np.empty(values.size, native)
+        converted = MEMORY.empty(values.size, native)
         convert(values, converted, out_dtype=dtype_name)
         values = converted
     return values.astype(native.newbyteorder("<"), copy=False).view(np.uint8).data

@@ -17,6 +17,7 @@ import torch
 from averaging.codecs.coded import CodedWire, as_float32
 from averaging.codecs.feedback import DownlinkResidual, Ef21, Feedback
 from averaging.codecs.floating import Array, Payload, Span, convert
+from averaging.memory import MEMORY
 
 
 class Fate(Enum):
@@ -126,7 +127,7 @@ def apply_differences(
     """
     count = wire.coded_in(start, start + len(result))
     if count:
-        head: Array = np.empty(count, np.float32)
+        head = MEMORY.empty(count, np.float32)
         convert(result[:count], head)
         applied = feedback.applied(torch.from_numpy(head), start, included_weight, weight)
         convert(applied.numpy(), result[:count])

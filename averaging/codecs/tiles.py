@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from averaging.codecs.codec import FrameInvalid
+from averaging.memory import MEMORY
 
 if sys.byteorder != "little":
     raise ImportError("codecs write numbers as they lie in memory, which must be little endian")
@@ -99,6 +100,5 @@ def symbol_rooms(count: int, device: torch.device) -> tuple[torch.Tensor, torch.
 def frame_on(values: torch.Tensor, size_bytes: int) -> torch.Tensor:
     """An empty frame where the values are, so that only finished bytes leave a GPU."""
     if values.is_cpu:
-        # Numpy asks for huge pages: to write to a large frame the first time takes a fraction.
-        return torch.from_numpy(np.empty(size_bytes, np.uint8))
+        return torch.from_numpy(MEMORY.empty(size_bytes, np.uint8))
     return torch.empty(size_bytes, dtype=torch.uint8, device=values.device)

@@ -15,7 +15,7 @@ from p2p.host.noise import NoiseSession
 from p2p.host.yamux import YamuxSession
 from p2p.host.yamux_frame import Received, YamuxViolation
 
-BATCH_BYTES_MIN, BATCH_BYTES_MAX = 32_768, 1_048_576
+BATCH_BYTES_MIN, BATCH_BYTES_MAX = 32_768, 2_162_688
 """What is sealed and handed to the socket at once; what comes meanwhile waits for it."""
 _BATCH_S_SHORT, _BATCH_S_LONG = 0.008, 0.02
 FAREWELL_S = 1.0
@@ -140,11 +140,11 @@ class Muxer:
 
     async def _read(self) -> None:
         noise, session = self._noise, self.session
-        while await noise.wait_record():
+        while (size_bytes := await noise.wait_record()) is not None:
             self._keepalive.on_heard()
             now_s = trio.current_time()
             received = Received()
-            while (size_bytes := noise.next_size_bytes()) is not None:
+            while size_bytes is not None:
                 large = size_bytes >= _LARGE_BYTES
                 place = session.place(size_bytes) if large else None
                 if received.frames > _FRAMES_PER_TURN or (
@@ -160,6 +160,7 @@ class Muxer:
                 else:
                     noise.open_next_into(place)
                     session.on_placed(size_bytes, now_s, received)
+                size_bytes = noise.next_size_bytes()
             self._tell(received)
 
     def _tell(self, received: Received) -> None:
@@ -189,22 +190,19 @@ class Muxer:
         while True:
             sealed = self._next_sealed(batch_bytes)
             if sealed:
-                begun_s = trio.current_time()
-                waited = await self._noise.send_sealed(sealed)
-                # A busy machine's other tasks take time, too, but say nothing of the path.
-                taken_s = trio.current_time() - begun_s if waited else 0.0
+                waited_s = await self._noise.send_sealed(sealed)
                 # On a slow path short batches, or a small message would wait for all of a long one.
-                if taken_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
-                    batch_bytes = max(int(batch_bytes * _BATCH_S_LONG / taken_s), BATCH_BYTES_MIN)
+                if waited_s and waited_s > _BATCH_S_LONG and batch_bytes > BATCH_BYTES_MIN:
+                    batch_bytes = max(int(batch_bytes * _BATCH_S_LONG / waited_s), BATCH_BYTES_MIN)
                     self._noise.set_pace(batch_bytes)
                 elif (
-                    taken_s < _BATCH_S_SHORT
+                    (waited_s or 0.0) < _BATCH_S_SHORT
                     and len(sealed) > batch_bytes < BATCH_BYTES_MAX
-                    and self._noise.has_room_for(2 * batch_bytes)
+                    and self._noise.has_room_for(longer := min(2 * batch_bytes, BATCH_BYTES_MAX))
                 ):
-                    batch_bytes *= 2
+                    batch_bytes = longer
                     self._noise.set_pace(batch_bytes)
-                if self.session.has_frames and not waited:
+                if waited_s is None and self.session.has_frames:
                     # Others get their turn; else they have it while we wait for something to send.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 continue

@@ -106,8 +106,8 @@ class NoiseSession:
         """
         return self._sealer.seal(pieces)
 
-    async def send_sealed(self, sealed: memoryview) -> bool:
-        """Send what seal() returned; whether the path may have made us wait.
+    async def send_sealed(self, sealed: memoryview) -> float | None:
+        """Send what seal() returned; for how long the path made us wait, None for not at all.
 
         It need not give way to other tasks, so the caller must, now and then.
 
@@ -115,18 +115,19 @@ class NoiseSession:
             StreamBroken: the connection is lost.
         """
         self._sending = True
-        waited = True
         try:
             if self._socket:
-                waited = await _write_all(self._socket, sealed)
+                waited_s = await _write_all(self._socket, sealed)
             else:
+                begun_s = trio.current_time()
                 await self._stream.send_all(sealed)
+                waited_s = trio.current_time() - begun_s
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
         finally:
             self._sending = False
-        SENT_BYTES.inc(len(sealed))
-        return waited
+        SENT_BYTES.add(len(sealed))
+        return waited_s
 
     def has_room_for(self, batch_bytes: int) -> bool:
         """Whether batches of this size fit into what our buffers may hold."""
@@ -153,23 +154,23 @@ class NoiseSession:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
 
-    async def wait_record(self) -> bool:
-        """Return when a whole record has come; False at the end of the stream.
+    async def wait_record(self) -> int | None:
+        """The size of the next plaintext, when its record has come whole; None at the end.
 
         Raises:
             StreamBroken: the connection is lost, or what came is no record.
         """
-        while not self._pushed_back and self._reader.next_size_bytes() is None:
+        while (size_bytes := self.next_size_bytes()) is None:
             if not await self._read():
-                return False
-        return True
+                return None
+        return size_bytes
 
     def next_size_bytes(self) -> int | None:
         """The size of the next plaintext, or None when its record has not come whole."""
         return len(self._pushed_back) or self._reader.next_size_bytes()
 
     def open_next(self, size_bytes: int) -> bytes:
-        """The next plaintext, of the size that next_size_bytes() gave; it may be empty.
+        """The next plaintext, of the size that was given before; it may be empty.
 
         Raises:
             StreamBroken: what came was not sealed by the peer.
@@ -192,8 +193,8 @@ class NoiseSession:
         Raises:
             StreamBroken: as wait_record() and open_next().
         """
-        while await self.wait_record():
-            if plain := self.open_next(self.next_size_bytes() or 0):
+        while (size_bytes := await self.wait_record()) is not None:
+            if plain := self.open_next(size_bytes):
                 return plain
         return b""
 
@@ -208,7 +209,7 @@ class NoiseSession:
                 size = len(data)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise StreamBroken("the connection was lost") from exc
-        RECEIVED_BYTES.inc(size)
+        RECEIVED_BYTES.add(size)
         return size
 
     async def _read_into(self, source: trio.socket.SocketType) -> int:
@@ -251,20 +252,21 @@ class NoiseSession:
         await trio.aclose_forcefully(self._stream)
 
 
-async def _write_all(target: trio.socket.SocketType, data: memoryview) -> bool:
+async def _write_all(target: trio.socket.SocketType, data: memoryview) -> float | None:
     """What a socket stream's send_all() does, without what it costs for each small message.
 
-    Returns whether the socket would not take all at once.
+    Returns how long it took from when the socket would take no more, or None if it took all.
     """
     await trio.lowlevel.checkpoint_if_cancelled()
-    waited = False
+    waits_since_s: float | None = None
     while data:
         try:
             data = data[os.write(target.fileno(), data) :]
         except BlockingIOError:
+            if waits_since_s is None:
+                waits_since_s = trio.current_time()
             await trio.lowlevel.wait_writable(target.fileno())
-            waited = True
-    return waited
+    return None if waits_since_s is None else trio.current_time() - waits_since_s
 
 
 @functools.cache

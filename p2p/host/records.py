@@ -11,7 +11,7 @@ Sources: T. Perrin: The Noise Protocol Framework, revision 34; NIST SP 800-38D f
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -25,14 +25,14 @@ from p2p.host.budget import Share
 TAG_BYTES = 16
 NOT_SEALED = "a record was not sealed by the peer"
 KEY_BYTES = 32
-BUFFERS_BYTES_MAX = 4_194_304
+BUFFERS_BYTES_MAX = 5_242_880
 """What the buffers of one connection may grow to, as long as all connections have room for it.
 
 A record that has begun is always given its room: 512 KiB, where both sides chose AES-GCM.
 """
 _BUFFER_BYTES_MIN = 8_192
-_BUFFER_BYTES_MAX = 1_048_576
-"""Reads no larger than this: beyond it, reading more at once was not faster."""
+_BUFFER_BYTES_MAX = 2_162_688
+"""Reads no larger than this, which is a whole message of 2 MiB."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ AES_GCM = RecordLayer(
     length=struct.Struct(">I"),
     plain_bytes_max=524_288,
     alone_bytes_min=32_768,
-    # A payload that fills a record, and the head of its message before it.
-    frame_data_bytes_max=1_048_576,
+    # A payload of 2 MiB, and the head of its message before it.
+    frame_data_bytes_max=2_162_688,
     # 64 GiB of full records: 2^32 blocks of AES, far from where a forgery gets likely.
     records_per_key=2**17,
     rekeys=True,
@@ -134,21 +134,22 @@ class Sealer:
 
     def seal(self, pieces: Sequence[bytes | memoryview]) -> memoryview:
         """The sealed records of all pieces in order, valid until the next call."""
-        layer, head = self._layer, self._layer.length.size
-        records_max = sum(len(piece) // layer.plain_bytes_max + 2 for piece in pieces)
-        size = sum(map(len, pieces)) + records_max * (head + TAG_BYTES)
+        length, key = self._layer.length, self._key
+        plains = packed(pieces, self._layer)
+        size = sum(map(len, plains)) + len(plains) * (length.size + TAG_BYTES)
         self._most_bytes = max(self._most_bytes, size)
         if size > len(self._buffer):
             self._resize(size)
-        sealed = memoryview(self._buffer)
+        sealed = memoryview(self._buffer)[:size]
         position = 0
-        for plain in packed(pieces, layer):
-            end = position + head + len(plain) + TAG_BYTES
-            layer.length.pack_into(sealed, position, end - position - head)
-            nonce = self._key.next_nonce()  # first: it may bring a new key
-            self._key.aead.encrypt_into(nonce, plain, None, sealed[position + head : end])
+        for plain in plains:
+            begin = position + length.size
+            end = begin + len(plain) + TAG_BYTES
+            length.pack_into(sealed, position, end - begin)
+            nonce = key.next_nonce()  # first: it may bring a new key
+            key.aead.encrypt_into(nonce, plain, None, sealed[begin:end])
             position = end
-        return sealed[:position]
+        return sealed
 
     def on_tick(self) -> None:
         """Called every few seconds: a buffer that was not needed since is given back."""
@@ -161,28 +162,32 @@ class Sealer:
         self._buffer = bytearray(size)
 
 
-def packed(
-    pieces: Sequence[bytes | memoryview], layer: RecordLayer
-) -> Iterator[bytes | memoryview]:
+def packed(pieces: Sequence[bytes | memoryview], layer: RecordLayer) -> list[bytes | memoryview]:
     """The pieces regrouped into plaintexts of at most one record each, in order."""
+    alone, most = layer.alone_bytes_min, layer.plain_bytes_max
+    plains: list[bytes | memoryview] = []
     group: list[bytes | memoryview] = []
-    size = 0
+    group_bytes = 0
     for piece in pieces:
-        is_alone = len(piece) >= layer.alone_bytes_min
-        if group and (is_alone or size + len(piece) > layer.plain_bytes_max):
-            yield group[0] if len(group) == 1 else b"".join(group)
-            group, size = [], 0
-        if not is_alone:
+        size = len(piece)
+        if group and (size >= alone or group_bytes + size > most):
+            plains.append(_joined(group))
+            group, group_bytes = [], 0
+        if size < alone:
             group.append(piece)
-            size += len(piece)
-        elif len(piece) <= layer.plain_bytes_max:
-            yield piece
+            group_bytes += size
+        elif size <= most:
+            plains.append(piece)
         else:
             view = memoryview(piece)
-            for start in range(0, len(view), layer.plain_bytes_max):
-                yield view[start : start + layer.plain_bytes_max]
+            plains += [view[start : start + most] for start in range(0, size, most)]
     if group:
-        yield group[0] if len(group) == 1 else b"".join(group)
+        plains.append(_joined(group))
+    return plains
+
+
+def _joined(group: list[bytes | memoryview]) -> bytes | memoryview:
+    return group[0] if len(group) == 1 else b"".join(group)
 
 
 class RecordReader:
@@ -217,7 +222,7 @@ class RecordReader:
         if not held:
             self._start = self._end = 0
         if self._was_full and size < _BUFFER_BYTES_MAX and self._held.room >= size:
-            self._move(2 * size, held)
+            self._move(min(2 * size, _BUFFER_BYTES_MAX), held)
         elif self._start and size - self._end < size // 2:
             self._move(size, held)
         elif self._end == size:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import trio
 
-from p2p.errors import StreamBroken
 from p2p.peer_id import PeerId
 
 Path = Literal["direct", "punched", "relayed"]
@@ -44,42 +42,6 @@ class Intake(Protocol):
 
     def on_end(self) -> None:
         """No more will come; raises StreamBroken if that is too early."""
-
-
-@dataclass(eq=False)
-class Filling:
-    """A buffer that is filled as bytes come, for whoever waits until it is full."""
-
-    buffer: memoryview
-    size_bytes: int = 0
-    """How much of it has been filled."""
-    heard_at_s: float = 0.0
-    """When bytes last came, on trio's clock."""
-    reads_ahead = False
-
-    @property
-    def left_bytes(self) -> int:
-        """How much it still wants."""
-        return len(self.buffer) - self.size_bytes
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is full."""
-        return self.size_bytes == len(self.buffer)
-
-    def room(self, size_bytes: int) -> memoryview:
-        """Where the next bytes go."""
-        return self.buffer[self.size_bytes : self.size_bytes + size_bytes]
-
-    def on_filled(self, size_bytes: int, now_s: float) -> bool:
-        """So many more bytes are in; whether it is full now."""
-        self.size_bytes += size_bytes
-        self.heard_at_s = now_s
-        return self.ready
-
-    def on_end(self) -> None:
-        """No more will come."""
-        raise StreamBroken(f"the stream ended {self.left_bytes} bytes early")
 
 
 class Stream(trio.abc.HalfCloseableStream):

@@ -144,7 +144,9 @@ class YamuxSession(YamuxStreams):
             size_bytes = state.take_into(intake.room(left_bytes))
             intake.on_filled(size_bytes, now_s)
             self._on_taken(stream_id, size_bytes, now_s)
-        state.intake = intake if intake.left_bytes else None
+        left_bytes = intake.left_bytes
+        state.intake = intake if left_bytes else None
+        self._make_room(stream_id, state, left_bytes, now_s)
 
     def fills(self, stream_id: int, intake: Intake) -> bool:
         """Whether what comes goes there at once."""
@@ -172,7 +174,8 @@ class YamuxSession(YamuxStreams):
         stream_id = self._reader.data_stream_id
         flags = self._reader.skip(size_bytes)
         self._on_filled(stream_id, self._streams[stream_id], size_bytes, now_s, received)
-        self._on_end_flags(stream_id, flags, received)
+        if flags:
+            self._on_end_flags(stream_id, flags, received)
 
     def awaits_news(self, size_bytes: int, received: Received) -> bool:
         """Whether so many bytes come next for a stream whose user should hear what came before."""
@@ -339,7 +342,10 @@ class YamuxSession(YamuxStreams):
         if intake.on_filled(size_bytes, now_s or 0.0):
             received.touched[stream_id] = None
         self._credit(stream_id, state, size_bytes, now_s)
-        if not intake.left_bytes:
+        left_bytes = intake.left_bytes
+        if left_bytes:
+            self._make_room(stream_id, state, left_bytes, now_s)
+        else:
             state.intake = None
 
     def _on_end_flags(self, stream_id: int, flags: int, received: Received) -> None:

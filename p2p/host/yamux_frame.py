@@ -67,18 +67,23 @@ class FrameReader:
                 position += size
                 yield DATA, flags, self.data_stream_id, size, piece
                 continue
-            size = min(HEADER_BYTES - len(self._header), end - position)
-            self._header += data[position : position + size]
-            position += size
-            if len(self._header) == HEADER_BYTES:
+            if self._header or end - position < HEADER_BYTES:
+                size = min(HEADER_BYTES - len(self._header), end - position)
+                self._header += data[position : position + size]
+                position += size
+                if len(self._header) < HEADER_BYTES:
+                    return
                 version, kind, flags, stream_id, length = HEADER.unpack(self._header)
                 self._header.clear()
-                if version != 0:
-                    raise YamuxViolation(f"version {version}")
-                if kind == DATA:
-                    self.data_left_bytes = length
-                    self.data_stream_id, self._data_flags = stream_id, flags
-                yield kind, flags, stream_id, length, None
+            else:
+                version, kind, flags, stream_id, length = HEADER.unpack_from(data, position)
+                position += HEADER_BYTES
+            if version != 0:
+                raise YamuxViolation(f"version {version}")
+            if kind == DATA:
+                self.data_left_bytes = length
+                self.data_stream_id, self._data_flags = stream_id, flags
+            yield kind, flags, stream_id, length, None
 
     def skip(self, size_bytes: int) -> int:
         """So much data of a frame has come another way; the flags of the frame if that was all."""

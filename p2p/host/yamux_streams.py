@@ -104,6 +104,17 @@ class YamuxStreams:
         if not state.remote_finished and state.uncredited_bytes * 2 >= state.receive_window_bytes:
             self._grant(stream_id, state, 0, now_s)
 
+    def _make_room(
+        self, stream_id: int, state: StreamState, left_bytes: int, now_s: float | None
+    ) -> None:
+        """So much is to come of what a reader waits for: let the peer send it at once."""
+        if (
+            left_bytes > state.credit_bytes
+            and not state.remote_finished
+            and self.windows.make_room_for(state, left_bytes)
+        ):
+            self._grant(stream_id, state, 0, now_s)
+
     def _line_up(self, stream_id: int, state: StreamState, *, rested: bool) -> None:
         if state.sendable:
             self._turns.add(stream_id, rested=rested)

@@ -4,7 +4,8 @@ A stream begins with the window that yamux fixes, 256 KiB, and is widened at onc
 few. A window that is used up within two round trips holds its sender back, so it is doubled,
 until it holds four times what is under way on the path (the bandwidth-delay product). One that is
 used up in a moment is doubled, too: each grant is a small message, which costs both sides as much
-as many kilobytes do.
+as many kilobytes do. And when a large message begins whose reader has its room ready, the window
+shall hold it and some more, or it would come in pieces.
 What has been granted is a promise to hold so much, hence the budget is taken when it is granted.
 
 Source: the receive window of hashicorp/yamux as go-libp2p grows it; V. Jacobson et al.: TCP
@@ -24,6 +25,8 @@ RECEIVE_WINDOW_MAX = 16_777_216
 """How far a window grows: 1 Gbit/s over 130 ms."""
 PROMISED_BYTES_MAX = 67_108_864
 """What windows may hold beyond RECEIVE_WINDOW, all of a connection together."""
+_MESSAGES, _MESSAGES_BYTES_MAX = 4, 8_388_608
+"""A window shall hold so many messages like the one that comes, but no more bytes than these."""
 _ROUND_TRIPS = 2.0
 GRANTS_APART_S = 0.05
 """Half a window should last so long, however short the path is."""
@@ -64,6 +67,16 @@ class Windows:
         state.uncredited_bytes = 0
         state.credit_bytes += delta
         return delta
+
+    def make_room_for(self, state: StreamState, message_bytes: int) -> bool:
+        """Widen the window for a message of which so much is to come; whether that is done."""
+        wider = min(_MESSAGES * message_bytes, _MESSAGES_BYTES_MAX)
+        more = wider - state.receive_window_bytes
+        if more <= 0 or state.receive_window_bytes < RECEIVE_WINDOW or self._promised.room < more:
+            return False
+        self._promised.take(more)
+        self._widen(state, wider)
+        return True
 
     def _widen(self, state: StreamState, window_bytes: int) -> None:
         state.uncredited_bytes += window_bytes - state.receive_window_bytes

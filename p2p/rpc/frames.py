@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from p2p.errors import MessageInvalid, StreamBroken
-from p2p.host.stream import Filling, Stream
+from p2p.host.stream import Stream
 from p2p.rpc import schema
 
 BufferFor = Callable[[bytes, int], tuple[memoryview, Any]]
@@ -112,7 +112,7 @@ class FrameIntake:
         self._begin(_Part.HEADER, memoryview(bytearray(schema.HEADER.size)))
 
     def _begin(self, part: _Part, buffer: memoryview) -> None:
-        self._part, self._filling = part, Filling(buffer)
+        self._part, self._buffer, self._left, self._at = part, buffer, len(buffer), 0
 
     def expect(
         self, body_bytes_max: int, payload_bytes_max: int, buffer_for: BufferFor, *, ahead: bool
@@ -141,37 +141,39 @@ class FrameIntake:
         """How much is missing of what is read now."""
         if self._error is not None or len(self._frames) > (_AHEAD_MAX if self.reads_ahead else 0):
             return 0
-        return self._filling.left_bytes
+        return self._left
 
     def room(self, size_bytes: int) -> memoryview:
         """Where the next bytes go."""
-        return self._filling.room(size_bytes)
+        return self._buffer[self._at : self._at + size_bytes]
 
     def on_filled(self, size_bytes: int, now_s: float) -> bool:
         """So many bytes are in; whether there is a frame more, or something is wrong."""
         self.heard_at_s = now_s
-        if not self._filling.on_filled(size_bytes, now_s):
+        self._at += size_bytes
+        self._left -= size_bytes
+        if self._left:
             return False
         match self._part:
             case _Part.HEADER:
                 return self._on_header()
             case _Part.BODY:
-                self._body += self._filling.buffer
-                self._body_left -= len(self._filling.buffer)
+                self._body += self._buffer
+                self._body_left -= len(self._buffer)
                 return self._go_on_with_body()
             case _Part.PAYLOAD:
-                return self._add(self._filling.buffer, self._read)
+                return self._add(self._buffer, self._read)
 
     def on_end(self) -> None:
         """No more will come."""
-        if self._filling.size_bytes or self._part is not _Part.HEADER:
+        if self._at or self._part is not _Part.HEADER:
             raise StreamBroken("the stream ended within a frame")
         self._ended = True
 
     # Each part, when it is there.
 
     def _on_header(self) -> bool:
-        self._kind, body_size, payload_size = schema.HEADER.unpack(self._filling.buffer)
+        self._kind, body_size, payload_size = schema.HEADER.unpack(self._buffer)
         body_max, payload_max = self._limits
         if self._kind != schema.MESSAGE:
             body_max, payload_max = schema.CONTROL_BYTES_MAX, 0

@@ -26,6 +26,7 @@ import trio
 
 from tools.bench.orders import Orders, reason
 from tools.bench.vectors import Array, errors, fill, mean_of, pattern_of
+from tools.heap import freeze_heap
 
 ROUND_S_MAX = 120.0
 CODEC = "int8-block"
@@ -176,6 +177,7 @@ async def _average_one_vector(
 
     mine = Vector(rank, len(peer_ids), order["dtype"], np.empty(order["elements"], np.float32))
     async with opened as averager:
+        freeze_heap()
         orders.answer({})
         while True:
             order = _expect(await orders.wait())
@@ -274,6 +276,7 @@ async def _obey(
         if order["do"] == "open":
             values_V = np.empty(order["elements"], order["dtype"])
             mine = Vector(rank, peers, order["dtype"], values_V)
+            freeze_heap()
             orders.answer({})
         elif order["do"] == "prepare":
             mine.prepare(order["round"])

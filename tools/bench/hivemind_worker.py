@@ -9,6 +9,7 @@ dependency of ours, so nothing imports it but by its name.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -116,6 +117,9 @@ class Peer:
             request_timeout=_REQUEST_S_MAX,
             compression=codecs.Float16Compression() if half else codecs.NoCompression(),
         )
+        # As tools.heap does for ours.
+        gc.collect()
+        gc.freeze()
 
     def prepare(self, round_index: int) -> dict[str, Any]:
         """Put in what this peer contributes to the round."""

@@ -17,8 +17,9 @@ def opened(reader: RecordReader) -> list[bytes]:
 async def next_plains(session: NoiseSession) -> list[bytes]:
     """The plaintexts that come next, as many as are there; empty at the end of the stream."""
     plains: list[bytes] = []
-    while not plains and await session.wait_record():
-        while (size_bytes := session.next_size_bytes()) is not None:
+    while not plains and (size_bytes := await session.wait_record()) is not None:
+        while size_bytes is not None:
             plains.append(session.open_next(size_bytes))
+            size_bytes = session.next_size_bytes()
         plains = [plain for plain in plains if plain]
     return plains

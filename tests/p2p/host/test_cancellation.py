@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from p2p import Node, NodeConfig, Stream, StreamBroken, open_node
-from p2p.host.stream import Filling
 from p2p.host.yamux_window import RECEIVE_WINDOW
+from tests.p2p.host.filling import Filling
 from tests.p2p.host.peers import until
 from tests.p2p.host.wires import pattern
 from tests.p2p.worlds import PROTOCOL, echo

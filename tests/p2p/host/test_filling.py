@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p import StreamBroken
-from p2p.host.stream import Filling
 from p2p.host.yamux import YamuxSession
-from p2p.host.yamux_frame import DATA, FIN, Received
+from p2p.host.yamux_frame import DATA, FIN, WINDOW_UPDATE, FrameReader, Received
 from p2p.host.yamux_window import RECEIVE_WINDOW
+from tests.p2p.host.filling import Filling
 from tests.p2p.host.muxers import open_pair
 from tests.p2p.host.wires import listener, opened, outgoing, pattern, wire
 
@@ -78,8 +78,23 @@ def test_what_is_filled_is_credited_and_the_end_is_heard() -> None:
     assert not received.touched
     bring(session, bytes(RECEIVE_WINDOW - 600_000), received)
     assert list(received.touched) == [stream_id]
-    assert (filling.left_bytes, filling.heard_at_s) == (0, 1.0)
+    assert filling.left_bytes == 0
     assert session.remote_finished(stream_id)
+
+
+def test_a_peer_may_send_a_large_message_whole_once_its_reader_has_the_room() -> None:
+    session = listener()
+    stream_id = opened(session)
+    outgoing(session)
+    message_bytes = 2 * RECEIVE_WINDOW
+    session.fill(stream_id, Filling(memoryview(bytearray(message_bytes))), 0.0)
+    [(kind, _, granted_to, more, _)] = FrameReader().read(b"".join(session.next_frames(1)))
+    assert (kind, granted_to) == (WINDOW_UPDATE, stream_id)
+    assert RECEIVE_WINDOW + more >= message_bytes
+    received = Received()
+    bring(session, wire((DATA, FIN, stream_id, message_bytes)), received)
+    bring(session, bytes(message_bytes), received)
+    assert list(received.touched) == [stream_id]
 
 
 def test_nothing_goes_into_the_buffer_of_a_stream_that_was_given_up() -> None:

@@ -7,8 +7,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from p2p import StreamBroken
-from p2p.host.stream import Filling
 from p2p.host.yamux_window import RECEIVE_WINDOW
+from tests.p2p.host.filling import Filling
 from tests.p2p.host.muxers import check_alive, open_pair
 from tests.p2p.host.wires import pattern
 

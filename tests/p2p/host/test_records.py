@@ -119,7 +119,7 @@ def test_buffers_grow_with_the_need_and_shrink_after_it(layer: RecordLayer) -> N
     sealer, reader = Sealer(layer, KEY), RecordReader(layer, KEY)
     resting = len(reader.room())
     plain = bytes(4_000_000)
-    assert b"".join(feed(reader, bytes(sealer.seal([plain])), 1 << 20)) == plain
+    assert b"".join(feed(reader, bytes(sealer.seal([plain])), 4_000_000)) == plain
     assert len(reader._buffer) == records._BUFFER_BYTES_MAX
     for _ in range(10):
         reader.on_tick()
@@ -147,7 +147,7 @@ def test_buffers_do_not_grow_beyond_what_all_have_room_for(layer: RecordLayer) -
     sealer = Sealer(layer, KEY)
     reader = RecordReader(layer, KEY, held=share)
     plain = bytes(3_000_000)
-    assert b"".join(feed(reader, bytes(sealer.seal([plain])), 1 << 20)) == plain
+    assert b"".join(feed(reader, bytes(sealer.seal([plain])), 4_000_000)) == plain
     # What one record needs, and not a byte for comfort.
     assert len(reader._buffer) <= 2 * (layer.plain_bytes_max + 20)
     assert share.used == len(reader._buffer)

@@ -101,6 +101,38 @@ def test_streams_beyond_the_wide_ones_keep_the_window_of_the_specification() -> 
     ]
 
 
+def test_a_window_holds_a_large_message_and_some_more_as_far_as_may_be_promised() -> None:
+    budget = Budget(total_max=48 * RECEIVE_WINDOW, share_max=16 * RECEIVE_WINDOW)
+    kept = windows(budget.open_share())
+    state = StreamState(inbound=True)
+    kept.grant(state, None)
+    assert not kept.make_room_for(state, RECEIVE_WINDOW // 4)
+    assert kept.make_room_for(state, RECEIVE_WINDOW)
+    assert state.receive_window_bytes == 4 * RECEIVE_WINDOW
+    assert kept.grant(state, None) == 3 * RECEIVE_WINDOW
+    assert not kept.make_room_for(state, RECEIVE_WINDOW), "it is as wide already"
+    assert kept.make_room_for(state, 200 * RECEIVE_WINDOW)
+    assert state.receive_window_bytes == 8 * RECEIVE_WINDOW
+    another = StreamState(inbound=True)
+    kept.grant(another, None)
+    assert kept.make_room_for(another, 200 * RECEIVE_WINDOW)
+    third = StreamState(inbound=True)
+    kept.grant(third, None)
+    assert not kept.make_room_for(third, 200 * RECEIVE_WINDOW), "so much may not be promised"
+    for one in (state, another, third):
+        kept.forget(one)
+    assert budget.used == 0
+
+
+def test_streams_beyond_the_wide_ones_stay_narrow_for_large_messages_too() -> None:
+    kept = windows()
+    states = [StreamState(inbound=True) for _ in range(WIDE_STREAMS_MAX + 1)]
+    for state in states:
+        kept.grant(state, None)
+    assert not kept.make_room_for(states[-1], RECEIVE_WINDOW)
+    assert states[-1].receive_window_bytes == INITIAL_WINDOW
+
+
 @given(st.lists(st.floats(1e-5, 2.0), min_size=1))
 def test_the_round_trip_lies_between_what_was_measured(measured: list[float]) -> None:
     kept = windows()

@@ -22,9 +22,9 @@ async def test_selection_request_and_half_close_leave_together(
     sent: list[NoiseSession] = []
     send_sealed = NoiseSession.send_sealed
 
-    async def send_and_note(session: NoiseSession, sealed: memoryview) -> None:
+    async def send_and_note(session: NoiseSession, sealed: memoryview) -> float | None:
         sent.append(session)
-        await send_sealed(session, sealed)
+        return await send_sealed(session, sealed)
 
     monkeypatch.setattr(NoiseSession, "send_sealed", send_and_note)
     flights: list[int] = []
