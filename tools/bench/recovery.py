@@ -55,7 +55,7 @@ class RecoveryOptions:
 
 
 class _DoneBefore(Exception):
-    """The victim had finished the round before its signal came."""
+    """The victim had finished its round before its signal came, or what others need of it."""
 
 
 def run_recovery(options: RecoveryOptions, steps: Steps) -> Report:
@@ -101,7 +101,8 @@ def _lose(team: Team, name: str, victim: int, moment: float, options: RecoveryOp
     survivors = [rank for rank in range(options.peers) if rank != victim]
     answers = {rank: team.workers[rank].answer(timeout_s=ROUND_S_MAX) for rank in survivors}
     of_victim = _answer_of_victim(team, victim, name)
-    if of_victim.get("ended_s", signalled_s) < signalled_s:
+    missed = any(str(victim) in answer["noticed_s"] for answer in answers.values())
+    if of_victim.get("ended_s", signalled_s) < signalled_s or not missed:
         raise _DoneBefore
     checked = {
         rank: team.workers[rank].ask(do="check", lost=victim, digest=True) for rank in survivors
