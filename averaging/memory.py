@@ -18,6 +18,9 @@ Array = np.ndarray[Any, Any]
 
 # Less comes from the allocator's own store, which does not give it back.
 _LENT_BYTES_MIN: Final = 131_072
+_SPARE_BYTES: Final = 67_108_864
+"""Held beyond what was lent at the same time: sizes have their peaks at different times, and a few
+chunks more should not cost a large result its pages."""
 
 
 class _Lent(np.ndarray[Any, Any]):
@@ -25,7 +28,7 @@ class _Lent(np.ndarray[Any, Any]):
 
 
 class Memory:
-    """Lends memory to any thread; never holds more than was once lent at the same time."""
+    """Lends memory to any thread; what it holds is bounded by what was once lent at one time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -54,13 +57,6 @@ class Memory:
         # A view of the memoryview refers to what was lent; numpy's own views may skip it.
         return np.frombuffer(lent.data, dtype)
 
-    def clear(self) -> None:
-        """Give what is free back to the system."""
-        with self._lock:
-            self._count_returned()
-            self._free.clear()
-            self._most_lent_bytes = self._lent_bytes
-
     def _take(self, size_bytes: int) -> Array:
         with self._lock:
             self._count_returned()
@@ -71,7 +67,8 @@ class Memory:
                 if self._free[index].nbytes == size_bytes:
                     return self._free.pop(index)
             free_bytes = sum(block.nbytes for block in self._free)
-            while self._free and self._lent_bytes + free_bytes > self._most_lent_bytes:
+            may_be_free_bytes = self._most_lent_bytes - self._lent_bytes + _SPARE_BYTES
+            while free_bytes > may_be_free_bytes:
                 free_bytes -= self._free.pop(0).nbytes
         return np.empty(size_bytes, np.uint8)
 

@@ -28,7 +28,6 @@ from averaging.allreduce.settling import conclude, final_parts
 from averaging.codecs.coding import Coding
 from averaging.codecs.floating import FloatingWire, Run
 from averaging.matchmaking.group import Group, body_of
-from averaging.memory import MEMORY
 from averaging.naming import service_name
 from averaging.report import MemberReport
 from p2p import (
@@ -184,9 +183,6 @@ class Allreduce:
             while session.links:
                 await session.link_closed.wait()
         session.drop()
-        if session is self._kept[-1]:
-            # No round has ended since: the next may be far away.
-            MEMORY.clear()
 
     def _forget_old_sessions(self) -> None:
         while len(self._kept) > self._config.results_kept_max:
