@@ -62,6 +62,8 @@ class NoiseSession:
         self._reader = RecordReader(NOISE, keys.receive_key, held=self._held)
         self._pushed_back = b""
         self._sending = False
+        self._drained = False
+        """Whether the last read took all that had come."""
 
     def switch_to_aes(self) -> None:
         """From now on seal and open AES-GCM records; both sides have agreed on it under Noise.
@@ -215,16 +217,21 @@ class NoiseSession:
     async def _read_into(self, source: trio.socket.SocketType) -> int:
         """Read straight into the reader's buffer, which is not touched while we wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
+        waited = self._drained
+        if waited:
+            # To try at once would be in vain most of the time.
+            await trio.lowlevel.wait_readable(source.fileno())
         while True:
             try:
                 with self._reader.room() as room:
+                    room_bytes = len(room)
                     size = os.readv(source.fileno(), [room])
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(source.fileno())
                 waited = True
             else:
                 self._reader.on_read(size)
+                self._drained = size < room_bytes
                 if not waited:
                     # Others get their turn, however fast the peer sends.
                     await trio.lowlevel.cancel_shielded_checkpoint()
