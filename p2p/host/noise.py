@@ -217,9 +217,9 @@ class NoiseSession:
     async def _read_into(self, source: trio.socket.SocketType) -> int:
         """Read straight into the reader's buffer, which is not touched while we wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = self._drained
+        # To try at once would be in vain most of the time; a socket that was closed says so below.
+        waited = self._drained and source.fileno() >= 0
         if waited:
-            # To try at once would be in vain most of the time.
             await trio.lowlevel.wait_readable(source.fileno())
         while True:
             try:

@@ -200,6 +200,22 @@ async def test_the_two_ports_of_a_peer_that_fell_silent_can_be_connected_anew() 
                 await again.connect(there)
 
 
+async def test_a_socket_that_was_closed_under_a_session_is_a_broken_stream() -> None:
+    """Also where the last read took all that was there, so that the next one waits first."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    near = await trio.open_tcp_stream(*listener.socket.getsockname())
+    far = await listener.accept()
+    await listener.aclose()
+    one, other = (NoiseSession(*ends) for ends in zip((near, far), keys(), strict=True))
+    await one.send([b"once"])
+    assert await other.receive_one() == b"once"
+    await far.aclose()
+    with pytest.raises(StreamBroken):
+        await other.receive_one()
+    await one.aclose()
+    await other.aclose()
+
+
 async def test_whether_the_socket_made_it_wait_is_known() -> None:
     """What a busy machine takes for other things says nothing of the path."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
