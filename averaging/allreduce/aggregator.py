@@ -29,7 +29,7 @@ from averaging.allreduce.schema import (
     Weight,
 )
 from averaging.allreduce.session import Array, Session
-from averaging.allreduce.silence import wait_silent
+from averaging.allreduce.silence import sleep_awake, wait_silent
 from averaging.allreduce.streams import Link, Work
 from averaging.codecs.coding import seed_of
 from averaging.codecs.floating import FloatingWire, Payload
@@ -216,7 +216,7 @@ async def _contribute_to(session: Session, work: Work) -> None:
 
 
 async def _expect_links(session: Session) -> None:
-    await trio.sleep(session.config.silence_s)
+    await sleep_awake(session.config.silence_s)
     for peer in session.voters:
         if peer != session.me and peer not in session.links:
             exclude(session, peer, "did not come", lost=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -12,6 +13,8 @@ from averaging.second_look import second_look_s
 from p2p import PeerId, RpcCall
 
 Call = RpcCall[Any, Any]
+
+_TICK_S: Final = 0.25
 
 
 class OpenCalls:
@@ -73,3 +76,15 @@ async def wait_silent(
         else:
             due_s = second_look_at_s
         await trio.sleep_until(due_s)
+
+
+async def sleep_awake(seconds: float) -> None:
+    """Sleep for so long, of which the time that we were frozen is no part.
+
+    It goes on then, but nobody who comes is let in: a freeze counts as one tick, and after one in
+    the last of them there is a second look.
+    """
+    for _ in range(max(math.ceil(seconds / _TICK_S), 1)):
+        due_s = trio.current_time() + _TICK_S
+        await trio.sleep_until(due_s)
+    await trio.sleep(second_look_s(trio.current_time() - due_s))
