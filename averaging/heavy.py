@@ -9,9 +9,9 @@ from p2p import Node
 
 T = TypeVar("T")
 
-# What takes a few milliseconds at most: waking a thread for it, and the interpreter's lock
-# afterwards, would cost more than they save. A chunk of 2 MiB from each of four is less.
-_OFFLOAD_BYTES_MIN: Final = 12_582_912
+# What takes a millisecond or two at most: waking a thread for it, and the interpreter's lock
+# afterwards, would cost more than they save.
+_OFFLOAD_BYTES_MIN: Final = 4_194_304
 
 
 async def run_heavy(node: Node, size_bytes: int, function: Callable[..., T], *args: Any) -> T:

@@ -43,8 +43,8 @@ Call = RpcCall[FromAggregator, FromMember]
 
 NOBODY: Final = "nobody contributed: all weights are zero, or everyone with a weight was refused"
 _TICK_S: Final = 0.2
-# A robust rule takes so many times as long as the mean.
-_ROBUST_EFFORT: Final = 16
+# How long a rule takes for its bytes, against a codec: a mean of floats is soon made.
+_MEAN_EFFORT, _ROBUST_EFFORT = 1 / 3, 16.0
 
 
 async def reduce_pieces(session: Session) -> None:
@@ -70,8 +70,10 @@ async def _reduce_chunk(session: Session, work: Work) -> bool:
     chunk = work.piece.chunks[work.reduction.next_chunk]
     taken = work.reduction.take()
     session.room_changed.ring()
-    effort = 1 if session.rule.kind is RuleKind.MEAN else _ROBUST_EFFORT
-    size_bytes = effort * sum(contribution.values.nbytes for contribution in taken)
+    effort = _MEAN_EFFORT if isinstance(session.down, FloatingWire) else 1.0
+    if session.rule.kind is not RuleKind.MEAN:
+        effort = _ROBUST_EFFORT
+    size_bytes = int(effort * sum(one.values.nbytes for one in taken))
     started_s = time.perf_counter()
     averaged = await session.heavy(size_bytes, _average, session, work, taken, chunk)
     session.reduction_seconds += time.perf_counter() - started_s

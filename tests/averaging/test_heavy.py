@@ -11,7 +11,7 @@ from averaging import TensorSpec, open_averager
 from averaging.heavy import run_heavy
 from p2p import Node, NodeConfig, open_node
 
-LARGE_BYTES = 16_000_000
+LARGE_BYTES = 8_000_000
 
 
 async def test_large_work_runs_beside_the_loop_and_small_work_in_it() -> None:
@@ -36,7 +36,7 @@ async def test_the_loop_turns_while_large_work_runs() -> None:
 
 async def test_a_step_over_real_sockets_is_the_mean() -> None:
     """Large enough that what is done on whole vectors runs in threads."""
-    vectors = [np.full(4_000_000, value, np.float32) for value in (1.0, 4.0)]
+    vectors = [np.full(2_000_000, value, np.float32) for value in (1.0, 4.0)]
 
     async def step(node: Node, other: Node, vector: np.ndarray) -> None:
         node.add_addresses(other.peer_id, other.addresses)

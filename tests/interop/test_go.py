@@ -108,7 +108,7 @@ async def test_all_that_go_sends_comes_before_the_end() -> None:
     resets what it is about to finish: a race of its own, of which we see the reset alone.
     """
     async with open_go_peer() as go, open_node() as ours:
-        data = pattern(SIZE_BYTES // STREAMS)
+        data = pattern(SIZE_BYTES)
         send, receive = trio.open_memory_channel[bytes | None](1)
 
         async def take(stream: Stream) -> None:
