@@ -6,9 +6,10 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from p2p.peer_id import PeerId
 
@@ -45,17 +46,14 @@ def load(path: Path) -> list[SavedPeer]:
     """All saved peers, the one seen last at the end.
 
     A file that is none of ours is moved aside with one warning: what it held can be learnt again.
+    One that cannot be read now (no permission, busy for 5 s) stays, with a warning.
     """
     if not path.exists():
         return []
     try:
-        with _opened(path) as database:
-            rows = database.execute(
-                "SELECT peer_id, address, proven, seen_at FROM addresses "
-                "ORDER BY seen_at, peer_id, place"
-            ).fetchall()
-    except (sqlite3.DatabaseError, _Foreign) as exc:
-        _move_aside(path, exc)
+        rows = _in_file(path, _rows)
+    except sqlite3.OperationalError as exc:
+        logger.warning("peerstore_unreadable file=%s cause=%s", path, exc)
         return []
     peers: dict[str, list[tuple[str, bool, float]]] = {}
     for peer_id, address, proven, seen_at_s in rows:
@@ -78,17 +76,23 @@ def save(path: Path, peers: Iterable[SavedPeer]) -> None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    several = tuple(peers)
     try:
-        _write(path, peers)
-    except (sqlite3.DatabaseError, _Foreign) as exc:
-        if isinstance(exc, sqlite3.OperationalError):
-            raise OSError(f"cannot write {path}: {exc}") from exc
-        _move_aside(path, exc)
-        _write(path, peers)
+        _in_file(path, lambda database: _write(database, several))
+    except sqlite3.OperationalError as exc:
+        raise OSError(f"cannot write {path}: {exc}") from exc
 
 
-def _write(path: Path, peers: Iterable[SavedPeer]) -> None:
-    with _opened(path) as database, database:
+def _rows(database: sqlite3.Connection) -> list[tuple[str, str, int, float]]:
+    return database.execute(
+        "SELECT peer_id, address, proven, CAST(seen_at AS REAL) FROM addresses "
+        "ORDER BY seen_at, peer_id, place"
+    ).fetchall()
+
+
+def _write(database: sqlite3.Connection, peers: Iterable[SavedPeer]) -> None:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
         for peer in peers:
             database.execute("DELETE FROM addresses WHERE peer_id = ?", (peer.peer_id,))
             database.executemany(
@@ -105,28 +109,84 @@ def _write(path: Path, peers: Iterable[SavedPeer]) -> None:
         )
 
 
-class _Foreign(Exception):
+Result = TypeVar("Result")
+
+
+class _Foreign(sqlite3.DatabaseError):
     """The file is a database of another kind or version."""
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_S)) as database:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if version == 0 and not tables:
+def _in_file(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
+    """What `act` makes of the database; a file that is none of ours gives way to an empty one.
+
+    Raises:
+        sqlite3.OperationalError: the file cannot be read or written now.
+    """
+    try:
+        return _act(path, act)
+    except sqlite3.DatabaseError as exc:
+        if not _is_foreign(exc):
+            raise
+    # Of several processes that come here, one moves the file, and the others use what it began.
+    with _alone(path):
+        try:
+            return _act(path, act)
+        except sqlite3.DatabaseError as exc:
+            if not _is_foreign(exc):
+                raise
+            _move_aside(path, exc)
+        return _act(path, act)
+
+
+def _is_foreign(exc: sqlite3.DatabaseError) -> bool:
+    """Whether the file holds something else, and is not just busy, read-only or out of reach."""
+    if isinstance(exc, sqlite3.OperationalError):
+        # Such as another table's columns; text that is no UTF-8 has no code at all.
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        return bool(code == sqlite3.SQLITE_ERROR)
+    return True
+
+
+def _act(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
+    with contextlib.closing(_connection(path)) as database:
+        if _version(database) != _VERSION:
             with database:
-                database.execute(_SCHEMA)
-                database.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
-            raise _Foreign(f"it has version {version}, ours is {_VERSION}")
-        # Readers and the writer of another process then do not wait for each other.
-        database.execute("PRAGMA journal_mode = WAL")
-        yield database
+                database.execute("BEGIN IMMEDIATE")  # no other process is at its beginning now
+                _begin(database)
+        return act(database)
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+
+
+def _begin(database: sqlite3.Connection) -> None:
+    version = _version(database)
+    (tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    if version == 0 and not tables:
+        database.execute(_SCHEMA)
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    elif version != _VERSION:
+        raise _Foreign(f"it has version {version}, ours is {_VERSION}")
+
+
+def _version(database: sqlite3.Connection) -> int:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process is in here with this path: the lock of an empty database beside it."""
+    with contextlib.closing(_connection(path.with_name(f"{path.name}.lock"))) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield
 
 
 def _move_aside(path: Path, exc: Exception) -> None:
     aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
-    with contextlib.suppress(FileNotFoundError):
-        path.replace(aside)
+    # A journal that stayed would be played into the new file.
+    for part in ("-journal", "-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + part).replace(aside.with_name(aside.name + part))
     logger.warning("peerstore_unreadable file=%s moved_to=%s cause=%s", path, aside, exc)

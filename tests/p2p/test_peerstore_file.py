@@ -1,8 +1,11 @@
 """The peerstore on disk: what was known is known again, whatever lies in the file's place."""
 
+import contextlib
 import logging
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -50,15 +53,23 @@ def _torn(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 500)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: path.write_bytes(b"not a database at all" * 100),
-        _newer,
-        _torn,
-    ],
-    ids=["text", "newer", "torn"],
-)
+def _text(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 100)
+
+
+def _another_table(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 1")
+        database.execute("CREATE TABLE addresses (street TEXT)")
+
+
+def _no_utf_8(path: Path) -> None:
+    save(path, [peer(1)])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE addresses SET address = CAST(x'ff' AS TEXT) WHERE place = 0")
+
+
+@pytest.mark.parametrize("spoil", [_text, _newer, _torn, _another_table, _no_utf_8])
 def test_what_is_no_file_of_ours_is_moved_aside_with_one_warning(
     spoil, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,9 +91,54 @@ def test_a_place_where_nothing_can_be_written_is_an_error_that_says_so(tmp_path:
         save(tmp_path / "peers", [peer(1)])
 
 
+def test_a_file_that_is_busy_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(peerstore_file, "_BUSY_S", 0.01)
+    path = tmp_path / "peers"
+    save(path, [peer(1)])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert load(path) == []
+        with pytest.raises(OSError, match="locked"):
+            save(path, [peer(2)])
+    assert "locked" in caplog.text
+    assert load(path) == [peer(1)]
+
+
 def _save_many(path: Path, first: int) -> None:
     for number in range(first, first + 40):
         save(path, [peer(number)])
+
+
+def _begin_many(folder: Path, first: int, together: Barrier) -> None:
+    for path in sorted(folder.iterdir()):
+        together.wait()
+        save(path, [peer(first)])
+        save(path, [peer(first + 1)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [Path.touch, _text])
+def test_processes_that_begin_a_file_together_lose_nothing(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"peers-{number}" for number in range(100)]
+    for path in paths:
+        spoil(path)
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(3, timeout=60)
+    writers = [
+        context.Process(target=_begin_many, args=(tmp_path, first, together))
+        for first in (0, 10, 20)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    for path in paths:
+        assert len(load(path)) == 6
 
 
 @pytest.mark.slow
