@@ -10,12 +10,12 @@ from tests.processes.test_patience import open_peer_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-WAVES = 9
+WAVES = 30
 ATTACKERS = 12
 STREAMS = 40
 SENT_BYTES = 300_000
-# A wave brings up to 144 MB. Freed memory stays with the C library in part, more or less as chance
-# has it, but what the first waves needed, the later ones must find.
+# A wave brings up to 144 MB. The C library keeps some of what was freed, more after one wave than
+# after another, and settles within ten; the least of ten waves shows what is really not free.
 GROWTH_BYTES_MAX = 60_000_000
 HELD_BYTES_MAX = 400_000_000
 
@@ -52,5 +52,6 @@ async def test_what_attackers_made_a_node_hold_is_free_for_the_next() -> None:
             assert await stream.receive_exactly(5) == b"hello"
             await stream.aclose()
         print("held after each wave:", [f"{size / 1e6:.0f} MB" for size in held])
-        assert max(held[WAVES // 2 :]) - max(held[: WAVES // 2]) <= GROWTH_BYTES_MAX
+        settled, last = held[WAVES // 3 : 2 * WAVES // 3], held[2 * WAVES // 3 :]
+        assert min(last) - min(settled) <= GROWTH_BYTES_MAX
         assert max(held) <= HELD_BYTES_MAX
