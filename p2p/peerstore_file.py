@@ -13,11 +13,15 @@ from typing import TypeVar
 
 from p2p.peer_id import PeerId
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _PEERS_MAX = 10_000
 _BUSY_S = 5.0
+# SQLITE_ERROR is such as another table's columns. Busy, read-only and out of reach are not here.
+_FOREIGN_CODES = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS addresses (
     peer_id TEXT NOT NULL,
@@ -109,11 +113,8 @@ def _write(database: sqlite3.Connection, peers: Iterable[SavedPeer]) -> None:
         )
 
 
-Result = TypeVar("Result")
-
-
-class _Foreign(sqlite3.DatabaseError):
-    """The file is a database of another kind or version."""
+class _Foreign(Exception):
+    """The file is no database, or one of another kind or version."""
 
 
 def _in_file(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -122,38 +123,31 @@ def _in_file(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
     Raises:
         sqlite3.OperationalError: the file cannot be read or written now.
     """
-    try:
-        return _act(path, act)
-    except sqlite3.DatabaseError as exc:
-        if not _is_foreign(exc):
-            raise
+    with contextlib.suppress(_Foreign):
+        return _try(path, act)
     # Of several processes that come here, one moves the file, and the others use what it began.
     with _alone(path):
         try:
-            return _act(path, act)
-        except sqlite3.DatabaseError as exc:
-            if not _is_foreign(exc):
-                raise
+            return _try(path, act)
+        except _Foreign as exc:
             _move_aside(path, exc)
-        return _act(path, act)
+        return _try(path, act)
 
 
-def _is_foreign(exc: sqlite3.DatabaseError) -> bool:
-    """Whether the file holds something else, and is not just busy, read-only or out of reach."""
-    if isinstance(exc, sqlite3.OperationalError):
-        # Such as another table's columns; text that is no UTF-8 has no code at all.
+def _try(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
+    try:
+        with contextlib.closing(_connection(path)) as database:
+            if _version(database) != _VERSION:
+                with database:
+                    database.execute("BEGIN IMMEDIATE")  # no other process is at its beginning now
+                    _begin(database)
+            return act(database)
+    except sqlite3.DatabaseError as exc:
+        # Text that is no UTF-8 has no code.
         code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        return bool(code == sqlite3.SQLITE_ERROR)
-    return True
-
-
-def _act(path: Path, act: Callable[[sqlite3.Connection], Result]) -> Result:
-    with contextlib.closing(_connection(path)) as database:
-        if _version(database) != _VERSION:
-            with database:
-                database.execute("BEGIN IMMEDIATE")  # no other process is at its beginning now
-                _begin(database)
-        return act(database)
+        if code & 0xFF in _FOREIGN_CODES:
+            raise _Foreign(str(exc)) from exc
+        raise
 
 
 def _connection(path: Path) -> sqlite3.Connection:
@@ -183,9 +177,9 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _move_aside(path: Path, exc: Exception) -> None:
+def _move_aside(path: Path, exc: _Foreign) -> None:
     aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
-    # A journal that stayed would be played into the new file.
+    # Without its journals, a database that another program uses would be torn.
     for part in ("-journal", "-wal", "-shm", ""):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + part).replace(aside.with_name(aside.name + part))

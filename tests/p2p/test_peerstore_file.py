@@ -14,6 +14,8 @@ from p2p import Identity, NodeConfig, PeerId, open_node, peerstore_file
 from p2p.peerstore_file import SavedPeer, load, save
 from tests.p2p.worlds import PROTOCOL, echo
 
+SPAWN = multiprocessing.get_context("spawn")
+
 
 def peer(number: int, seen_at_s: float = 1.0) -> SavedPeer:
     peer_id = PeerId(f"peer-{number}")
@@ -91,6 +93,19 @@ def test_a_place_where_nothing_can_be_written_is_an_error_that_says_so(tmp_path:
         save(tmp_path / "peers", [peer(1)])
 
 
+def test_what_is_moved_aside_keeps_what_only_its_journal_holds(tmp_path: Path) -> None:
+    path = tmp_path / "peers"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        _newer(path)
+        assert load(path) == []
+        [aside] = tmp_path.glob("peers.broken-*[0-9]")
+        with contextlib.closing(sqlite3.connect(aside)) as moved:
+            assert moved.execute("SELECT name FROM sqlite_master").fetchall() == [("something",)]
+    save(path, [peer(1)])
+    assert load(path) == [peer(1)]
+
+
 def test_a_file_that_is_busy_stays_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,6 +133,15 @@ def _begin_many(folder: Path, first: int, together: Barrier) -> None:
         save(path, [peer(first + 1)])
 
 
+def _write_beside_each_other(write: Callable[..., None], *calls: tuple[object, ...]) -> None:
+    writers = [SPAWN.Process(target=write, args=call) for call in calls]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * len(calls)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("spoil", [Path.touch, _text])
 def test_processes_that_begin_a_file_together_lose_nothing(
@@ -126,17 +150,8 @@ def test_processes_that_begin_a_file_together_lose_nothing(
     paths = [tmp_path / f"peers-{number}" for number in range(100)]
     for path in paths:
         spoil(path)
-    context = multiprocessing.get_context("spawn")
-    together = context.Barrier(3, timeout=60)
-    writers = [
-        context.Process(target=_begin_many, args=(tmp_path, first, together))
-        for first in (0, 10, 20)
-    ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    together = SPAWN.Barrier(3, timeout=60)
+    _write_beside_each_other(_begin_many, *((tmp_path, first, together) for first in (0, 10, 20)))
     for path in paths:
         assert len(load(path)) == 6
 
@@ -144,13 +159,7 @@ def test_processes_that_begin_a_file_together_lose_nothing(
 @pytest.mark.slow
 def test_two_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "peers"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_save_many, args=(path, first)) for first in (0, 100)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0]
+    _write_beside_each_other(_save_many, (path, 0), (path, 100))
     assert len(load(path)) == 80
 
 
@@ -158,8 +167,7 @@ def test_two_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "peers"
     save(path, [peer(1)])
-    context = multiprocessing.get_context("spawn")
-    writer = context.Process(target=_save_many, args=(path, 0))
+    writer = SPAWN.Process(target=_save_many, args=(path, 0))
     writer.start()
     while len(load(path)) < 3:
         assert writer.is_alive() or len(load(path)) >= 3
